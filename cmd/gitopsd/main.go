@@ -12,17 +12,17 @@ import (
 
 // Exit codes of every verb.
 const (
-	codeError        = 1
-	codeUsage        = 2
-	codeChanges      = 3
-	codeFailed       = 4
-	codeRolledBack   = 5
-	codeStopped      = 6
-	codeTimeout      = 7
-	codeNoQuorum     = 8
-	codeUnreachable  = 9
-	codeInvalid      = 10
-	codeRefused      = 11
+	codeError       = 1
+	codeUsage       = 2
+	codeChanges     = 3
+	codeFailed      = 4
+	codeRolledBack  = 5
+	codeStopped     = 6
+	codeTimeout     = 7
+	codeNoQuorum    = 8
+	codeUnreachable = 9
+	codeInvalid     = 10
+	codeRefused     = 11
 )
 
 // exitError carries the exit code a verb ends with. A nil err ends silently: the verb has already said why.
