@@ -1,0 +1,21 @@
+// Package store keeps bundles on this host's disk by digest: complete ones, and partial ones that grow piece by piece in any order
+// and survive a crash.
+//
+// # Layout, all below Options.Dir
+//
+//	partial/HEX/{ref,data,have,index}   a bundle on its way: data is preallocated to full size, have is the bitmap of verified pieces
+//	complete/HEX/{ref,data,index}       a bundle whose whole digest was verified
+//	pins                                which digests must not be collected, and for whom
+//
+// # What is promised
+//
+// A piece is written only if its sha256 is in the index, and its bit is made durable only after its bytes are. After a restart a
+// piece that the bitmap claims is verified once more before it is read. Finish verifies the digest of the whole file before the
+// bundle counts as complete. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is
+// written. All methods may be called from several goroutines; one process at a time may have a store open.
+//
+// # What is not
+//
+// Bit rot under a complete bundle is found when a piece is read or the bundle is unpacked, not before. Nothing is ever deleted but by
+// Collect, Partial.Discard and a failed Unpack's own directory.
+package store
