@@ -18,9 +18,14 @@ func newRoot() *cobra.Command {
 
 // commands lists every visible verb.
 func commands() []*cobra.Command {
-	return []*cobra.Command{
+	return append(operateCommands(),
+		statusCommand(),
+		whyCommand(),
+		waitCommand(),
+		historyCommand(),
+		logsCommand(),
 		versionCommand(),
-	}
+	)
 }
 
 // hiddenVerb runs the verbs that gitopsd starts of itself; handled is false for all others.

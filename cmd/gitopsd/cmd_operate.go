@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os/user"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/status"
+	"github.com/spf13/cobra"
+)
+
+// operateCommands are the writes: they steer execution; what should run changes only by a commit.
+func operateCommands() []*cobra.Command {
+	return []*cobra.Command{
+		operateCommand("sync", "Look for a new commit now instead of at the next poll", false),
+		operateCommand("stop", "Stop a group's deployment; hosts inside one finish, the rest are skipped", true),
+		operateCommand("pause", "Start no further host of a group until it is resumed", true),
+		operateCommand("resume", "Go on after a pause", true),
+		operateCommand("retry", "Try a held back revision again", true),
+	}
+}
+
+// operateCommand builds one of them.
+func operateCommand(verb, short string, takesGroup bool) *cobra.Command {
+	var flags readFlags
+	op := status.Operation{Verb: verb}
+	use, args := verb, cobra.NoArgs
+	if takesGroup {
+		use, args = verb+" GROUP", cobra.ExactArgs(1)
+	}
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  args,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := flags.client()
+			if err != nil {
+				return err
+			}
+			op.Group = strings.Join(args, "")
+			if u, err := user.Current(); err == nil {
+				op.Actor = u.Username
+			}
+			if err := client.Operate(cmd.Context(), op); err != nil {
+				return agentError(err)
+			}
+			_, err = fmt.Fprintln(cmd.ErrOrStderr(), strings.TrimSpace(verb+" "+op.Group)+": done")
+			return err
+		},
+	}
+	flags.add(cmd, false)
+	if takesGroup {
+		cmd.Flags().StringVar(&op.Reason, "reason", "", "why; kept in the group's history")
+	}
+	return cmd
+}

@@ -1,0 +1,214 @@
+// Package status is what operators see: the read model of every deployment group, the HTTP API that serves it on the unix socket and between hosts, the
+// client that the command line uses, and the metrics. It decides nothing and changes nothing: reads come from a Source that the agent implements, and the few
+// writes (sync, stop, pause, resume, retry) are handed to it.
+//
+// The JSON here is the contract of the command line's `-o json`: keys are added, never renamed.
+package status
+
+import (
+	"fmt"
+	"time"
+)
+
+// APIVersion names the shape of every JSON document of this package.
+const APIVersion = "gitopsd.io/v1"
+
+// Revision is what runs or should run: the commit that asked for it, the spec hash that identifies it, the digest of its bundle.
+type Revision struct {
+	Commit   string `json:"commit,omitempty"`
+	SpecHash string `json:"specHash,omitempty"`
+	Digest   string `json:"digest,omitempty"`
+}
+
+// Diagnostics says why a lifecycle event failed, with CodeDeploy's names: Success, ScriptMissing, ScriptNotExecutable, ScriptTimedOut, ScriptFailed,
+// UnknownError. LogTail holds at most 4 KiB.
+type Diagnostics struct {
+	ErrorCode  string `json:"errorCode,omitempty"`
+	ScriptName string `json:"scriptName,omitempty"`
+	Message    string `json:"message,omitempty"`
+	LogTail    string `json:"logTail,omitempty"`
+}
+
+// Event is one lifecycle event of one host in one deployment.
+type Event struct {
+	Event       string       `json:"event"`
+	Status      string       `json:"status"`
+	StartTime   string       `json:"startTime,omitempty"`
+	EndTime     string       `json:"endTime,omitempty"`
+	Diagnostics *Diagnostics `json:"diagnostics,omitempty"`
+}
+
+// Host is one member of a group.
+type Host struct {
+	Name            string  `json:"name"`
+	Status          string  `json:"status"`
+	Health          string  `json:"health"`
+	Evidence        string  `json:"evidence,omitempty"`
+	Revision        string  `json:"revision,omitempty"`
+	Alive           string  `json:"alive,omitempty"`
+	Reason          string  `json:"reason,omitempty"`
+	Events          []Event `json:"events"`
+	BytesFromOrigin int64   `json:"bytesFromOrigin"`
+	BytesFromPeers  int64   `json:"bytesFromPeers"`
+}
+
+// Deployment is the attempt under way, or the last one.
+type Deployment struct {
+	ID         string `json:"id"`
+	Creator    string `json:"creator"`
+	Status     string `json:"status"`
+	Wave       int    `json:"wave"`
+	Waves      int    `json:"waves"`
+	Reason     string `json:"reason,omitempty"`
+	Leader     string `json:"leader,omitempty"`
+	Term       uint64 `json:"term,omitempty"`
+	RollbackOf string `json:"rollbackOf,omitempty"`
+}
+
+// Group is one deployment group.
+type Group struct {
+	Group       string      `json:"group"`
+	ID          string      `json:"id"`
+	Name        string      `json:"name"`
+	Application string      `json:"applicationName"`
+	State       string      `json:"state"`
+	Why         string      `json:"why"`
+	Desired     Revision    `json:"desired"`
+	Running     Revision    `json:"running"`
+	Deployment  *Deployment `json:"deployment,omitempty"`
+	Quarantined []string    `json:"quarantined,omitempty"`
+	Hosts       []Host      `json:"hosts"`
+}
+
+// Report answers `gitopsd status`.
+type Report struct {
+	APIVersion string   `json:"apiVersion"`
+	Host       string   `json:"host"`
+	Commit     string   `json:"commit,omitempty"`
+	Notices    []Notice `json:"notices"`
+	Groups     []Group  `json:"groups"`
+}
+
+// Notice is a condition that a person should know of and that no deployment's reason tells: a refused tip, a mirror out of reach, a broken file.
+type Notice struct {
+	Kind    string `json:"kind"`
+	Host    string `json:"host,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	Message string `json:"message"`
+	Since   string `json:"since,omitempty"`
+}
+
+// Past is one deployment of a group's history.
+type Past struct {
+	ID         string   `json:"id"`
+	Creator    string   `json:"creator"`
+	Commit     string   `json:"commit"`
+	Signers    []string `json:"signers"`
+	SpecHash   string   `json:"specHash"`
+	Digest     string   `json:"digest"`
+	Status     string   `json:"status"`
+	StartTime  string   `json:"startTime,omitempty"`
+	EndTime    string   `json:"endTime,omitempty"`
+	RollbackOf string   `json:"rollbackOf,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
+	Hosts      []Host   `json:"hosts"`
+}
+
+// History answers `gitopsd history GROUP`, newest first.
+type History struct {
+	APIVersion  string `json:"apiVersion"`
+	Group       string `json:"group"`
+	Deployments []Past `json:"deployments"`
+}
+
+// LogQuery says which hook output is wanted. Empty fields mean: the host asked, the newest deployment, every event.
+type LogQuery struct {
+	Group      string
+	Host       string
+	Deployment string
+	Event      string
+}
+
+// Operation is a write of an operator: it steers execution, never what should run.
+type Operation struct {
+	Verb   string `json:"verb"` // sync | stop | pause | resume | retry
+	Group  string `json:"group,omitempty"`
+	Actor  string `json:"actor,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Awaited answers one question of `gitopsd wait`.
+type Awaited struct {
+	Done    bool   `json:"done"`
+	Code    int    `json:"code"`
+	State   string `json:"state"`
+	Message string `json:"message"`
+	Group   Group  `json:"group"`
+}
+
+// Find picks the group that name means: its folder, its id, or its deployment group name where that is unique.
+func (r Report) Find(name string) (Group, error) {
+	var found []Group
+	for _, g := range r.Groups {
+		if g.Group == name || g.ID == name {
+			return g, nil
+		}
+		if g.Name == name {
+			found = append(found, g)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return Group{}, unknownGroup(name, r.near(name))
+	}
+	return Group{}, fmt.Errorf("cannot choose a group: %d groups are named %q; name one by its folder, for instance %q", len(found), name, found[0].Group)
+}
+
+// UnknownGroupError says that no group has a name, and which one was perhaps meant.
+type UnknownGroupError struct{ Message string }
+
+func (e *UnknownGroupError) Error() string { return e.Message }
+
+// unknownGroup words the error; near may be empty.
+func unknownGroup(name, near string) error {
+	if near == "" {
+		return &UnknownGroupError{fmt.Sprintf("cannot find group %q: `gitopsd status` lists the groups", name)}
+	}
+	return &UnknownGroupError{fmt.Sprintf("cannot find group %q: did you mean %q?", name, near)}
+}
+
+// near finds the group whose folder or name shares the longest beginning or end with name.
+func (r Report) near(name string) string {
+	best, bestScore := "", 2
+	for _, g := range r.Groups {
+		for _, candidate := range []string{g.Group, g.Name} {
+			if score := shared(candidate, name); score > bestScore {
+				best, bestScore = candidate, score
+			}
+		}
+	}
+	return best
+}
+
+// shared counts the equal characters at both ends of two words.
+func shared(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	m := 0
+	for m < len(a)-n && m < len(b)-n && a[len(a)-1-m] == b[len(b)-1-m] {
+		m++
+	}
+	return n + m
+}
+
+// Stamp renders a time the way every document here does; the zero time is empty.
+func Stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}

@@ -1,0 +1,220 @@
+package status
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"unicode/utf8"
+)
+
+// Columns of the table of hosts: each lifecycle event an in-place deployment can show, in order, with a short heading.
+var columns = []struct{ event, heading string }{
+	{"BeforeBlockTraffic", "BfBlk"}, {"AfterBlockTraffic", "AfBlk"},
+	{"ApplicationStop", "Stop"}, {"DownloadBundle", "Down"}, {"BeforeInstall", "BefI"}, {"Install", "Inst"},
+	{"AfterInstall", "AftI"}, {"ApplicationStart", "Start"}, {"ValidateService", "Valid"},
+	{"BeforeAllowTraffic", "BfAlw"}, {"AfterAllowTraffic", "AfAlw"},
+}
+
+// Palette colours the table; the zero Palette prints plain text. Colour is never the only sign: each state has a glyph and a word of its own.
+type Palette struct{ Good, Bad, Busy, Dim, Bold, Off string }
+
+// ANSI is the palette of a terminal.
+func ANSI() Palette {
+	return Palette{Good: "\x1b[32m", Bad: "\x1b[31m", Busy: "\x1b[33m", Dim: "\x1b[2m", Bold: "\x1b[1m", Off: "\x1b[0m"}
+}
+
+// paint wraps text in a colour.
+func (p Palette) paint(colour, text string) string {
+	if colour == "" {
+		return text
+	}
+	return colour + text + p.Off
+}
+
+// Table renders one group: a headline, why it waits or failed, and a line a host with its lifecycle events. It is a pure function of what was reported.
+func Table(g Group, p Palette) string {
+	var b strings.Builder
+	headline(&b, g, p)
+	if g.Why != "" {
+		fmt.Fprintf(&b, "  %s\n", g.Why)
+	}
+	hostLines(&b, g, p)
+	failure(&b, g, p)
+	return b.String()
+}
+
+// headline names the group, its state, the deployment and the revisions.
+func headline(b *strings.Builder, g Group, p Palette) {
+	fmt.Fprintf(b, "%s  %s", p.paint(p.Bold, g.Group), p.paint(stateColour(g.State, p), g.State))
+	if d := g.Deployment; d != nil {
+		fmt.Fprintf(b, "  %s by %s", d.ID, d.Creator)
+		if d.Waves > 1 {
+			fmt.Fprintf(b, "  wave %d/%d", d.Wave, d.Waves)
+		}
+		if d.Leader != "" {
+			fmt.Fprintf(b, "  leader %s term %d", d.Leader, d.Term)
+		}
+	}
+	fmt.Fprintf(b, "\n  desired %s  running %s\n", Short(g.Desired.Commit), Short(g.Running.Commit))
+}
+
+// hostLines writes the table.
+func hostLines(b *strings.Builder, g Group, p Palette) {
+	if len(g.Hosts) == 0 {
+		fmt.Fprintln(b, "  no host matches this group")
+		return
+	}
+	used := usedColumns(g)
+	width := 4
+	for _, h := range g.Hosts {
+		width = max(width, len(h.Name))
+	}
+	fmt.Fprintf(b, "  %-*s", width, "HOST")
+	for _, c := range used {
+		fmt.Fprintf(b, " %-5s", columns[c].heading)
+	}
+	fmt.Fprintf(b, " %-11s %-9s %-9s %8s %8s\n", "STATUS", "HEALTH", "REVISION", "ORIGIN", "PEERS")
+	for _, h := range g.Hosts {
+		fmt.Fprintf(b, "  %-*s", width, h.Name)
+		for _, c := range used {
+			b.WriteString(" " + cell(h, columns[c].event, p))
+		}
+		fmt.Fprintf(b, " %s %s %-9s %8s %8s\n", padded(h.Status, 11, stateColour(h.Status, p), p), padded(h.Health, 9, stateColour(h.Health, p), p),
+			Short(h.Revision), Bytes(h.BytesFromOrigin), Bytes(h.BytesFromPeers))
+	}
+}
+
+// usedColumns leaves out events that no host has.
+func usedColumns(g Group) []int {
+	seen := map[string]bool{}
+	for _, h := range g.Hosts {
+		for _, e := range h.Events {
+			seen[e.Event] = true
+		}
+	}
+	var used []int
+	for i, c := range columns {
+		if seen[c.event] {
+			used = append(used, i)
+		}
+	}
+	return used
+}
+
+// cell is five characters wide: a glyph for the event's status.
+func cell(h Host, event string, p Palette) string {
+	for _, e := range h.Events {
+		if e.Event == event {
+			switch e.Status {
+			case "Succeeded":
+				return p.paint(p.Good, "✔    ")
+			case "Failed":
+				return p.paint(p.Bad, "✖    ")
+			case "InProgress":
+				return p.paint(p.Busy, "▸    ")
+			case "Skipped":
+				return p.paint(p.Dim, "-    ")
+			}
+			return p.paint(p.Dim, "·    ")
+		}
+	}
+	return p.paint(p.Dim, "·    ")
+}
+
+// failure prints the last lines of the first event that failed, host by host in order of name.
+func failure(b *strings.Builder, g Group, p Palette) {
+	hosts := append([]Host(nil), g.Hosts...)
+	sort.Slice(hosts, func(i, j int) bool { return hosts[i].Name < hosts[j].Name })
+	for _, h := range hosts {
+		for _, e := range h.Events {
+			if e.Status != "Failed" || e.Diagnostics == nil {
+				continue
+			}
+			fmt.Fprintf(b, "  %s\n", p.paint(p.Bad, strings.TrimRight(fmt.Sprintf("── %s %s %s: %s", h.Name, e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message), " :")))
+			for _, line := range lastLines(e.Diagnostics.LogTail, 6) {
+				fmt.Fprintf(b, "     %s\n", line)
+			}
+			return
+		}
+	}
+}
+
+// lastLines returns at most n lines from the end, with control characters made harmless.
+func lastLines(text string, n int) []string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	for i, line := range lines {
+		lines[i] = Printable(line)
+	}
+	if len(lines) == 1 && lines[0] == "" {
+		return nil
+	}
+	return lines
+}
+
+// Printable replaces control characters, so that a hook's output cannot steer an operator's terminal.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// padded pads before colouring, so that columns stay straight.
+func padded(text string, width int, colour string, p Palette) string {
+	return p.paint(colour, fmt.Sprintf("%-*s", width, text))
+}
+
+// stateColour picks the colour of a state of any kind.
+func stateColour(state string, p Palette) string {
+	switch strings.ToLower(state) {
+	case "succeeded", "healthy", "ready":
+		return p.Good
+	case "failed", "unhealthy", "heldback", "blocked", "refused", "rolledback":
+		return p.Bad
+	case "inprogress", "baking", "queued", "created", "paused", "waiting":
+		return p.Busy
+	}
+	return ""
+}
+
+// Short shortens a commit id or a digest for a table.
+func Short(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	if len(id) > 8 {
+		return id[:8]
+	}
+	if id == "" {
+		return "-"
+	}
+	return id
+}
+
+// Bytes prints a size with three figures at most and a binary unit.
+func Bytes(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	value, unit := float64(n), 0
+	for value >= 1024 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	if value < 10 {
+		return fmt.Sprintf("%.1f %s", value, units[unit])
+	}
+	return fmt.Sprintf("%.0f %s", value, units[unit])
+}
+
+// Indented returns the last n lines of a hook's output, each indented and made printable.
+func Indented(text string, n int) string {
+	var b strings.Builder
+	for _, line := range lastLines(text, n) {
+		b.WriteString("    " + line + "\n")
+	}
+	return b.String()
+}
