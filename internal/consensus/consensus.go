@@ -1,0 +1,229 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
+)
+
+// Machine is the replicated state. Its methods are called by one goroutine at a
+// time, under the lock of the set.
+type Machine interface {
+	// Apply performs one command and returns the response for whoever submitted
+	// it. It must be deterministic: no clock, no randomness, no map order.
+	// Several commands may share an index; from is the host that submitted, as
+	// proved by its identity.
+	Apply(index, term uint64, from string, command []byte) []byte
+	// Snapshot encodes the whole state, at most 64 MiB. The encoding must be
+	// canonical: equal states give equal bytes, since hosts compare its hash.
+	Snapshot() ([]byte, error)
+	// Restore replaces the state by one that Snapshot encoded.
+	Restore(snapshot []byte) error
+}
+
+// Peer is who is at the other end of a stream.
+type Peer struct {
+	// Host is the name whose key the other end proved to hold.
+	Host string
+}
+
+// Stream is a connection to a host whose identity is proved.
+type Stream interface {
+	net.Conn
+	Peer() Peer
+}
+
+// Streams opens and accepts streams by protocol name. Package transport's does,
+// tests use one in memory.
+type Streams interface {
+	// DialStream connects to a host of the inventory.
+	DialStream(ctx context.Context, host, protocol string) (Stream, error)
+	// HandleStream is called in New, once for each of Protocols. The handler
+	// owns the stream until it returns.
+	HandleStream(protocol string, handler func(ctx context.Context, s Stream))
+}
+
+// Names of the stream protocols of this package.
+const (
+	ProtocolRaft    = "raft/1"    // between voters
+	ProtocolObserve = "observe/1" // entries down, submissions and reachability up
+)
+
+// Options is what New needs.
+type Options struct {
+	// Host is this host's name in the inventory.
+	Host string
+	// Storage is this host's storage id, made once together with Dir.
+	Storage string
+	// Dir holds raft.db and the snapshots; made if missing, mode 0700.
+	Dir string
+	// Streams connects to the other hosts.
+	Streams Streams
+	// Log receives what an operator wants to know; nil discards it.
+	Log *slog.Logger
+	// Timing; the zero value means DefaultTiming.
+	Timing Timing
+}
+
+// Consensus holds what all sets of this host share: the log store and the
+// protocols. It starts nothing by itself.
+type Consensus struct {
+	opt   Options
+	log   *slog.Logger
+	store *store
+
+	mu     sync.Mutex
+	sets   map[clusterID]*Set
+	closed bool
+}
+
+// New opens the store and registers the stream protocols.
+func New(opt Options) (*Consensus, error) {
+	if opt.Host == "" || opt.Storage == "" || opt.Dir == "" || opt.Streams == nil {
+		return nil, errors.New("cannot start consensus: Host, Storage, Dir and Streams are all required")
+	}
+	if err := (Voter{Host: opt.Host, Storage: opt.Storage}).check(); err != nil {
+		return nil, fmt.Errorf("cannot start consensus: %w", err)
+	}
+	if opt.Timing == (Timing{}) {
+		opt.Timing = DefaultTiming()
+	}
+	if err := opt.Timing.check(); err != nil {
+		return nil, fmt.Errorf("cannot start consensus: %w", err)
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := durable.MkdirAll(opt.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot start consensus: %w", err)
+	}
+	st, err := openStore(filepath.Join(opt.Dir, "raft.db"))
+	if err != nil {
+		return nil, err
+	}
+	c := &Consensus{opt: opt, log: opt.Log, store: st, sets: map[clusterID]*Set{}}
+	opt.Streams.HandleStream(ProtocolRaft, c.acceptRaft)
+	opt.Streams.HandleStream(ProtocolObserve, c.acceptObserve)
+	return c, nil
+}
+
+// Close closes the store. Every Set's Run must have returned. It waits for a
+// write in progress, but not longer than the stall limit.
+func (c *Consensus) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	return c.store.close(c.opt.Timing.Stall)
+}
+
+// Open prepares a set; its Run takes part in it. The machine must be fresh.
+// Another list of voters under an epoch that was seen before is ignored, and
+// reported in Status.Problems; an epoch older than one seen before is refused.
+func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
+	if err := spec.check(); err != nil {
+		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
+	}
+	if machine == nil {
+		return nil, fmt.Errorf("cannot open coordinator set %q: no machine", spec.Name)
+	}
+	spec, problems, err := c.adoptSpec(spec)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
+	}
+	s := newSet(c, spec, machine, problems)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, fmt.Errorf("cannot open coordinator set %q: consensus is closed", spec.Name)
+	}
+	for _, other := range c.sets {
+		if other.spec.Name == spec.Name {
+			return nil, fmt.Errorf("cannot open coordinator set %q: it is open already", spec.Name)
+		}
+	}
+	c.sets[s.id] = s
+	return s, nil
+}
+
+// lookup finds an open set by its cluster id.
+func (c *Consensus) lookup(id clusterID) *Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sets[id]
+}
+
+// byName finds an open set by its name, to explain a wrong cluster id.
+func (c *Consensus) byName(name string) *Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.sets {
+		if s.spec.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// forget makes room for the set to be opened again.
+func (c *Consensus) forget(s *Set) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sets[s.id] == s {
+		delete(c.sets, s.id)
+	}
+}
+
+// Timing is how fast voters and observers notice things. All hosts of a set
+// should agree on it.
+type Timing struct {
+	// Heartbeat is how long a voter waits for a leader before it stands for
+	// election; the leader contacts it about ten times as often.
+	Heartbeat time.Duration
+	// Election is how long a candidate waits for votes.
+	Election time.Duration
+	// Lease is how long a leader goes on without contact to a majority; at most Heartbeat.
+	Lease time.Duration
+	// Commit is how often an idle leader repeats its commit index.
+	Commit time.Duration
+	// Keepalive is how often an observer says that it is alive.
+	Keepalive time.Duration
+	// Batch is the mean time between log entries under load; single
+	// submissions are not delayed by it.
+	Batch time.Duration
+	// Stall is how long a write to the store may take before this host stops
+	// taking part in the set.
+	Stall time.Duration
+}
+
+// DefaultTiming suits fleets: a crashed leader is replaced in about 2 to 6 s.
+func DefaultTiming() Timing {
+	return Timing{Heartbeat: 2 * time.Second, Election: 2 * time.Second, Lease: time.Second, Commit: 500 * time.Millisecond,
+		Keepalive: 15 * time.Second, Batch: 100 * time.Millisecond, Stall: 5 * time.Second}
+}
+
+// FastTiming suits tests, demonstrations and small fleets on a good network: a
+// crashed leader is replaced in under a second.
+func FastTiming() Timing {
+	return Timing{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 200 * time.Millisecond, Commit: 50 * time.Millisecond,
+		Keepalive: time.Second, Batch: 100 * time.Millisecond, Stall: 5 * time.Second}
+}
+
+func (t Timing) check() error {
+	for name, d := range map[string]time.Duration{"Heartbeat": t.Heartbeat, "Election": t.Election, "Lease": t.Lease,
+		"Commit": t.Commit, "Keepalive": t.Keepalive, "Batch": t.Batch, "Stall": t.Stall} {
+		if d < 5*time.Millisecond {
+			return fmt.Errorf("Timing.%s is %v, it must be at least 5ms", name, d)
+		}
+	}
+	if t.Lease > t.Heartbeat || t.Election < t.Heartbeat {
+		return errors.New("Timing needs Lease <= Heartbeat <= Election")
+	}
+	return nil
+}
