@@ -1,0 +1,25 @@
+package configrepo
+
+import (
+	"encoding/hex"
+	"fmt"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// parseID reads a full object id, lower-case hexadecimal.
+func parseID(s string) (plumbing.Hash, error) {
+	var h plumbing.Hash
+	if len(s) != 2*len(h) {
+		return h, fmt.Errorf("%q is not a commit id of 40 hexadecimal digits", s)
+	}
+	raw, err := hex.DecodeString(s)
+	if err != nil || hex.EncodeToString(raw) != s {
+		return h, fmt.Errorf("%q is not a commit id of 40 hexadecimal digits", s)
+	}
+	copy(h[:], raw)
+	if h.IsZero() {
+		return h, fmt.Errorf("%q is the null id", s)
+	}
+	return h, nil
+}
