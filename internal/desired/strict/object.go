@@ -41,13 +41,18 @@ func (o object) decode(d *decoder, n *yaml.Node, path string) {
 		for _, k := range o.keys {
 			if k.Name == key.Value {
 				d.noteKey(key, join(path, k.Name))
-				k.Type.decode(d, value, join(path, k.Name))
+				if !d.override(k.Type, join(path, k.Name)) {
+					k.Type.decode(d, value, join(path, k.Name))
+				}
 				return
 			}
 		}
 		d.add(key, o.meant(key.Value), "%sunknown key %s", prefix(path), quote(key.Value))
 	})
 	for _, k := range o.keys {
+		if !seen[k.Name] && d.env != nil {
+			seen[k.Name] = d.override(k.Type, join(path, k.Name)) || d.descend(k.Type, join(path, k.Name))
+		}
 		if k.Required && !seen[k.Name] {
 			d.add(n, "add it: "+k.Doc, "%skey %q is missing", prefix(path), k.Name)
 		}

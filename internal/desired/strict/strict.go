@@ -120,11 +120,17 @@ type decoder struct {
 	problems []Problem
 	dropped  int
 	nodes    int
+	env      Env
 }
 
 // Decode reads src, the content of file, into what t is bound to. The values are complete only when no problem is returned; Doc is never nil.
 func Decode(file string, src []byte, t Type) (*Doc, []Problem) {
-	d := &decoder{doc: &Doc{File: file, pos: map[string]Pos{}}}
+	return DecodeEnv(file, src, t, nil)
+}
+
+// DecodeEnv is Decode with an environment whose variables beat the file: see Env.
+func DecodeEnv(file string, src []byte, t Type, env Env) (*Doc, []Problem) {
+	d := &decoder{doc: &Doc{File: file, pos: map[string]Pos{}}, env: env}
 	if root := d.parse(src); root != nil && d.scan(root, 0) {
 		t.decode(d, root, "")
 	}
