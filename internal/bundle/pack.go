@@ -1,10 +1,25 @@
 package bundle
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
 	"io/fs"
+
+	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the chunker used below
 )
+
+// Chunk sizes in bytes. They are part of the format: other values cut elsewhere and would share no frames with bundles packed before.
+const (
+	chunkMin = 32 << 10
+	chunkAvg = 128 << 10
+	chunkMax = MaxFrameRaw
+)
+
+const chunkerName = "fastcdc-v1.0.0"
 
 // Previous is an earlier bundle whose frames may be reused.
 type Previous struct {
@@ -17,8 +32,168 @@ type PackOptions struct {
 	Previous *Previous // nil: every frame is encoded anew
 }
 
+// Chunk is one run of the tar on its way to become a frame. Its buffers are reused when it is passed to Next again.
+type Chunk struct {
+	raw    []byte
+	stored []byte
+	sum    [sha256.Size]byte
+	rawSum [sha256.Size]byte
+	reused bool
+}
+
+// Packer packs a tree in three steps, so that the middle one can run in parallel: Next cuts, Encode compresses, Write appends.
+//
+//	one goroutine:  Next, Next, Next, ... until io.EOF
+//	any:            Encode, each goroutine with an encoder of its own
+//	one goroutine:  Write, in the order of Next; then Finish
+type Packer struct {
+	tree     *treeReader
+	chunker  *chunkers.Chunker
+	rawHash  hash.Hash
+	rawSize  int64
+	previous *Previous
+	known    map[[sha256.Size]byte]int // raw sum -> piece of previous
+
+	w      io.Writer
+	hash   hash.Hash
+	index  Index
+	reused int64
+}
+
+// NewPacker begins to pack tree into w.
+func NewPacker(w io.Writer, tree fs.FS, o PackOptions) (*Packer, error) {
+	p := &Packer{w: w, hash: sha256.New(), rawHash: sha256.New(), index: Index{framed: true, chunker: ChunkerFastCDC, encoder: EncoderZstd}}
+	var err error
+	if p.tree, err = newTreeReader(tree); err != nil {
+		return nil, err
+	}
+	sizes := &chunkers.ChunkerOpts{MinSize: chunkMin, NormalSize: chunkAvg, MaxSize: chunkMax}
+	if p.chunker, err = chunkers.NewChunker(chunkerName, p.tree, sizes); err != nil {
+		return nil, fmt.Errorf("internal error: cannot make chunker: %w", err)
+	}
+	if o.Previous != nil && o.Previous.Index.Framed() {
+		p.previous = o.Previous
+		p.known = make(map[[sha256.Size]byte]int, o.Previous.Index.Len())
+		for i, piece := range o.Previous.Index.pieces {
+			p.known[piece.RawSum] = i
+		}
+	}
+	return p, nil
+}
+
+// Next cuts the next chunk into c, or returns io.EOF.
+func (p *Packer) Next(c *Chunk) error {
+	for {
+		data, err := p.chunker.Next()
+		if err != nil && err != io.EOF {
+			p.tree.close()
+			return err
+		}
+		if len(data) > 0 {
+			c.raw = append(c.raw[:0], data...)
+			p.rawHash.Write(data)
+			p.rawSize += int64(len(data))
+			return nil
+		}
+		if !p.tree.resume() {
+			return io.EOF
+		}
+		p.chunker.Reset(p.tree)
+	}
+}
+
+// Encode makes the chunk's frame, or takes it from the previous bundle. It touches nothing but the chunk and the encoder.
+func (p *Packer) Encode(e *FrameEncoder, c *Chunk) {
+	c.rawSum = sha256.Sum256(c.raw)
+	if c.reused = p.reuse(c); c.reused {
+		return
+	}
+	c.stored = e.Encode(c.stored[:0], c.raw)
+	c.sum = sha256.Sum256(c.stored)
+}
+
+// reuse copies the frame of equal raw bytes. A previous archive that does not hold what its index says is no reason to fail.
+func (p *Packer) reuse(c *Chunk) bool {
+	i, ok := p.known[c.rawSum]
+	if !ok {
+		return false
+	}
+	piece := p.previous.Index.Piece(i)
+	if piece.RawSize != len(c.raw) {
+		return false
+	}
+	c.stored = append(c.stored[:0], make([]byte, piece.Size)...)
+	if _, err := p.previous.Archive.ReadAt(c.stored, piece.Offset); err != nil && err != io.EOF {
+		return false
+	}
+	c.sum = sha256.Sum256(c.stored)
+	return c.sum == piece.Sum
+}
+
+// Write appends an encoded chunk.
+func (p *Packer) Write(c *Chunk) error {
+	if len(p.index.pieces) == MaxPieces {
+		return fmt.Errorf("cannot pack: more than %d frames would be needed", MaxPieces)
+	}
+	piece := Piece{Offset: p.index.PayloadSize(), Size: len(c.stored), Sum: c.sum, RawSize: len(c.raw), RawSum: c.rawSum}
+	if piece.Size == 0 || piece.Size > MaxFrameStored {
+		return fmt.Errorf("internal error: a frame of %d bytes for %d raw ones", piece.Size, piece.RawSize)
+	}
+	if c.reused {
+		p.reused += int64(piece.Size)
+	}
+	p.index.pieces = append(p.index.pieces, piece)
+	p.hash.Write(c.stored)
+	if _, err := p.w.Write(c.stored); err != nil {
+		return fmt.Errorf("cannot write bundle: %w", err)
+	}
+	return nil
+}
+
+// Finish appends the index and returns it with the digest of everything written.
+func (p *Packer) Finish() (*Index, Digest, error) {
+	if len(p.index.pieces) == 0 {
+		return nil, "", errors.New("internal error: nothing was packed")
+	}
+	x := &p.index
+	x.rawSize = p.rawSize
+	p.hash.Sum(x.sum[:0])
+	p.rawHash.Sum(x.rawSum[:0])
+	x.encode()
+	tail := x.Tail()
+	p.hash.Write(tail)
+	if _, err := p.w.Write(tail); err != nil {
+		return nil, "", fmt.Errorf("cannot write bundle: %w", err)
+	}
+	var whole [sha256.Size]byte
+	p.hash.Sum(whole[:0])
+	return x, DigestOf(whole), nil
+}
+
+// Reused returns how many stored bytes came from the previous bundle.
+func (p *Packer) Reused() int64 { return p.reused }
+
 // Pack packs tree into w, one frame after the other, and returns the index and the digest of everything written. The same tree, previous
-// bundle and version of this program give the same bytes. Packer does the same in steps that may run in parallel.
+// bundle and version of this program give the same bytes. Packer does the same in steps that may run in parallel; store.Pack does so.
 func Pack(w io.Writer, tree fs.FS, o PackOptions) (*Index, Digest, error) {
-	return nil, "", errors.ErrUnsupported
+	p, err := NewPacker(w, tree, o)
+	if err != nil {
+		return nil, "", err
+	}
+	encoder, err := NewFrameEncoder()
+	if err != nil {
+		return nil, "", err
+	}
+	var c Chunk
+	for {
+		if err := p.Next(&c); err == io.EOF {
+			return p.Finish()
+		} else if err != nil {
+			return nil, "", err
+		}
+		p.Encode(encoder, &c)
+		if err := p.Write(&c); err != nil {
+			return nil, "", err
+		}
+	}
 }
