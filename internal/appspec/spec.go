@@ -33,7 +33,7 @@ type Spec struct {
 	Permissions        []Permission
 	Hooks              map[Event][]Script // an event named without scripts is absent or empty
 
-	version  value
+	version  *value
 	unusable []Problem
 }
 
@@ -43,25 +43,25 @@ type File struct {
 	Destination string // a directory, unless Source is one: then its contents land here
 	Position    Position
 
-	source, destination value
+	source, destination *value
 }
 
 // Permission is one element of `permissions`.
 type Permission struct {
-	Object   string   // a directory, or a file that the deployment copies
-	Pattern  string   // "**" (default): all below Object; else a glob over Object's direct children in which only * is special
-	Except   []string // globs over direct children that are left alone
-	Types    []string // ObjectFile, ObjectDirectory; an empty list matches nothing
-	Owner    string   // a user's name, empty: not changed
-	Group    string   // a group's name, empty: not changed
-	Mode     Mode     // empty: not changed
-	ACLs     []ACE    // nil: not changed; empty but not nil: reset to the mode
-	Context  *Context // nil: not changed
+	Object   string    // a directory, or a file that the deployment copies
+	Pattern  string    // "**" (default): all below Object; else a glob over Object's direct children in which only * is special
+	Except   []string  // globs over direct children that are left alone
+	Types    []string  // ObjectFile, ObjectDirectory; an empty list matches nothing
+	Owner    string    // a user's name, empty: not changed
+	Group    string    // a group's name, empty: not changed
+	Mode     Mode      // empty: not changed
+	ACLs     []ACE     // nil: not changed; empty but not nil: reset to the mode
+	Context  *Context  // nil: not changed
+	Unusable []Problem // Install fails on these as soon as the permission meets a path
 	Position Position
 
-	pattern, owner, group value
-	except                []value
-	typesGiven            bool
+	pattern, owner, group, types *value
+	except                       []*value
 }
 
 // The object types of Permission.Types.
@@ -76,7 +76,7 @@ type Context struct {
 	Type  string
 	Range *Range // nil: none given
 
-	user, typ value
+	user, typ *value
 }
 
 // Script is one script of a hook.
@@ -88,9 +88,9 @@ type Script struct {
 	Sudo           bool
 	Position       Position
 
-	sudo value
+	sudo *value
 }
 
-// Unusable lists what Parse accepts, because CodeDeploy's agent does, although Install is bound to fail on it: numbers where paths
-// or user names must be, empty user names, a pattern that is no text. Preflight refuses them.
+// Unusable lists what Parse accepts, because CodeDeploy's agent does, although Install is bound to fail on it: sources and destinations
+// that are no paths. What fails only if a permission meets a path stands in Permission.Unusable.
 func (s *Spec) Unusable() []Problem { return append([]Problem(nil), s.unusable...) }

@@ -1,0 +1,286 @@
+package appspec
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+	"go.yaml.in/yaml/v4/plugin/loaderlimits"
+)
+
+// Bounds of what is read. The agent has none but its host's memory and stack; no appspec.yml in use comes near these.
+const (
+	MaxSourceBytes = 1 << 20 // size of the file
+	maxMarks       = 1 << 18 // commas, colons, brackets, dashes and lines: each may become a node, which takes some 250 bytes
+	maxDepth       = 500     // levels of nesting
+	maxAliasWeight = 1 << 18 // what aliases may add to the file, in nodes and bytes of text
+)
+
+const byteOrderMark = "\uFEFF"
+
+// document is the first document of a file, as one value, with what was noticed on the way.
+type document struct {
+	root       *value // nil: the file holds no document
+	hasBOM     bool
+	moreFollow Position // where a second document begins
+	duplicates []duplicate
+	alias      Position // the first alias
+}
+
+// duplicate is a key that a mapping gives again; the last one counts.
+type duplicate struct {
+	key   string
+	first Position
+	again Position
+}
+
+// readDocument makes a value of the first document of src. Later documents are not looked at, as the agent does not.
+func readDocument(src []byte) (document, *Problem) {
+	var doc document
+	if len(src) > MaxSourceBytes {
+		return doc, &Problem{Message: fmt.Sprintf("the file has %d bytes, more than the %d an AppSpec file may have", len(src), MaxSourceBytes)}
+	}
+	if p := checkCharacters(src); p != nil {
+		return doc, p
+	}
+	text, found := bytes.CutPrefix(src, []byte(byteOrderMark))
+	if doc.hasBOM = found; found {
+		// The agent's parser skips the mark but counts its column, so that a block mapping ends after its first key. A blank does the same.
+		text = append([]byte(" "), text...)
+	}
+	text, doc.moreFollow = firstDocument(text)
+	marks := 0
+	for _, c := range text {
+		if strings.IndexByte(",:?-[{\n\r", c) >= 0 {
+			marks++
+		}
+	}
+	if marks > maxMarks {
+		return doc, &Problem{Message: fmt.Sprintf("the file holds too many values, the bound is %d", maxMarks)}
+	}
+	node, end, p := compose(text)
+	if p != nil || node == nil {
+		return doc, p
+	}
+	if end != (Position{}) {
+		doc.moreFollow = end
+	}
+	r := reader{made: make(map[*yaml.Node]*value), bound: 2*len(text) + maxAliasWeight, doc: &doc}
+	root, p := r.read(node)
+	if p != nil {
+		return doc, p
+	}
+	doc.root = root
+	return doc, nil
+}
+
+// checkCharacters refuses what the agent's YAML library does not take as text: bytes that are not UTF-8, and control characters.
+func checkCharacters(src []byte) *Problem {
+	at := Position{1, 1}
+	for i := 0; i < len(src); {
+		r, size := utf8.DecodeRune(src[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return &Problem{Position: at, Message: fmt.Sprintf("invalid UTF-8: byte 0x%02X", src[i]), Hint: "save the file as UTF-8"}
+		case r == '\n', r == '\r' && (i+1 == len(src) || src[i+1] != '\n'):
+			at = Position{at.Line + 1, 0}
+		case r == '\t', r == '\r', r == 0x85, r >= 0x20 && r < 0x7f, r >= 0xa0 && r <= 0xfffd, r >= 0x10000:
+		default:
+			return &Problem{Position: at, Message: fmt.Sprintf("control characters are not allowed: U+%04X", r)}
+		}
+		at.Column++
+		i += size
+	}
+	return nil
+}
+
+// firstDocument cuts text after the marker that ends its first document, and says where the next one begins. The library below reads
+// two tokens ahead and would stumble over errors in a second document, which the agent never reads. A marker at the start of a line
+// ends a document wherever it stands but in a quoted scalar, and there it is an error in itself.
+func firstDocument(text []byte) ([]byte, Position) {
+	started, line := false, 0
+	for start := 0; start < len(text); {
+		end := start + bytes.IndexAny(text[start:], "\n\r")
+		if end < start {
+			end = len(text)
+		}
+		row := text[start:end]
+		line++
+		switch {
+		case isMarker(row, "..."), isMarker(row, "---") && started:
+			rest := bytes.TrimSpace(text[min(end, len(text)):])
+			var next Position
+			if row[0] == '-' || len(rest) > 0 {
+				next = Position{line, 1}
+			}
+			return text[:start+3], next
+		case isMarker(row, "---"):
+			started = true
+		case len(bytes.TrimLeft(row, " \t")) > 0 && bytes.TrimLeft(row, " \t")[0] != '#' && row[0] != '%':
+			started = true
+		}
+		start = end + 1
+		if end < len(text) && text[end] == '\r' && start < len(text) && text[start] == '\n' {
+			start++
+		}
+	}
+	return text, Position{}
+}
+
+// isMarker says whether row is the document marker, alone or before a blank.
+func isMarker(row []byte, marker string) bool {
+	rest, found := bytes.CutPrefix(row, []byte(marker))
+	return found && (len(rest) == 0 || rest[0] == ' ' || rest[0] == '\t' || bytes.HasPrefix(rest, []byte("\u0085")) ||
+		bytes.HasPrefix(rest, []byte("\u2028")) || bytes.HasPrefix(rest, []byte("\u2029")))
+}
+
+// compose parses the first document of text into nodes; nil for a text without a document. The library wants a marker where a document
+// ends; the agent's takes what follows the root node for another document, which it does not read: the text is cut there and end says
+// where.
+func compose(text []byte) (root *yaml.Node, end Position, p *Problem) {
+	root, syntax, p := load(text)
+	if syntax == nil {
+		return root, end, p
+	}
+	if strings.HasPrefix(syntax.Message, "did not find expected <document ") {
+		if root, again, _ := load(firstRunes(text, syntax.Mark.Index)); again == nil && root != nil {
+			return root, Position{syntax.Mark.Line, syntax.Mark.Column}, nil
+		}
+	}
+	message := syntax.Message
+	if syntax.ContextMsg != "" {
+		message += " " + syntax.ContextMsg
+	}
+	return nil, end, &Problem{Position: Position{syntax.Mark.Line, syntax.Mark.Column}, Message: message}
+}
+
+// load parses text; an error of the library that has a place in the text comes as syntax, any other as p.
+func load(text []byte) (root *yaml.Node, syntax *yaml.LoadError, p *Problem) {
+	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(maxDepth))))
+	if err != nil {
+		return nil, nil, &Problem{Message: err.Error()}
+	}
+	var node yaml.Node
+	err = loader.Load(&node)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, nil, nil
+	case errors.As(err, &syntax):
+		return nil, syntax, nil
+	case err != nil:
+		return nil, nil, &Problem{Message: err.Error()}
+	case len(node.Content) == 0:
+		return nil, nil, nil
+	}
+	return node.Content[0], nil, nil
+}
+
+// firstRunes is the beginning of text, n characters long.
+func firstRunes(text []byte, n int) []byte {
+	for i := range string(text) {
+		if n == 0 {
+			return text[:i]
+		}
+		n--
+	}
+	return text
+}
+
+// reader makes values of nodes.
+type reader struct {
+	made  map[*yaml.Node]*value // values of finished nodes, and nil for those under way
+	bound int                   // of a value's weight
+	doc   *document
+}
+
+// read makes the value of node.
+func (r *reader) read(node *yaml.Node) (*value, *Problem) {
+	at := Position{node.Line, node.Column}
+	if node.Kind == yaml.AliasNode {
+		if r.doc.alias == (Position{}) {
+			r.doc.alias = at
+		}
+		v := r.made[node.Alias]
+		if v == nil {
+			return nil, &Problem{Position: at, Message: fmt.Sprintf("alias *%s stands within what it refers to", node.Value)}
+		}
+		return v, nil
+	}
+	r.made[node] = nil
+	var v *value
+	var p *Problem
+	switch node.Kind {
+	case yaml.ScalarNode:
+		v, p = readScalar(node, at)
+	case yaml.SequenceNode:
+		v, p = r.readList(node, at)
+	default:
+		v, p = r.readMap(node, at)
+	}
+	if p != nil {
+		return nil, p
+	}
+	v.at = at
+	if v.weight > r.bound {
+		return nil, &Problem{Position: at, Message: "aliases make the file too large", Hint: "write out what they stand for, or use fewer"}
+	}
+	r.made[node] = v
+	return v, nil
+}
+
+// longTag is the explicit tag of node in its long form. An exclamation mark alone is none, but it undoes quotes.
+func longTag(node *yaml.Node) (tag string, undoesQuotes bool) {
+	if node.Style&yaml.TaggedStyle == 0 {
+		return "", node.Tag == "!"
+	}
+	if rest, found := strings.CutPrefix(node.Tag, "!!"); found {
+		return yamlTag + rest, true
+	}
+	return node.Tag, true
+}
+
+func readScalar(node *yaml.Node, at Position) (*value, *Problem) {
+	tag, undoesQuotes := longTag(node)
+	inQuotes := node.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	v, err := scalar(node.Value, tag, inQuotes && !undoesQuotes)
+	if err != nil {
+		return nil, &Problem{Position: at, Message: err.Error()}
+	}
+	v.weight = 1 + len(node.Value)
+	if !inQuotes {
+		v.source = node.Value
+	}
+	return v, nil
+}
+
+func (r *reader) readList(node *yaml.Node, at Position) (*value, *Problem) {
+	tag, _ := longTag(node)
+	if tag == "!omap" || tag == yamlTag+"omap" {
+		return r.readOrderedMap(node)
+	}
+	for _, prefix := range []string{"!seq:", "!ruby/array:"} {
+		if class, found := strings.CutPrefix(tag, prefix); found {
+			return nil, &Problem{Position: at, Message: errClass(class).Error()}
+		}
+	}
+	v := &value{kind: kindList, weight: 1}
+	for _, child := range node.Content {
+		item, p := r.read(child)
+		if p != nil {
+			return nil, p
+		}
+		v.list = append(v.list, item)
+		v.weight = addWeight(v.weight, item.weight)
+	}
+	return v, nil
+}
+
+// addWeight adds without overflow.
+func addWeight(a, b int) int {
+	const most = 1 << 40
+	return min(a+b, most)
+}
