@@ -99,7 +99,7 @@ type Group struct {
 	Targets         Targets
 	Members         []HostName // sorted
 	Revision        Revision
-	SpecHash        string // "spec/1:" and 64 hexadecimal digits
+	SpecHash        string // 64 hexadecimal digits; see SpecHash
 	Overlay         []OverlayFile
 	Policy          Policy
 	Checks          []Check // the same as Policy.Checks
