@@ -23,3 +23,15 @@ func parseID(s string) (plumbing.Hash, error) {
 	}
 	return h, nil
 }
+
+func parseIDs(list []string) ([]plumbing.Hash, error) {
+	out := make([]plumbing.Hash, len(list))
+	for i, s := range list {
+		h, err := parseID(s)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = h
+	}
+	return out, nil
+}

@@ -1,65 +1,248 @@
 package configrepo
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"sync"
+
+	"github.com/gitopsd/gitopsd/internal/configrepo/trust"
+	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/go-git/go-git/v5/plumbing"
 )
 
 // Repo is this host's copy of the config repository. Its methods may be called
 // from several goroutines; Sync and Receive take turns.
 type Repo struct {
-	o Options
+	o       Options
+	intro   plumbing.Hash
+	allowed *trust.AllowedSigners
+	graph   *graph
+	turn    chan struct{} // held by the one Sync or Receive that runs
+
+	mu       sync.Mutex
+	accepted *Commit  // replaced, never changed in place
+	handle   *objects // for readers; nil when the mirror has changed
+	floor    plumbing.Hash
+	refused  *refusedTip
+	suspect  bool // look the mirror over before trusting it: new process, or damage seen
+
+	rebuilt plumbing.Hash // tip for which the mirror was last refetched in vain; owned by the turn
 }
+
+// refusedTip lets a poll that finds the same tip again cost nothing.
+type refusedTip struct {
+	tip, base string
+	floor     plumbing.Hash
+	refusal   *Refusal
+}
+
+// ErrNoMirrors is returned by Sync on a host whose urls are empty.
+var ErrNoMirrors = errors.New("this host has no urls: commits come from its peers")
 
 // New checks the options, makes Dir and reads the ratchet; it fetches nothing.
 func New(o Options) (*Repo, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	return &Repo{o: o}, nil
+	intro, err := parseID(o.Introduction)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := readAllowed(o.AllowedSigners)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	accepted, err := loadRatchet(o.Dir, o.Introduction)
+	if err != nil {
+		return nil, err
+	}
+	r := &Repo{o: o, intro: intro, allowed: allowed, graph: newGraph(), turn: make(chan struct{}, 1), accepted: accepted, suspect: true}
+	if err := r.tidy(); err != nil {
+		return nil, fmt.Errorf("cannot prepare the mirror: %w", err)
+	}
+	return r, nil
 }
 
-var errNotYet = errors.New("not yet written")
-
-// Sync asks the first mirror that answers for the tip, fetches, verifies, and
-// moves the accepted commit. A refused tip is no error: see Outcome.Refused.
-// The error is a *SyncError when no mirror could be used.
-func (r *Repo) Sync(ctx context.Context) (Outcome, error) { return Outcome{}, errNotYet }
-
 // Accepted is the commit this host may act on; false before the first.
-func (r *Repo) Accepted() (Commit, bool) { return Commit{}, false }
+func (r *Repo) Accepted() (Commit, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.accepted == nil {
+		return Commit{}, false
+	}
+	return *r.accepted, true
+}
+
+// RaiseFloor makes Sync and Receive refuse tips that do not contain commit id,
+// as learnt from raft or peers; it protects a host whose ratchet was lost. It
+// lasts until the process ends.
+func (r *Repo) RaiseFloor(id string) error {
+	h, err := parseID(id)
+	if err != nil {
+		return fmt.Errorf("cannot raise the floor: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.floor = h
+	return nil
+}
+
+// reader gives a handle on the mirror as it is now.
+func (r *Repo) reader() *objects {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.handle == nil {
+		r.handle = openObjects(r.mirrorDir(), false)
+	}
+	return r.handle
+}
+
+// forget makes the next reader open the mirror anew.
+func (r *Repo) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.handle = nil
+}
+
+// reopen gives a handle that sees the mirror as it is now.
+func (r *Repo) reopen() *objects {
+	r.forget()
+	return r.reader()
+}
+
+// hurt notes damage that a reader met; the next Sync looks the mirror over.
+func (r *Repo) hurt(err error) {
+	r.o.Log.Warn("the mirror of the config repository is damaged and will be fetched again", "error", err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.suspect, r.handle = true, nil
+}
+
+// within checks that a commit belongs to the accepted history.
+func (r *Repo) within(id string) (*objects, plumbing.Hash, error) {
+	h, err := parseID(id)
+	if err != nil {
+		return nil, h, err
+	}
+	accepted, ok := r.Accepted()
+	if !ok {
+		return nil, h, &NotFoundError{ID: id}
+	}
+	o := r.reader()
+	if accepted.ID == id {
+		return o, h, nil
+	}
+	top, err := parseID(accepted.ID)
+	if err != nil {
+		return nil, h, err
+	}
+	on, err := r.graph.isAncestor(o, h, top)
+	if err == nil && !on {
+		err = &NotFoundError{ID: id}
+	}
+	return o, h, err
+}
 
 // Tree gives the files of a commit, read-only and lazily; the commit must be
 // the accepted one or an ancestor of it. Symbolic links and submodules show by
 // mode (fs.ModeSymlink, fs.ModeIrregular) and cannot be opened.
-func (r *Repo) Tree(id string) (fs.FS, error) { return nil, errNotYet }
-
-// Commit describes a commit of the accepted history.
-func (r *Repo) Commit(id string) (Commit, error) { return Commit{}, errNotYet }
-
-// IsAncestor says whether commit a is b or an ancestor of it.
-func (r *Repo) IsAncestor(a, b string) (bool, error) { return false, errNotYet }
-
-// Log lists up to n commits of the accepted first-parent line, newest first.
-func (r *Repo) Log(n int) ([]Commit, error) { return nil, errNotYet }
-
-// DiffPaths lists the paths that differ between two commits, sorted.
-func (r *Repo) DiffPaths(a, b string) ([]string, error) { return nil, errNotYet }
-
-// Pack gives a peer that has accepted commit `have` ("" for none) everything
-// up to this host's accepted commit; nil if the peer has it all.
-func (r *Repo) Pack(have string) ([]byte, error) { return nil, errNotYet }
-
-// Receive takes a peer's pack and tip and judges them as Sync does.
-func (r *Repo) Receive(ctx context.Context, pack []byte, tip string) (Outcome, error) {
-	return Outcome{}, errNotYet
+func (r *Repo) Tree(id string) (fs.FS, error) {
+	o, h, err := r.within(id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read commit %s: %w", short(id), err)
+	}
+	c, err := o.commit(h)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read commit %s: %w", short(id), err)
+	}
+	t := &treeFS{o: o, root: c.tree, limit: r.o.Limits.FileBytes, reopen: r.reopen, when: c.describe(nil).When, hurt: r.hurt, trees: map[plumbing.Hash][]entry{}}
+	return t, nil
 }
 
-// RaiseFloor makes Sync and Receive refuse tips that do not contain commit id,
-// as learnt from raft or peers; it protects a host whose ratchet was lost.
-func (r *Repo) RaiseFloor(id string) error { return errNotYet }
+// Commit describes a commit of the accepted history. Signers are filled for
+// the accepted commit only.
+func (r *Repo) Commit(id string) (Commit, error) {
+	if c, ok := r.Accepted(); ok && c.ID == id {
+		return c, nil
+	}
+	o, h, err := r.within(id)
+	if err != nil {
+		return Commit{}, fmt.Errorf("cannot read commit %s: %w", short(id), err)
+	}
+	c, err := o.commit(h)
+	if err != nil {
+		return Commit{}, fmt.Errorf("cannot read commit %s: %w", short(id), err)
+	}
+	return c.describe(r.signersOf(o, c)), nil
+}
 
-// ChildMain is the body of the hidden verb behind Options.Child: it reads one
-// job from stdin, does it under a memory limit, and prints the result.
-func ChildMain(args []string) int { return 1 }
+// signersOf names who signed a commit of the accepted history itself, by the
+// policy of that commit's own tree: for display, nothing hangs on it.
+func (r *Repo) signersOf(o *objects, c *commit) []string {
+	v := &verifier{o: o, g: r.graph, intro: r.intro, allowed: r.allowed}
+	policy, err := v.policyAt(c)
+	if err != nil {
+		return nil
+	}
+	name, err := v.signer(c, policy)
+	if err != nil {
+		return nil
+	}
+	return []string{name}
+}
+
+// IsAncestor says whether commit a is b or an ancestor of it. A *NotFoundError
+// says that b, or something below it, is not in this host's mirror.
+func (r *Repo) IsAncestor(a, b string) (bool, error) {
+	ids, err := parseIDs([]string{a, b})
+	if err != nil {
+		return false, err
+	}
+	return r.graph.isAncestor(r.reader(), ids[0], ids[1])
+}
+
+// Log lists up to n commits of the accepted first-parent line, newest first.
+func (r *Repo) Log(n int) ([]Commit, error) {
+	accepted, ok := r.Accepted()
+	if !ok || n <= 0 {
+		return nil, nil
+	}
+	o := r.reader()
+	out := []Commit{accepted}
+	for at := accepted; len(out) < n && len(at.Parents) > 0; {
+		id, err := parseID(at.Parents[0])
+		if err != nil {
+			return out, err
+		}
+		c, err := o.commit(id)
+		if err != nil {
+			return out, fmt.Errorf("cannot read the log: %w", err)
+		}
+		at = c.describe(r.signersOf(o, c))
+		out = append(out, at)
+	}
+	return out, nil
+}
+
+// DiffPaths lists the paths that differ between two commits, sorted.
+func (r *Repo) DiffPaths(a, b string) ([]string, error) {
+	var trees [2]plumbing.Hash
+	var o *objects
+	for i, id := range []string{a, b} {
+		var h plumbing.Hash
+		var err error
+		if o, h, err = r.within(id); err != nil {
+			return nil, fmt.Errorf("cannot compare commits: %w", err)
+		}
+		c, err := o.commit(h)
+		if err != nil {
+			return nil, fmt.Errorf("cannot compare commits: %w", err)
+		}
+		trees[i] = c.tree
+	}
+	return o.changedPaths(trees[0], trees[1])
+}

@@ -210,6 +210,9 @@ func (d *parser) root(n *yaml.Node) {
 		for i, n := range d.list(r, "rules", rulesMax) {
 			d.rule(n, i)
 		}
+		if _, ok := d.p.Rule(FileName); !ok && len(d.bad) == 0 {
+			d.add(r, `end the list with a rule for "**"`, "no rule governs %s, so nobody could ever change it again", FileName)
+		}
 	}
 }
 

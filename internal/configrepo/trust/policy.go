@@ -23,8 +23,8 @@ type Policy struct {
 	// KeyFiles are paths whose content is part of the policy, sorted.
 	KeyFiles []string
 
-	names []string                     // every signer, sorted
-	ssh   map[string]string            // marshalled public key -> signer
+	names []string                      // every signer, sorted
+	ssh   map[string]string             // marshalled public key -> signer
 	pgp   map[string]openpgp.EntityList // signer -> keys
 }
 

@@ -1,0 +1,88 @@
+package configrepo
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/go-git/go-git/v5/plumbing"
+)
+
+// graph remembers who is whose parent. Commits name their parents by content,
+// so what it holds never becomes wrong; it is only ever emptied for size.
+type graph struct {
+	mu      sync.Mutex
+	parents map[plumbing.Hash][]plumbing.Hash
+}
+
+func newGraph() *graph { return &graph{parents: map[plumbing.Hash][]plumbing.Hash{}} }
+
+func (g *graph) of(o *objects, id plumbing.Hash) ([]plumbing.Hash, error) {
+	g.mu.Lock()
+	p, ok := g.parents[id]
+	g.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	c, err := o.commit(id)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.parents) >= commitsMax {
+		g.parents = map[plumbing.Hash][]plumbing.Hash{}
+	}
+	g.parents[id] = c.parents
+	return c.parents, nil
+}
+
+// reach gives everything reachable from the tips, without passing `stop`.
+func (g *graph) reach(o *objects, stop map[plumbing.Hash]bool, tips ...plumbing.Hash) (map[plumbing.Hash]bool, error) {
+	seen := map[plumbing.Hash]bool{}
+	queue := tips
+	for len(queue) > 0 {
+		id := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		if seen[id] || stop[id] {
+			continue
+		}
+		if len(seen) >= commitsMax {
+			return nil, fmt.Errorf("history has more than %d commits", commitsMax)
+		}
+		seen[id] = true
+		parents, err := g.of(o, id)
+		if err != nil {
+			return nil, err
+		}
+		queue = append(queue, parents...)
+	}
+	return seen, nil
+}
+
+// isAncestor says whether a is b or an ancestor of it. It goes breadth first,
+// so that a near ancestor is found near.
+func (g *graph) isAncestor(o *objects, a, b plumbing.Hash) (bool, error) {
+	seen := map[plumbing.Hash]bool{b: true}
+	queue := []plumbing.Hash{b}
+	for len(queue) > 0 {
+		id := queue[0]
+		queue = queue[1:]
+		if id == a {
+			return true, nil
+		}
+		parents, err := g.of(o, id)
+		if err != nil {
+			return false, err
+		}
+		for _, p := range parents {
+			if !seen[p] {
+				seen[p] = true
+				queue = append(queue, p)
+			}
+		}
+		if len(seen) > commitsMax {
+			return false, fmt.Errorf("history has more than %d commits", commitsMax)
+		}
+	}
+	return false, nil
+}
