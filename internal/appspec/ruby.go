@@ -92,7 +92,7 @@ func writeQuoted(b *strings.Builder, text string) {
 			b.WriteString(`\#`)
 		case r == 0x7f:
 			b.WriteString(`\x7F`)
-		case unicode.IsPrint(r):
+		case unicode.IsGraphic(r), unicode.Is(unicode.Cf, r), unicode.Is(unicode.Co, r):
 			b.WriteRune(r)
 		case r > 0xffff:
 			b.WriteString(`\u{` + strings.ToUpper(strconv.FormatInt(int64(r), 16)) + "}")

@@ -47,12 +47,9 @@ func readDocument(src []byte) (document, *Problem) {
 	if p := checkCharacters(src); p != nil {
 		return doc, p
 	}
-	text, found := bytes.CutPrefix(src, []byte(byteOrderMark))
-	if doc.hasBOM = found; found {
-		// The agent's parser skips the mark but counts its column, so that a block mapping ends after its first key. A blank does the same.
-		text = append([]byte(" "), text...)
-	}
-	text, doc.moreFollow = firstDocument(text)
+	doc.hasBOM = bytes.HasPrefix(src, []byte(byteOrderMark))
+	text, more := firstDocument(blankMarks(src))
+	doc.moreFollow = more
 	marks := 0
 	for _, c := range text {
 		if strings.IndexByte(",:?-[{\n\r", c) >= 0 {
@@ -62,20 +59,44 @@ func readDocument(src []byte) (document, *Problem) {
 	if marks > maxMarks {
 		return doc, &Problem{Message: fmt.Sprintf("the file holds too many values, the bound is %d", maxMarks)}
 	}
-	node, end, p := compose(text)
+	node, parsed, end, p := compose(text)
 	if p != nil || node == nil {
 		return doc, p
 	}
 	if end != (Position{}) {
 		doc.moreFollow = end
 	}
-	r := reader{made: make(map[*yaml.Node]*value), bound: 2*len(text) + maxAliasWeight, doc: &doc}
+	if p := checkTabs(string(parsed)); p != nil {
+		return doc, p
+	}
+	r := reader{made: make(map[*yaml.Node]*value), bound: 2*len(text) + maxAliasWeight, doc: &doc, lines: splitLines(parsed)}
 	root, p := r.read(node)
 	if p != nil {
 		return doc, p
 	}
 	doc.root = root
 	return doc, nil
+}
+
+// blankMarks puts a blank for every byte order mark at the start of a line. The agent's parser skips the mark but counts its column, so
+// that a block mapping ends after its first key; a blank has the same effect.
+func blankMarks(src []byte) []byte {
+	if !bytes.Contains(src, []byte(byteOrderMark)) {
+		return src
+	}
+	text := src
+	for _, before := range []string{"\n", "\r"} {
+		text = bytes.ReplaceAll(text, []byte(before+byteOrderMark), []byte(before+" "))
+	}
+	if rest, found := bytes.CutPrefix(text, []byte(byteOrderMark)); found {
+		text = append([]byte(" "), rest...)
+	}
+	return text
+}
+
+// splitLines cuts text at its line breaks, for looking at the characters of a place.
+func splitLines(text []byte) []string {
+	return strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(string(text)), "\n")
 }
 
 // checkCharacters refuses what the agent's YAML library does not take as text: bytes that are not UTF-8, and control characters.
@@ -138,24 +159,37 @@ func isMarker(row []byte, marker string) bool {
 		bytes.HasPrefix(rest, []byte("\u2028")) || bytes.HasPrefix(rest, []byte("\u2029")))
 }
 
-// compose parses the first document of text into nodes; nil for a text without a document. The library wants a marker where a document
-// ends; the agent's takes what follows the root node for another document, which it does not read: the text is cut there and end says
-// where.
-func compose(text []byte) (root *yaml.Node, end Position, p *Problem) {
-	root, syntax, p := load(text)
-	if syntax == nil {
-		return root, end, p
-	}
-	if strings.HasPrefix(syntax.Message, "did not find expected <document ") {
-		if root, again, _ := load(firstRunes(text, syntax.Mark.Index)); again == nil && root != nil {
-			return root, Position{syntax.Mark.Line, syntax.Mark.Column}, nil
+// maxMended bounds how often compose mends a text.
+const maxMended = 32
+
+// compose parses the first document of text into nodes; nil for a text without a document. The library is stricter than the agent's in
+// two places, where the text is mended and parsed again: it wants a marker where a document ends, while the agent takes what follows the
+// root node for another document, which it does not read (end says where that is, parsed is the text before it); and it wants a blank before a comment that follows a
+// quoted scalar.
+func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Problem) {
+	for mended := 0; ; mended++ {
+		root, syntax, p := load(text)
+		if syntax == nil {
+			return root, text, end, p
 		}
+		at := Position{syntax.Mark.Line, syntax.Mark.Column}
+		before := firstRunes(text, syntax.Mark.Index)
+		rest := text[len(before):]
+		switch {
+		case mended == maxMended:
+		case end == (Position{}) && strings.HasPrefix(syntax.Message, "did not find expected <document "):
+			text, end = before, at
+			continue
+		case syntax.Message == "found a comment without preceding whitespace" && len(rest) > 0 && rest[0] == '#':
+			text = append(append(append([]byte(nil), before...), ' '), rest...)
+			continue
+		}
+		message := syntax.Message
+		if syntax.ContextMsg != "" {
+			message += " " + syntax.ContextMsg
+		}
+		return nil, nil, end, &Problem{Position: at, Message: message}
 	}
-	message := syntax.Message
-	if syntax.ContextMsg != "" {
-		message += " " + syntax.ContextMsg
-	}
-	return nil, end, &Problem{Position: Position{syntax.Mark.Line, syntax.Mark.Column}, Message: message}
 }
 
 // load parses text; an error of the library that has a place in the text comes as syntax, any other as p.
@@ -195,11 +229,52 @@ type reader struct {
 	made  map[*yaml.Node]*value // values of finished nodes, and nil for those under way
 	bound int                   // of a value's weight
 	doc   *document
+	lines []string // of the text
+}
+
+// checkNode refuses what the library takes and the agent's does not: anchors with other characters than letters, digits, - and _, and
+// block mappings with a colon where a key should stand.
+func (r *reader) checkNode(node *yaml.Node, at Position) *Problem {
+	anchor := node.Anchor
+	if node.Kind == yaml.AliasNode {
+		anchor = node.Value
+	}
+	for _, c := range anchor {
+		if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return &Problem{Position: at, Message: fmt.Sprintf("did not find expected alphabetic or numeric character while scanning an anchor: %q", clip(anchor))}
+		}
+	}
+	if node.Kind != yaml.MappingNode || node.Style&yaml.FlowStyle != 0 {
+		return nil
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key := node.Content[i]
+		if key.Kind == yaml.ScalarNode && key.Value == "" && key.Style == 0 && key.Anchor == "" && r.char(key.Line, key.Column) == ':' {
+			return &Problem{Position: Position{key.Line, key.Column}, Message: "did not find expected key while parsing a block mapping"}
+		}
+	}
+	return nil
+}
+
+// char is the character at a place of the text; 0 beyond it.
+func (r *reader) char(line, column int) rune {
+	if line < 1 || line > len(r.lines) {
+		return 0
+	}
+	for _, c := range r.lines[line-1] {
+		if column--; column == 0 {
+			return c
+		}
+	}
+	return 0
 }
 
 // read makes the value of node.
 func (r *reader) read(node *yaml.Node) (*value, *Problem) {
 	at := Position{node.Line, node.Column}
+	if p := r.checkNode(node, at); p != nil {
+		return nil, p
+	}
 	if node.Kind == yaml.AliasNode {
 		if r.doc.alias == (Position{}) {
 			r.doc.alias = at
