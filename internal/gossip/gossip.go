@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -218,16 +220,19 @@ func (g *Gossip) direct(message []byte) {
 	if list == nil {
 		return
 	}
-	nodes := list.Members()
-	if len(nodes) > directMax+1 {
-		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-		nodes = nodes[:directSome+1]
+	hosts := g.table.liveNames()
+	if len(hosts) > directMax {
+		rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+		hosts = hosts[:directSome]
 	}
-	for _, node := range nodes {
-		if node.Name != g.o.Host {
-			_ = list.SendBestEffort(node, message) // only enqueues
-		}
+	for _, host := range hosts {
+		_ = list.SendToAddress(address(host), message) // only enqueues
 	}
+}
+
+// address is how memberlist addresses a host.
+func address(host string) memberlist.Address {
+	return memberlist.Address{Addr: net.JoinHostPort(fixedIP, strconv.Itoa(fixedPort)), Name: host}
 }
 
 // Run takes part in gossip until ctx ends, then says goodbye, so that others
@@ -269,7 +274,9 @@ func (g *Gossip) Run(ctx context.Context) error {
 func (g *Gossip) Leave() {
 	g.mu.Lock()
 	list, left := g.list, g.left
-	g.left = true
+	if list != nil {
+		g.left = true
+	}
 	g.mu.Unlock()
 	if list == nil || left {
 		return

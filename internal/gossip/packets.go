@@ -191,17 +191,19 @@ func (p *packets) write(ctx context.Context, host string, q *queue) {
 }
 
 func (p *packets) open(ctx context.Context, host string) (transport.Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.timing.DialTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, p.timing.DialTimeout)
 	defer cancel()
-	s, err := p.streams.DialStream(ctx, host, packetProto)
+	s, err := p.streams.DialStream(dialCtx, host, packetProto)
 	if err != nil {
 		return nil, err
 	}
 	// The peer never writes; a read returns when it is gone, and closing the
 	// stream then makes the next write fail instead of vanishing.
+	stop := context.AfterFunc(ctx, func() { s.Close() })
 	p.wg.Go(func() {
 		var b [1]byte
 		_, _ = s.Read(b[:])
+		stop()
 		s.Close()
 	})
 	return s, nil

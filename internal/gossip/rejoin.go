@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -35,6 +34,9 @@ func (g *Gossip) rejoin(ctx context.Context, list *memberlist.Memberlist) {
 		case <-ctx.Done():
 			return
 		}
+		if g.hasLeft() {
+			continue
+		}
 		seeds := g.missing()
 		if len(seeds) > known {
 			pause = 0 // the inventory grew, or somebody was lost
@@ -51,6 +53,12 @@ func (g *Gossip) rejoin(ctx context.Context, list *memberlist.Memberlist) {
 		pause = g.nextPause(pause)
 		timer.Reset(pause)
 	}
+}
+
+func (g *Gossip) hasLeft() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.left
 }
 
 func (g *Gossip) nextPause(last time.Duration) time.Duration {
@@ -96,7 +104,7 @@ func (g *Gossip) join(ctx context.Context, list *memberlist.Memberlist, seeds []
 			g.o.Learn(seed.Name, seed.Addr)
 		}
 		wg.Go(func() {
-			_, e := list.Join([]string{fmt.Sprintf("%s/%s:%d", seed.Name, fixedIP, fixedPort)})
+			_, e := list.Join([]string{seed.Name + "/" + address(seed.Name).Addr})
 			if e != nil {
 				g.log.Debug("cannot join", "host", seed.Name, "err", e)
 				mu.Lock()

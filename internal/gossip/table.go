@@ -165,6 +165,19 @@ func (t *table) forget(host string) {
 	}
 }
 
+// liveNames returns the live hosts but this one.
+func (t *table) liveNames() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []string
+	for host, e := range t.hosts {
+		if host != t.self && e.Live() {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
 // names returns every host but this one.
 func (t *table) names() []string {
 	t.mu.Lock()

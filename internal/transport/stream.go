@@ -154,13 +154,20 @@ type stream struct {
 // Peer returns who is at the other end.
 func (s *stream) Peer() Peer { return s.session.conn.peer }
 
-// Close closes the stream.
+// Close closes the stream and wakes whoever reads or writes it.
 func (s *stream) Close() error {
 	s.once.Do(func() {
-		s.err = s.Stream.Close()
+		s.err = closeStream(s.Stream)
 		s.session.owner.release(s.session)
 	})
 	return s.err
+}
+
+// closeStream closes both ways; yamux alone would let a blocked read wait for
+// the peer's goodbye.
+func closeStream(s *yamux.Stream) error {
+	_ = s.SetDeadline(time.Unix(1, 0))
+	return s.Close()
 }
 
 // accepted is a Stream that the peer opened.
@@ -171,6 +178,9 @@ type accepted struct {
 
 // Peer returns who is at the other end.
 func (a *accepted) Peer() Peer { return a.peer }
+
+// Close closes the stream and wakes whoever reads or writes it.
+func (a *accepted) Close() error { return closeStream(a.Stream) }
 
 // serveMux serves one accepted session until it ends.
 func (t *Transport) serveMux(ctx context.Context, c *Conn) {
