@@ -3,10 +3,20 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // Ref names a bundle as a commit pins it.
@@ -18,109 +28,402 @@ var (
 	ErrMismatch = errors.New("content does not match")      // bytes are not what the digest or index says
 	ErrNoIndex  = errors.New("the bundle has no index yet") // SetIndex comes first
 	ErrMissing  = errors.New("not in the store")
+	ErrClosed   = errors.New("the store is closed")
+)
+
+const (
+	defaultKeepFree  = 64 << 20
+	defaultSyncEvery = 8 << 20
 )
 
 // Options configure a store.
 type Options struct {
-	Dir       string       // made if missing, with mode 0700
-	Limit     int64        // bytes all bundles may use together; 0: no limit
-	KeepFree  int64        // bytes of the disk that bundles never use; 0: 64 MiB, negative: none
-	Log       *slog.Logger // nil: discard
-	SyncEvery int64        // bytes written between two durable bitmaps; 0: 8 MiB
+	Dir       string        // made if missing, with mode 0700
+	Limit     int64         // bytes all bundles may use together; 0: no limit
+	KeepFree  int64         // bytes of the disk that bundles never use; 0: 64 MiB, negative: none
+	SyncEvery int64         // bytes written between two durable bitmaps; 0: 8 MiB
+	Log       *slog.Logger  // nil: discard
+	Disk      *durable.Disk // nil: the plain disk; tests inject faults
 }
 
 // Store is a directory of bundles.
-type Store struct{}
+type Store struct {
+	o      Options
+	log    *slog.Logger
+	unlock func()
 
-// Open prepares dir and reads what is there. Close releases its lock.
-func Open(o Options) (*Store, error) { return nil, errors.ErrUnsupported }
+	mu       sync.Mutex
+	closed   bool
+	partials map[bundle.Digest]*Partial
+	complete map[bundle.Digest]*Bundle
+	pins     map[bundle.Digest][]string
+	starting map[bundle.Digest]int64 // bytes reserved by a Begin that is under way
 
-// Close writes what partials have not yet made durable and releases the store.
-func (s *Store) Close() error { return errors.ErrUnsupported }
+	pinWrite sync.Mutex // orders writes of the pins file; guards no data
+}
 
-// Begin starts or resumes a bundle. Without Ref.Index, pieces cannot be written before SetIndex. Begin of a bundle that is already being
-// fetched returns the same Partial; of a complete one, an error that wraps fs.ErrExist.
-func (s *Store) Begin(ref Ref) (*Partial, error) { return nil, errors.ErrUnsupported }
+// Open prepares Options.Dir and reads what is there: what a crash left half made is deleted, partials wait for Begin to resume them.
+// Close releases the directory.
+func Open(o Options) (*Store, error) {
+	if o.Dir == "" {
+		return nil, errors.New("cannot open bundle store: no directory given")
+	}
+	if o.KeepFree == 0 {
+		o.KeepFree = defaultKeepFree
+	}
+	if o.SyncEvery <= 0 {
+		o.SyncEvery = defaultSyncEvery
+	}
+	s := &Store{o: o, log: o.Log, partials: map[bundle.Digest]*Partial{}, complete: map[bundle.Digest]*Bundle{}, starting: map[bundle.Digest]int64{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, dir := range []string{o.Dir, s.path("partial"), s.path("complete")} {
+		if err := o.Disk.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot open bundle store: %w", err)
+		}
+	}
+	unlock, err := durable.Lock(s.path("lock"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open bundle store %s: %w", o.Dir, err)
+	}
+	s.unlock = unlock
+	if err := s.load(); err != nil {
+		unlock()
+		return nil, fmt.Errorf("cannot open bundle store %s: %w", o.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) path(parts ...string) string {
+	return filepath.Join(append([]string{s.o.Dir}, parts...)...)
+}
+
+// load reads the directory. Anything that is not whole goes, with a word in the log.
+func (s *Store) load() error {
+	if err := os.RemoveAll(s.path("trash")); err != nil {
+		return err
+	}
+	var err error
+	if s.pins, err = readPins(s.path("pins")); err != nil {
+		return err
+	}
+	for _, kind := range []string{"complete", "partial"} {
+		entries, err := os.ReadDir(s.path(kind))
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if err := s.loadOne(kind, entry.Name()); err != nil {
+				s.log.Warn("deleting a damaged bundle directory", "dir", filepath.Join(kind, entry.Name()), "err", err)
+				if err := s.trash(kind, entry.Name()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) loadOne(kind, name string) error {
+	digest, err := bundle.ParseDigest("sha256:" + name)
+	if err != nil {
+		return err
+	}
+	dir := s.path(kind, name)
+	ref, used, err := readRef(dir)
+	if err != nil {
+		return err
+	}
+	info, err := os.Lstat(filepath.Join(dir, "data"))
+	if err != nil {
+		return err
+	}
+	if ref.Digest != digest || !info.Mode().IsRegular() || info.Size() != ref.Size {
+		return fmt.Errorf("it holds %s with %d bytes of %d", ref.Digest, info.Size(), ref.Size)
+	}
+	if kind == "complete" {
+		s.complete[digest] = &Bundle{Path: filepath.Join(dir, "data"), Ref: ref, used: used}
+		return nil
+	}
+	if _, done := s.complete[digest]; done {
+		return errors.New("it is complete already")
+	}
+	p, err := s.resume(dir, ref)
+	if err != nil {
+		return err
+	}
+	s.partials[digest] = p
+	return nil
+}
+
+// trash takes a directory out of the way in one step and then deletes it; what a crash leaves in trash is deleted at the next start.
+func (s *Store) trash(kind, name string) error {
+	if err := s.o.Disk.MkdirAll(s.path("trash"), 0o700); err != nil {
+		return err
+	}
+	to := s.path("trash", fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
+	if err := s.o.Disk.Rename(s.path(kind, name), to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(to)
+}
+
+// Close makes durable what partials have not yet, and releases the store.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	partials := make([]*Partial, 0, len(s.partials))
+	for _, p := range s.partials {
+		partials = append(partials, p)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range partials {
+		errs = append(errs, p.close())
+	}
+	s.unlock()
+	return errors.Join(errs...)
+}
+
+// Begin starts or resumes a bundle. Without Ref.Index, pieces cannot be written before SetIndex. Begin of a bundle that is being fetched
+// returns the same Partial; of a complete one, an error that wraps fs.ErrExist; while another Begin of it is under way, an error too.
+func (s *Store) Begin(ref Ref) (*Partial, error) {
+	if err := ref.Check(); err != nil {
+		return nil, err
+	}
+	p, err := s.begin(ref)
+	if err != nil {
+		return nil, fmt.Errorf("cannot begin bundle %s: %w", ref.Digest.Short(), err)
+	}
+	return p, nil
+}
+
+func (s *Store) begin(ref Ref) (*Partial, error) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if b, ok := s.complete[ref.Digest]; ok {
+		s.mu.Unlock()
+		return nil, s.refresh(b, ref)
+	}
+	if p, ok := s.partials[ref.Digest]; ok && p.ref.Size == ref.Size {
+		p.begun = true
+		s.mu.Unlock()
+		return p, p.rejoin(ref)
+	} else if ok {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("it is being fetched as %d bytes, now %d are asked for; discard it first", p.ref.Size, ref.Size)
+	}
+	if _, ok := s.starting[ref.Digest]; ok {
+		s.mu.Unlock()
+		return nil, errors.New("it is being begun by somebody else just now")
+	}
+	if used := s.usedLocked(); s.o.Limit > 0 && used+ref.Size > s.o.Limit {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("%w: it has %d bytes, %d of the limit of %d are in use (limits.disk)", ErrNoSpace, ref.Size, used, s.o.Limit)
+	}
+	s.starting[ref.Digest] = ref.Size
+	s.mu.Unlock()
+
+	p, err := s.create(ref)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.starting, ref.Digest)
+	if err != nil {
+		return nil, err
+	}
+	p.begun = true
+	s.partials[ref.Digest] = p
+	return p, nil
+}
+
+// usedLocked is what all bundles take together, in bytes.
+func (s *Store) usedLocked() (used int64) {
+	for _, b := range s.complete {
+		used += b.Ref.Size
+	}
+	for _, p := range s.partials {
+		used += p.ref.Size
+	}
+	for _, size := range s.starting {
+		used += size
+	}
+	return used
+}
+
+// create makes the partial's directory. The ref is written last: without it the directory counts for nothing.
+func (s *Store) create(ref Ref) (_ *Partial, err error) {
+	name := ref.Digest.Hex()
+	dir := s.path("partial", name)
+	if err := s.checkFree(ref.Size); err != nil {
+		return nil, err
+	}
+	if err := s.o.Disk.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.trash("partial", name))
+		}
+	}()
+	file, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	p := newPartial(s, dir, Ref{Digest: ref.Digest, Size: ref.Size, Type: ref.Type}, file)
+	if err = preallocate(file, ref.Size); err == nil {
+		err = file.Sync()
+	}
+	if err == nil && ref.Index != nil {
+		err = p.SetIndex(ref.Index)
+	}
+	if err == nil {
+		err = writeRef(s.o.Disk, dir, p.ref)
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// checkFree refuses what would eat into the bytes of the disk that others need.
+func (s *Store) checkFree(size int64) error {
+	free, err := freeBytes(s.o.Dir)
+	if err != nil {
+		return err
+	}
+	if keep := max(0, s.o.KeepFree); size > free-keep {
+		return fmt.Errorf("%w: it has %d bytes, the disk of %s has %d free, of which %d are kept for the agent's journal", ErrNoSpace, size, s.o.Dir, free, keep)
+	}
+	return nil
+}
+
+// freeBytes is what an ordinary user may still write on the disk of path.
+func freeBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(path, &st)
+		if err == nil {
+			return int64(min(st.Bavail, 1<<40)) * st.Bsize, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("cannot ask for free space of %s: %w", path, err)
+		}
+	}
+}
+
+// preallocate takes the blocks now, so that a full disk is found before anything is fetched. Where the file system cannot, it is sparse.
+func preallocate(file *os.File, size int64) error {
+	for {
+		err := unix.Fallocate(int(file.Fd()), 0, 0, size)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			return file.Truncate(size)
+		default:
+			return noSpace(fmt.Errorf("cannot preallocate %d bytes: %w", size, err))
+		}
+	}
+}
+
+// noSpace marks what the disk refused for want of room.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+// refresh takes over a corrected type or a newly pinned index of a bundle that is complete, and says that it is.
+func (s *Store) refresh(b *Bundle, ref Ref) error {
+	s.mu.Lock()
+	changed := b.Ref
+	s.mu.Unlock()
+	if changed.Size != ref.Size {
+		return fmt.Errorf("it is here with %d bytes, the revision says %d: correct the revision's size", changed.Size, ref.Size)
+	}
+	was := changed
+	changed.Type = ref.Type
+	dir := filepath.Dir(b.Path)
+	if changed.Index == nil && ref.Index != nil && (ref.Index.Framed() || ref.Index.PayloadDigest() == ref.Digest) {
+		if err := s.o.Disk.WriteFile(filepath.Join(dir, "index"), ref.Index.Encode(), 0o600); err != nil {
+			return err
+		}
+		changed.Index = ref.Index
+	}
+	if changed.Type != was.Type {
+		if err := writeRef(s.o.Disk, dir, changed); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	b.Ref, b.used = changed, time.Now()
+	s.mu.Unlock()
+	return fmt.Errorf("it is complete: %w", fs.ErrExist)
+}
 
 // Lookup returns a complete bundle.
-func (s *Store) Lookup(d bundle.Digest) (*Bundle, bool) { return nil, false }
+func (s *Store) Lookup(d bundle.Digest) (*Bundle, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.complete[d]
+	if !ok {
+		return nil, false
+	}
+	b.used = time.Now()
+	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used}, true
+}
 
 // Partial returns a bundle that is on its way.
-func (s *Store) Partial(d bundle.Digest) (*Partial, bool) { return nil, false }
+func (s *Store) Partial(d bundle.Digest) (*Partial, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.partials[d]
+	return p, ok
+}
 
 // Digests lists complete bundles, those used last first.
-func (s *Store) Digests() []bundle.Digest { return nil }
-
-// Pin keeps a digest, complete or on its way, from being collected for as long as any owner names it. Pins are durable.
-func (s *Store) Pin(owner string, d bundle.Digest) error { return errors.ErrUnsupported }
-
-// Unpin takes one owner's pin away; no pin is no error.
-func (s *Store) Unpin(owner string, d bundle.Digest) error { return errors.ErrUnsupported }
-
-// Collect deletes unpinned bundles, longest unused first, until all together use at most limit bytes (0: delete every unpinned one), and
-// returns what it deleted.
-func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, error) {
-	return nil, errors.ErrUnsupported
+func (s *Store) Digests() []bundle.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]bundle.Digest, 0, len(s.complete))
+	for d := range s.complete {
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b bundle.Digest) int { return s.complete[b].used.Compare(s.complete[a].used) })
+	return out
 }
 
-// Unpack unpacks a complete bundle into destDir, which must not exist or be empty. See UnpackArchive.
-func (s *Store) Unpack(ctx context.Context, d bundle.Digest, destDir string) error {
-	return errors.ErrUnsupported
+// Used returns the bytes all bundles take together, partial ones with their full size.
+func (s *Store) Used() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.usedLocked()
 }
 
-// UnpackOptions tune UnpackArchive.
-type UnpackOptions struct {
-	Limits   bundle.Options // what the archive may hold
-	KeepFree int64          // bytes of the disk to leave; 0: 64 MiB, negative: none
+// Import reads a whole archive, in order, from a source that needs no pieces: a file of this host, or an origin of an archive nobody
+// indexed. If ref has no index it gets the one the archive carries, else one of fixed pieces. A bundle that is complete is no error.
+func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
+	p, err := s.Begin(ref)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.fill(ctx, r); err != nil {
+		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
+	}
+	return p.Finish(ctx)
 }
-
-// UnpackArchive unpacks an archive file into destDir as CodeDeploy's agent would: modes and times kept, owners only from tar and only as
-// root, a single top-level folder that holds an appspec stripped.
-func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir string, o UnpackOptions) error {
-	return errors.ErrUnsupported
-}
-
-// Bundle is a complete bundle.
-type Bundle struct {
-	Path string // the archive file; read only
-	Ref  Ref    // with its index, if it is known
-}
-
-// ReadPiece reads piece i and verifies it.
-func (b *Bundle) ReadPiece(i int) ([]byte, error) { return nil, errors.ErrUnsupported }
-
-// Partial is a bundle on its way.
-type Partial struct{}
-
-// Ref returns what is being fetched, with the index once it is known.
-func (p *Partial) Ref() Ref { return Ref{} }
-
-// Index returns the index, or nil while it is unknown.
-func (p *Partial) Index() *bundle.Index { return nil }
-
-// SetIndex gives a partial its index. The caller has checked the index against what git pins or the leader published. Setting an equal
-// index again is no error; another one is refused unless nothing was written yet or Discard came first.
-func (p *Partial) SetIndex(x *bundle.Index) error { return errors.ErrUnsupported }
-
-// Have returns a copy of the bitmap of verified pieces.
-func (p *Partial) Have() Bitmap { return nil }
-
-// Missing returns the number of pieces still missing; with no index, 1.
-func (p *Partial) Missing() int { return 0 }
-
-// Write verifies and stores piece i. Writing a piece twice is no error. ErrMismatch says that the bytes are wrong and nothing was written.
-func (p *Partial) Write(i int, data []byte) error { return errors.ErrUnsupported }
-
-// Read returns piece i, verified; fs.ErrNotExist if it is missing.
-func (p *Partial) Read(i int) ([]byte, error) { return nil, fs.ErrNotExist }
-
-// Reuse copies every piece that a complete bundle of this store has from there, and returns how many pieces and bytes that were.
-func (p *Partial) Reuse(ctx context.Context) (pieces int, bytes int64, err error) {
-	return 0, 0, errors.ErrUnsupported
-}
-
-// Finish verifies the whole digest and makes the bundle complete. On ErrMismatch the pieces stay, but none counts as verified any more.
-func (p *Partial) Finish(ctx context.Context) error { return errors.ErrUnsupported }
-
-// Discard deletes the partial.
-func (p *Partial) Discard() error { return errors.ErrUnsupported }

@@ -1,0 +1,107 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// Bundle is a complete bundle.
+type Bundle struct {
+	Path string // the archive file; read only
+	Ref  Ref    // with its index, if it is known
+	used time.Time
+}
+
+// ReadPiece reads piece i and verifies it; ErrMismatch says that the disk changed it, and that Store.Recheck is due.
+func (b *Bundle) ReadPiece(i int) ([]byte, error) {
+	if b.Ref.Index == nil {
+		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), ErrNoIndex)
+	}
+	if i < 0 || i >= b.Ref.Index.Len() {
+		return nil, fmt.Errorf("cannot read piece of bundle %s: piece %d of %d does not exist", b.Ref.Digest.Short(), i, b.Ref.Index.Len())
+	}
+	file, err := os.Open(b.Path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), err)
+	}
+	defer file.Close()
+	data, err := readPiece(file, b.Ref.Index, i)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), err)
+	}
+	return data, nil
+}
+
+// Recheck verifies the whole digest of a complete bundle. One that does not match is no longer complete: what is still good of it becomes
+// a Partial, and the error is ErrMismatch.
+func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
+	b, ok := s.Lookup(d)
+	if !ok {
+		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), ErrMissing)
+	}
+	got, err := digestOfFile(ctx, b)
+	if err != nil {
+		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), err)
+	}
+	if got == d {
+		return nil
+	}
+	err = fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch)
+	return errors.Join(err, s.demote(ctx, d))
+}
+
+func digestOfFile(ctx context.Context, b *Bundle) (bundle.Digest, error) {
+	file, err := os.Open(b.Path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	sum, err := hashFile(ctx, file, info.Size())
+	return bundle.DigestOf(sum), err
+}
+
+// demote makes a partial of a complete bundle that rotted; without index or with another length nothing of it can be told good.
+func (s *Store) demote(ctx context.Context, d bundle.Digest) error {
+	s.mu.Lock()
+	b, ok := s.complete[d]
+	delete(s.complete, d)
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	name := d.Hex()
+	info, err := os.Lstat(b.Path)
+	if b.Ref.Index == nil || err != nil || info.Size() != b.Ref.Size {
+		return s.trash("complete", name)
+	}
+	dir := s.path("partial", name)
+	if err := s.o.Disk.Rename(filepath.Dir(b.Path), dir); err != nil {
+		return err
+	}
+	p, err := s.resume(dir, b.Ref)
+	if err != nil {
+		return err
+	}
+	if tail := b.Ref.Index.Tail(); tail != nil {
+		if _, err := p.file.WriteAt(tail, b.Ref.Index.PayloadSize()); err != nil {
+			return err
+		}
+	}
+	if err := p.scan(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.partials[d] = p
+	s.mu.Unlock()
+	return nil
+}

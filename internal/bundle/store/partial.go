@@ -1,0 +1,505 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// copyBufferBytes is the size of one read when a whole archive is hashed or imported.
+const copyBufferBytes = 1 << 20
+
+// Partial is a bundle on its way.
+type Partial struct {
+	store *Store
+	dir   string
+	ref   Ref // without index; never changes but for Type
+	file  *os.File
+	begun bool // by this process; guarded by the store's lock
+
+	mu      sync.Mutex
+	index   *bundle.Index
+	have    Bitmap
+	missing int
+	dirty   int64 // bytes written since the last durable bitmap
+	syncing bool
+	gone    error   // why it cannot be written any more
+	done    *Bundle // once complete
+}
+
+func newPartial(s *Store, dir string, ref Ref, file *os.File) *Partial {
+	ref.Index = nil
+	return &Partial{store: s, dir: dir, ref: ref, file: file, missing: 1}
+}
+
+// resume opens a partial that an earlier run left. Its bitmap is believed only as far as Read's and Finish's own checks allow.
+func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
+	file, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := newPartial(s, dir, ref, file)
+	if ref.Index == nil {
+		return p, nil
+	}
+	p.index = ref.Index
+	data, err := readBounded(filepath.Join(dir, "have"), maxMetaBytes)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		_ = file.Close()
+		return nil, err
+	}
+	p.have = decodeHave(p.index, data)
+	p.missing = p.index.Len() - p.have.Count()
+	return p, nil
+}
+
+// rejoin takes over what a new Begin knows better.
+func (p *Partial) rejoin(ref Ref) error {
+	p.mu.Lock()
+	typeChanged := p.ref.Type != ref.Type
+	p.ref.Type = ref.Type
+	now := p.ref
+	p.mu.Unlock()
+	if typeChanged {
+		if err := writeRef(p.store.o.Disk, p.dir, now); err != nil {
+			return err
+		}
+	}
+	if ref.Index != nil {
+		return p.SetIndex(ref.Index)
+	}
+	return nil
+}
+
+// Ref returns what is being fetched, with the index once it is known.
+func (p *Partial) Ref() Ref {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ref := p.ref
+	ref.Index = p.index
+	return ref
+}
+
+// Index returns the index, or nil while it is unknown.
+func (p *Partial) Index() *bundle.Index {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.index
+}
+
+// SetIndex gives a partial its index. The caller has checked it against what git pins or the leader published. Setting an equal one again
+// is no error; another one takes its place, and every piece counts as missing again.
+func (p *Partial) SetIndex(x *bundle.Index) error {
+	ref := p.Ref()
+	if ref.Index != nil && ref.Index.Digest() == x.Digest() {
+		return nil
+	}
+	ref.Index = x
+	if err := ref.Check(); err != nil {
+		return fmt.Errorf("cannot use index: %w", err)
+	}
+	if !x.Framed() && x.PayloadDigest() != ref.Digest {
+		return fmt.Errorf("cannot use index: it belongs to %s, not to %s: %w", x.PayloadDigest().Short(), ref.Digest.Short(), ErrMismatch)
+	}
+	if tail := x.Tail(); tail != nil {
+		if _, err := p.file.WriteAt(tail, x.PayloadSize()); err != nil {
+			return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
+		}
+	}
+	if err := p.store.o.Disk.WriteFile(filepath.Join(p.dir, "index"), x.Encode(), 0o600); err != nil {
+		return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone != nil {
+		return p.gone
+	}
+	p.index, p.have, p.missing, p.dirty = x, NewBitmap(x.Len()), x.Len(), 0
+	return nil
+}
+
+// Have returns a copy of the bitmap of pieces that are here; nil while the index is unknown.
+func (p *Partial) Have() Bitmap {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Clone(p.have)
+}
+
+// Missing returns the number of pieces still missing; 1 while the index is unknown.
+func (p *Partial) Missing() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.missing
+}
+
+// piece looks piece i up; here says whether it is stored.
+func (p *Partial) piece(i int) (x *bundle.Index, here bool, done *Bundle, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.done != nil:
+		return p.index, true, p.done, nil
+	case p.gone != nil:
+		return nil, false, nil, p.gone
+	case p.index == nil:
+		return nil, false, nil, ErrNoIndex
+	case i < 0 || i >= p.index.Len():
+		return nil, false, nil, fmt.Errorf("piece %d of %d does not exist", i, p.index.Len())
+	}
+	return p.index, p.have.Has(i), nil, nil
+}
+
+// Write verifies and stores piece i. Writing a piece twice is no error. ErrMismatch says that the bytes are wrong and nothing was written.
+func (p *Partial) Write(i int, data []byte) error {
+	x, here, done, err := p.piece(i)
+	if err != nil || here || done != nil {
+		return p.wrap("write piece of", err)
+	}
+	if err := x.Verify(i, data); err != nil {
+		return p.wrap("write piece of", fmt.Errorf("%w: %w", ErrMismatch, err))
+	}
+	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
+		return p.wrap("write piece of", noSpace(err))
+	}
+	p.mu.Lock()
+	if p.index != x || p.gone != nil {
+		p.mu.Unlock()
+		return p.wrap("write piece of", errors.New("its index was replaced meanwhile"))
+	}
+	if !p.have.Has(i) {
+		p.have.Set(i)
+		p.missing--
+	}
+	p.dirty += int64(len(data))
+	due := p.dirty >= p.store.o.SyncEvery
+	p.mu.Unlock()
+	if due {
+		return p.wrap("write bitmap of", p.sync())
+	}
+	return nil
+}
+
+// sync makes the bitmap durable: first the data it speaks of, then itself. One at a time; whoever comes meanwhile is covered by the next.
+func (p *Partial) sync() error {
+	p.mu.Lock()
+	if p.syncing || p.dirty == 0 || p.index == nil || p.gone != nil {
+		p.mu.Unlock()
+		return nil
+	}
+	p.syncing = true
+	x, snapshot, dirty := p.index, bytes.Clone(p.have), p.dirty
+	p.mu.Unlock()
+
+	err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data"))
+	if err == nil {
+		err = dataSync(p.file)
+	}
+	if err == nil {
+		err = p.store.o.Disk.WriteFile(filepath.Join(p.dir, "have"), encodeHave(x, snapshot), 0o600)
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.syncing = false
+	if err == nil && p.index == x {
+		p.dirty = max(0, p.dirty-dirty)
+	}
+	return noSpace(err)
+}
+
+func dataSync(file *os.File) error {
+	for {
+		err := unix.Fdatasync(int(file.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// Read returns piece i, verified; fs.ErrNotExist if it is missing. A piece that is here but no longer what it was counts as missing from
+// then on, and the error is ErrMismatch.
+func (p *Partial) Read(i int) ([]byte, error) {
+	x, here, done, err := p.piece(i)
+	switch {
+	case err != nil:
+		return nil, p.wrap("read piece of", err)
+	case done != nil:
+		return done.ReadPiece(i)
+	case !here:
+		return nil, p.wrap("read piece of", fs.ErrNotExist)
+	}
+	data, err := readPiece(p.file, x, i)
+	if errors.Is(err, os.ErrClosed) { // completed meanwhile
+		if _, _, done, _ := p.piece(i); done != nil {
+			return done.ReadPiece(i)
+		}
+	}
+	if errors.Is(err, ErrMismatch) {
+		p.forget(x, i)
+	}
+	return data, p.wrap("read piece of", err)
+}
+
+func readPiece(file io.ReaderAt, x *bundle.Index, i int) ([]byte, error) {
+	data := make([]byte, x.Piece(i).Size)
+	if _, err := file.ReadAt(data, x.Piece(i).Offset); err != nil {
+		return nil, err
+	}
+	if err := x.Verify(i, data); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
+	}
+	return data, nil
+}
+
+// forget clears a piece whose bytes turned out to be wrong.
+func (p *Partial) forget(x *bundle.Index, i int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.index == x && p.have.Has(i) {
+		p.have.Clear(i)
+		p.missing++
+		p.dirty++
+	}
+}
+
+// Reuse takes every missing piece that another bundle of this store has from there, and returns how many pieces and bytes that were.
+func (p *Partial) Reuse(ctx context.Context) (pieces int, size int64, err error) {
+	x := p.Index()
+	if x == nil {
+		return 0, 0, p.wrap("reuse pieces for", ErrNoIndex)
+	}
+	for _, d := range p.store.Digests() {
+		b, ok := p.store.Lookup(d)
+		if !ok || b.Ref.Index == nil || p.Missing() == 0 {
+			continue
+		}
+		n, bytes, err := p.reuseFrom(ctx, b, bundle.Reuse(x, b.Ref.Index))
+		pieces, size = pieces+n, size+bytes
+		if err != nil {
+			return pieces, size, p.wrap("reuse pieces for", err)
+		}
+	}
+	return pieces, size, p.wrap("write bitmap of", p.sync())
+}
+
+// reuseFrom copies pieces of b. What cannot be read there is simply fetched, as if it had never been there.
+func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, from []int) (pieces int, size int64, err error) {
+	file, err := os.Open(b.Path)
+	if err != nil {
+		return 0, 0, nil
+	}
+	defer file.Close()
+	have := p.Have()
+	for i, j := range from {
+		if err := ctx.Err(); err != nil {
+			return pieces, size, err
+		}
+		if j < 0 || have.Has(i) {
+			continue
+		}
+		data, err := readPiece(file, b.Ref.Index, j)
+		if err != nil {
+			continue
+		}
+		if err := p.Write(i, data); err != nil {
+			return pieces, size, err
+		}
+		pieces, size = pieces+1, size+int64(len(data))
+	}
+	return pieces, size, nil
+}
+
+// fill writes the archive from a reader and indexes it if nobody has.
+func (p *Partial) fill(ctx context.Context, r io.Reader) error {
+	x := p.Index()
+	written, err := copyContext(ctx, io.NewOffsetWriter(p.file, 0), io.LimitReader(r, p.ref.Size))
+	if err != nil {
+		return noSpace(err)
+	}
+	if written != p.ref.Size {
+		return fmt.Errorf("the archive has %d bytes, expected %d: %w", written, p.ref.Size, ErrMismatch)
+	}
+	if x == nil {
+		if x, err = bundle.ReadIndex(p.file, p.ref.Size); err != nil {
+			x, err = bundle.IndexOf(io.NewSectionReader(p.file, 0, p.ref.Size), bundle.PieceSizeFor(p.ref.Size))
+		}
+		if err == nil {
+			err = p.SetIndex(x)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return p.scan(ctx)
+}
+
+// scan compares every piece with the index and sets the bitmap accordingly.
+func (p *Partial) scan(ctx context.Context) error {
+	x := p.Index()
+	found := NewBitmap(x.Len())
+	for i := range x.Len() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		_, err := readPiece(p.file, x, i)
+		if err == nil {
+			found.Set(i)
+		} else if !errors.Is(err, ErrMismatch) {
+			return err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.index != x {
+		return errors.New("its index was replaced meanwhile")
+	}
+	p.have, p.missing, p.dirty = found, x.Len()-found.Count(), p.dirty+1
+	return nil
+}
+
+// Finish verifies the whole digest and makes the bundle complete. On ErrMismatch the pieces that do not match the index are missing again;
+// if all match, the index is not this bundle's, and all are missing.
+func (p *Partial) Finish(ctx context.Context) error {
+	p.mu.Lock()
+	missing, done := p.missing, p.done
+	p.mu.Unlock()
+	if done != nil {
+		return nil
+	}
+	if missing > 0 {
+		return p.wrap("finish", fmt.Errorf("%d pieces are missing", missing))
+	}
+	sum, err := hashFile(ctx, p.file, p.ref.Size)
+	if err != nil {
+		return p.wrap("finish", err)
+	}
+	if got := bundle.DigestOf(sum); got != p.ref.Digest {
+		return p.wrap("finish", p.mismatch(ctx, got))
+	}
+	return p.wrap("finish", p.complete())
+}
+
+func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
+	if err := p.scan(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.missing > 0 {
+		return fmt.Errorf("%w: %d pieces changed on disk", ErrMismatch, p.missing)
+	}
+	p.have, p.missing, p.dirty = NewBitmap(p.index.Len()), p.index.Len(), 1
+	return fmt.Errorf("%w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, p.index.Digest().Short(), got, p.ref.Digest)
+}
+
+// complete moves the directory over. The data is synced first; a crash between leaves a partial with all pieces.
+func (p *Partial) complete() error {
+	disk := p.store.o.Disk
+	if err := p.file.Sync(); err != nil {
+		return noSpace(err)
+	}
+	p.mu.Lock()
+	p.dirty++
+	p.mu.Unlock()
+	if err := p.sync(); err != nil {
+		return err
+	}
+	dir := p.store.path("complete", p.ref.Digest.Hex())
+	if err := disk.Rename(p.dir, dir); err != nil {
+		return err
+	}
+	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now()}
+	p.mu.Lock()
+	p.done = b
+	p.mu.Unlock()
+	p.store.mu.Lock()
+	p.store.complete[p.ref.Digest] = b
+	delete(p.store.partials, p.ref.Digest)
+	p.store.mu.Unlock()
+	return p.file.Close()
+}
+
+// Discard deletes the partial. Whoever still holds it gets ErrMissing.
+func (p *Partial) Discard() error {
+	p.mu.Lock()
+	if p.gone != nil || p.done != nil {
+		p.mu.Unlock()
+		return nil
+	}
+	p.gone = ErrMissing
+	p.mu.Unlock()
+	err := p.file.Close()
+	err = errors.Join(err, p.store.trash("partial", p.ref.Digest.Hex()))
+	p.store.mu.Lock()
+	if p.store.partials[p.ref.Digest] == p {
+		delete(p.store.partials, p.ref.Digest)
+	}
+	p.store.mu.Unlock()
+	return p.wrap("discard", err)
+}
+
+func (p *Partial) close() error {
+	err := p.sync()
+	p.mu.Lock()
+	gone := p.gone != nil || p.done != nil
+	if !gone {
+		p.gone = ErrClosed
+	}
+	p.mu.Unlock()
+	if gone {
+		return err
+	}
+	return errors.Join(err, p.file.Close())
+}
+
+func (p *Partial) wrap(verb string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot %s bundle %s: %w", verb, p.ref.Digest.Short(), err)
+}
+
+func hashFile(ctx context.Context, r io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	if _, err := copyContext(ctx, h, io.NewSectionReader(r, 0, size)); err != nil {
+		return sum, err
+	}
+	h.Sum(sum[:0])
+	return sum, nil
+}
+
+// copyContext copies until the end, an error, or ctx.
+func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	buf := make([]byte, copyBufferBytes)
+	var total int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package store
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+type member struct {
+	tar.Header
+	data string
+}
+
+func tgz(t testing.TB, members ...member) string {
+	t.Helper()
+	var out bytes.Buffer
+	zipped := gzip.NewWriter(&out)
+	w := tar.NewWriter(zipped)
+	for _, m := range members {
+		h := m.Header
+		h.Size = int64(len(m.data))
+		if h.Mode == 0 {
+			h.Mode = 0o644
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(m.data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), zipped.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return writeTemp(t, out.Bytes())
+}
+
+func writeTemp(t testing.TB, data []byte) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "archive")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func unpack(t testing.TB, file string, kind bundle.Type) string {
+	t.Helper()
+	dest := filepath.Join(t.TempDir(), "dest")
+	if err := UnpackArchive(context.Background(), file, kind, dest, UnpackOptions{KeepFree: -1}); err != nil {
+		t.Fatal(err)
+	}
+	return dest
+}
+
+func mustRead(t testing.TB, parts ...string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(parts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestTarKeepsModesTimesLinksAndOwners(t *testing.T) {
+	when := time.Unix(86400, 0)
+	dir := time.Unix(172800, 0)
+	dest := unpack(t, tgz(t,
+		member{Header: tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700}},
+		member{Header: tar.Header{Name: "./closed", Typeflag: tar.TypeDir, Mode: 0o2550, ModTime: dir}},
+		member{Header: tar.Header{Name: "./closed/f", Mode: 0o4750, ModTime: when, Uid: 65534, Gid: 65534}, data: "one"},
+		member{Header: tar.Header{Name: "implied/deep/g", Mode: 0o640, ModTime: when}, data: "two"},
+		member{Header: tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "./closed/f"}},
+		member{Header: tar.Header{Name: "soft", Typeflag: tar.TypeSymlink, Linkname: "/nowhere/at/all"}},
+		member{Header: tar.Header{Name: "odd \xff\n name"}, data: "odd"},
+	), bundle.TypeTgz)
+	info, err := os.Lstat(filepath.Join(dest, "closed/f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode() != 0o750|fs.ModeSetuid || !info.ModTime().Equal(when) {
+		t.Errorf("file has %s, %s", info.Mode(), info.ModTime())
+	}
+	if os.Geteuid() == 0 {
+		if uid, gid := ownerOf(t, filepath.Join(dest, "closed/f")); uid != 65534 || gid != 65534 {
+			t.Errorf("root unpacks a tar with owner %d:%d", uid, gid)
+		}
+	}
+	if info, err = os.Lstat(filepath.Join(dest, "closed")); err != nil || info.Mode() != fs.ModeDir|0o550|fs.ModeSetgid || !info.ModTime().Equal(dir) {
+		t.Errorf("directory has %v (%v)", info.Mode(), err)
+	}
+	if info, err = os.Lstat(filepath.Join(dest, "implied")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("implied directory has %v (%v)", info.Mode(), err)
+	}
+	if link, err := os.Readlink(filepath.Join(dest, "soft")); err != nil || link != "/nowhere/at/all" {
+		t.Errorf("link to %q (%v)", link, err)
+	}
+	if mustRead(t, dest, "hard") != "one" || mustRead(t, dest, "odd \xff\n name") != "odd" || mustRead(t, dest, "implied/deep/g") != "two" {
+		t.Error("other content")
+	}
+}
+
+func TestZipKeepsModesButNeitherOwnersNorSetuid(t *testing.T) {
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	add := func(name string, mode fs.FileMode, data string) {
+		h := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: time.Unix(86400, 0)}
+		if mode != 0 {
+			h.SetMode(mode)
+		}
+		f, err := w.CreateHeader(h)
+		if err == nil {
+			_, err = f.Write([]byte(data))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("suid", 0o750|fs.ModeSetuid, "x")
+	add("plain", 0, "made up")
+	add("d/", fs.ModeDir|0o711, "")
+	add("d/link", fs.ModeSymlink|0o777, "../suid")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dest := unpack(t, writeTemp(t, out.Bytes()), bundle.TypeZip)
+	for name, want := range map[string]fs.FileMode{"suid": 0o750, "plain": 0o644, "d": fs.ModeDir | 0o711} {
+		info, err := os.Lstat(filepath.Join(dest, name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("%s has %v, want %v (%v)", name, info.Mode(), want, err)
+		}
+		if name == "suid" && !info.ModTime().Equal(time.Unix(86400, 0)) {
+			t.Errorf("time is %s", info.ModTime())
+		}
+	}
+	if got := mustRead(t, dest, "d/link"); got != "x" {
+		t.Errorf("link leads to %q", got)
+	}
+}
+
+func TestTopFolderIsStrippedAsTheAgentDoes(t *testing.T) {
+	cases := []struct {
+		name  string
+		names []string
+		want  string // must exist afterwards
+	}{
+		{"github", []string{"repo-abc/appspec.yml", "repo-abc/f"}, "f"},
+		{"any case, anywhere in the name", []string{"repo/my-AppSpec.txt", "repo/f"}, "f"},
+		{"no appspec", []string{"repo/f"}, "repo/f"},
+		{"two entries", []string{"repo/appspec.yml", "other"}, "repo/appspec.yml"},
+		{"one file", []string{"appspec.yml"}, "appspec.yml"},
+		{"child of the same name", []string{"a/appspec.yml", "a/a/f"}, "a/f"},
+		{"only one level", []string{"a/b/appspec.yml"}, "a/b/appspec.yml"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var members []member
+			for _, name := range c.names {
+				members = append(members, member{Header: tar.Header{Name: name}, data: name})
+			}
+			top, _, _ := strings.Cut(c.names[0], "/")
+			if top != c.names[0] {
+				members = append(members, member{Header: tar.Header{Name: top + "/", Typeflag: tar.TypeDir, Mode: 0o700}})
+			}
+			dest := unpack(t, tgz(t, members...), bundle.TypeTgz)
+			if _, err := os.Lstat(filepath.Join(dest, c.want)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestHostileArchivesLeaveNothing(t *testing.T) {
+	big := strings.Repeat("x", 1<<20)
+	cases := map[string][]member{
+		"climbs out":           {{Header: tar.Header{Name: "ok"}, data: big}, {Header: tar.Header{Name: "../evil"}, data: "x"}},
+		"absolute name":        {{Header: tar.Header{Name: "/etc/evil"}, data: "x"}},
+		"lies below":           {{Header: tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}}, {Header: tar.Header{Name: "l/evil"}, data: "x"}},
+		"outside of the":       {{Header: tar.Header{Name: "d/l", Typeflag: tar.TypeSymlink, Linkname: "../../etc"}}},
+		"no earlier file":      {{Header: tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "etc/passwd"}}},
+		"is a device":          {{Header: tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}},
+		"is a named pipe":      {{Header: tar.Header{Name: "p", Typeflag: tar.TypeFifo}}},
+		"two entries named":    {{Header: tar.Header{Name: "a"}, data: "1"}, {Header: tar.Header{Name: "./a"}, data: "2"}},
+		"climbs out with \"..": {{Header: tar.Header{Name: "h"}, data: "1"}, {Header: tar.Header{Name: "i", Typeflag: tar.TypeLink, Linkname: "../../etc/passwd"}}},
+	}
+	for want, members := range cases {
+		dest := filepath.Join(t.TempDir(), "dest")
+		err := UnpackArchive(t.Context(), tgz(t, members...), bundle.TypeTgz, dest, UnpackOptions{KeepFree: -1})
+		if !errors.Is(err, bundle.ErrRefused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+		if _, err := os.Lstat(dest); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: something is left", want)
+		}
+	}
+}
+
+func TestUnpackIntoAFullDirectoryIsRefused(t *testing.T) {
+	dest := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dest, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := tgz(t, member{Header: tar.Header{Name: "a"}, data: "1"})
+	if err := UnpackArchive(t.Context(), file, bundle.TypeTgz, dest, UnpackOptions{}); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("got %v", err)
+	}
+	if err := UnpackArchive(t.Context(), file, bundle.TypeTgz, filepath.Join(t.TempDir(), "d"), UnpackOptions{KeepFree: 1 << 60}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("no room: %v", err)
+	}
+	empty := t.TempDir()
+	bad := tgz(t, member{Header: tar.Header{Name: "d/a"}, data: "1"}, member{Header: tar.Header{Name: "/b"}})
+	if err := UnpackArchive(t.Context(), bad, bundle.TypeTgz, empty, UnpackOptions{}); err == nil {
+		t.Error("accepted")
+	}
+	if entries, err := os.ReadDir(empty); err != nil || len(entries) > 0 {
+		t.Errorf("a directory that was there is left with %v (%v)", entries, err)
+	}
+}
+
+func TestParallelPackMakesTheSameBytes(t *testing.T) {
+	tree := fstest.MapFS{}
+	for i := range byte(20) {
+		tree[string('a'+rune(i))+"/data"] = &fstest.MapFile{Data: noise(i, 300<<10), Mode: 0o644}
+	}
+	var one, many bytes.Buffer
+	if _, _, err := bundle.Pack(&one, tree, bundle.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	x, digest, err := Pack(t.Context(), &many, tree, bundle.PackOptions{}, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one.Bytes(), many.Bytes()) || digest != bundle.DigestBytes(one.Bytes()) || x.ArchiveSize() != int64(one.Len()) {
+		t.Error("the bytes depend on the number of workers")
+	}
+	if _, _, err := Pack(t.Context(), failingWriter{}, tree, bundle.PackOptions{}, 4); err == nil {
+		t.Error("a failing writer is not noticed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := Pack(ctx, &many, tree, bundle.PackOptions{}, 4); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("full") }
