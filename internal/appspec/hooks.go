@@ -66,7 +66,7 @@ func (c *checker) script(item, event *value) (Script, bool) {
 		c.fail(timeout.place(at), "the value read is "+shown(timeout)+", it must be at least one second", "The deployment failed because an invalid timeout value was provided for a script in the application specification file. Make corrections in the hooks section of the AppSpec file, and then try again.")
 		return Script{}, false
 	}
-	s.TimeoutSeconds = seconds
+	s.TimeoutSeconds, s.timeout = seconds, timeout
 	c.warnScript(s, item)
 	return s, true
 }

@@ -1,6 +1,9 @@
 package appspec
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"math"
+)
 
 // The JSON of a Spec has the keys of an appspec.yml, defaults filled in. Values that are not of the expected type, and that the agent
 // takes all the same, appear as they were read.
@@ -40,7 +43,7 @@ type scriptJSON struct {
 	Location string  `json:"location"`
 	RunAs    *string `json:"runas"`
 	Sudo     any     `json:"sudo"`
-	Timeout  int64   `json:"timeout"`
+	Timeout  any     `json:"timeout"`
 }
 
 // raw is the value as it was read; text for a Spec that was not read from a file.
@@ -112,6 +115,9 @@ func (p Permission) json() permissionJSON {
 
 func (s Script) json() scriptJSON {
 	out := scriptJSON{Location: s.Location, Sudo: s.sudo, Timeout: s.TimeoutSeconds}
+	if s.TimeoutSeconds == math.MaxInt64 && s.timeout != nil && s.timeout.kind != kindFloat {
+		out.Timeout = rubyInt(rubyText(s.timeout)) // what was capped
+	}
 	if s.sudo == nil && s.Sudo {
 		out.Sudo = true
 	}

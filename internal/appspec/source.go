@@ -163,9 +163,9 @@ func isMarker(row []byte, marker string) bool {
 const maxMended = 32
 
 // compose parses the first document of text into nodes; nil for a text without a document. The library is stricter than the agent's in
-// two places, where the text is mended and parsed again: it wants a marker where a document ends, while the agent takes what follows the
-// root node for another document, which it does not read (end says where that is, parsed is the text before it); and it wants a blank before a comment that follows a
-// quoted scalar.
+// three places, where the text is mended and parsed again: it wants a marker where a document ends, while the agent takes what follows
+// the root node for another document, which it does not read (end says where that is, parsed is the text before it); it wants a blank
+// before a comment that follows a quoted scalar; and it does not take a dash alone for a scalar within brackets.
 func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Problem) {
 	for mended := 0; ; mended++ {
 		root, syntax, p := load(text)
@@ -182,6 +182,9 @@ func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Prob
 			continue
 		case syntax.Message == "found a comment without preceding whitespace" && len(rest) > 0 && rest[0] == '#':
 			text = append(append(append([]byte(nil), before...), ' '), rest...)
+			continue
+		case syntax.Message == "found character that cannot start any token" && len(rest) > 1 && rest[0] == '-' && isFlowMark(rune(rest[1])):
+			text = append(append(append([]byte(nil), before...), "'-'"...), rest[1:]...)
 			continue
 		}
 		message := syntax.Message
@@ -230,10 +233,11 @@ type reader struct {
 	bound int                   // of a value's weight
 	doc   *document
 	lines []string // of the text
+	flow  int      // levels of brackets around the node being read
 }
 
-// checkNode refuses what the library takes and the agent's does not: anchors with other characters than letters, digits, - and _, and
-// block mappings with a colon where a key should stand.
+// checkNode refuses what the library takes and the agent's does not: anchors with other characters than letters, digits, - and _; block
+// mappings with a colon where a key should stand; and scalars within brackets that begin with a colon.
 func (r *reader) checkNode(node *yaml.Node, at Position) *Problem {
 	anchor := node.Anchor
 	if node.Kind == yaml.AliasNode {
@@ -243,6 +247,9 @@ func (r *reader) checkNode(node *yaml.Node, at Position) *Problem {
 		if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
 			return &Problem{Position: at, Message: fmt.Sprintf("did not find expected alphabetic or numeric character while scanning an anchor: %q", clip(anchor))}
 		}
+	}
+	if node.Kind == yaml.ScalarNode && r.flow > 0 && node.Style == 0 && strings.HasPrefix(node.Value, ":") {
+		return &Problem{Position: at, Message: "did not find expected node content while parsing a flow node", Hint: "put what begins with a colon in quotes"}
 	}
 	if node.Kind != yaml.MappingNode || node.Style&yaml.FlowStyle != 0 {
 		return nil
@@ -286,6 +293,10 @@ func (r *reader) read(node *yaml.Node) (*value, *Problem) {
 		return v, nil
 	}
 	r.made[node] = nil
+	if node.Style&yaml.FlowStyle != 0 {
+		r.flow++
+		defer func() { r.flow-- }()
+	}
 	var v *value
 	var p *Problem
 	switch node.Kind {

@@ -88,7 +88,7 @@ type Script struct {
 	Sudo           bool
 	Position       Position
 
-	sudo *value
+	sudo, timeout *value
 }
 
 // Unusable lists what Parse accepts, because CodeDeploy's agent does, although Install is bound to fail on it: sources and destinations
