@@ -86,7 +86,7 @@ func (l *loader) decode(name string, t strict.Type) (doc *strict.Doc, ok bool) {
 }
 
 func (l *loader) exists(name string) bool {
-	info, err := fs.Stat(l.tree, name)
+	info, err := fs.Lstat(l.tree, name)
 	return err == nil && info.Mode().IsRegular()
 }
 

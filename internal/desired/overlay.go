@@ -40,9 +40,15 @@ type overlayEntry struct {
 func (l *loader) overlay(folder string) (files []OverlayFile, ok bool) {
 	before := len(Bad(l.problems))
 	var entries []overlayEntry
-	l.collect(path.Join(folder, overlayRoot), "", 0, &entries)
-	l.collect(path.Join(folder, overlayConf), overlayConf, 0, &entries)
-	l.collect(path.Join(folder, overlayServers), overlayServers, 0, &entries)
+	for _, dir := range []string{overlayRoot, overlayConf, overlayServers} {
+		inside := dir
+		if dir == overlayRoot {
+			inside = ""
+		}
+		if l.isFolder(path.Join(folder, dir)) {
+			l.collect(path.Join(folder, dir), inside, 0, &entries)
+		}
+	}
 	l.refuseSecrets(folder)
 	slices.SortFunc(entries, func(a, b overlayEntry) int { return strings.Compare(a.inside, b.inside) })
 	l.checkClashes(entries)
@@ -69,9 +75,7 @@ func (l *loader) overlay(folder string) (files []OverlayFile, ok bool) {
 func (l *loader) collect(dir, inside string, depth int, into *[]overlayEntry) {
 	entries, err := fs.ReadDir(l.tree, dir)
 	if err != nil {
-		if depth > 0 || l.present(dir) {
-			l.file(dir, "", "cannot read the folder: %v", err)
-		}
+		l.file(dir, "", "cannot read the folder: %v", err)
 		return
 	}
 	if depth > maxDepth {
@@ -101,10 +105,13 @@ func (l *loader) collect(dir, inside string, depth int, into *[]overlayEntry) {
 	}
 }
 
-// present says whether anything at all has this name.
-func (l *loader) present(name string) bool {
-	_, err := fs.Stat(l.tree, name)
-	return err == nil
+// isFolder says whether there is a folder of this name. A file in its place is reported; a link has been by walk.
+func (l *loader) isFolder(name string) bool {
+	info, err := fs.Lstat(l.tree, name)
+	if err == nil && info.Mode().IsRegular() {
+		l.file(name, "make it a folder", "this is a file, and %s of a group is a folder", path.Base(name))
+	}
+	return err == nil && info.IsDir()
 }
 
 // checkClashes refuses two files, or a file and a folder, at one place of the bundle; entries are sorted.
@@ -164,8 +171,12 @@ func (l *loader) hashFile(e overlayEntry) (OverlayFile, bool) {
 // refuseSecrets refuses what would otherwise silently not arrive.
 func (l *loader) refuseSecrets(folder string) {
 	dir := path.Join(folder, secretsFolder)
+	if !l.isFolder(dir) {
+		return
+	}
 	entries, err := fs.ReadDir(l.tree, dir)
 	if err != nil {
+		l.file(dir, "", "cannot read the folder: %v", err)
 		return
 	}
 	for _, e := range entries {

@@ -177,7 +177,7 @@ func (g groupFile) buildTargets(doc *strict.Doc, hosts map[HostName]Host, broken
 	case g.targets != nil && api:
 		problems = append(problems, doc.Problem("targets", "keep one of the two", "targets and CodeDeploy's tag filters exclude each other"))
 	case g.targets != nil && (len(g.targets.tagSets) > 0) == (len(g.targets.hosts) > 0):
-		if !doc.Has("targets.tagSets") && !doc.Has("targets.hosts") || len(g.targets.tagSets) > 0 {
+		if !doc.Mistyped("targets") && doc.Has("targets.tagSets") == doc.Has("targets.hosts") {
 			problems = append(problems, doc.Problem("targets", "for example {tagSets: [[role=web]]} or {hosts: [web-1]}", "targets: exactly one of tagSets and hosts is wanted"))
 		}
 	case g.targets == nil && !api && !g.namesTargets(doc):

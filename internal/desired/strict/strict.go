@@ -74,9 +74,13 @@ type Pos struct{ Line, Column int }
 
 // Doc is a decoded file: it knows where each value stood.
 type Doc struct {
-	File string
-	pos  map[string]Pos
+	File  string
+	pos   map[string]Pos
+	wrong map[string]bool
 }
+
+// Mistyped says whether the value at path was of a kind its key does not take, which has been reported.
+func (d *Doc) Mistyped(path string) bool { return d.wrong[path] }
 
 // Has says whether the file had a value at path (`targets.hosts[2]`).
 func (d *Doc) Has(path string) bool {
@@ -243,6 +247,10 @@ func (d *decoder) note(n *yaml.Node, path string) {
 
 // want reports that n is not of the kind its key asks for.
 func (d *decoder) want(n *yaml.Node, path, what, suggestion string) {
+	if d.doc.wrong == nil {
+		d.doc.wrong = map[string]bool{}
+	}
+	d.doc.wrong[path] = true
 	d.add(n, suggestion, "%swant %s, got %s", prefix(path), what, kindOf(n))
 }
 

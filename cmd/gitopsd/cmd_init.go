@@ -1,0 +1,367 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/user"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/gitopsd/gitopsd/internal/transport"
+	"github.com/spf13/cobra"
+)
+
+// Files of a host's identity in its data directory.
+const (
+	hostKeyFile   = "host.key"   // OpenSSH private key, ed25519
+	storageIDFile = "storage-id" // 16 hexadecimal digits and a line end
+)
+
+// initCommand writes a config repository.
+func initCommand() *cobra.Command {
+	var name string
+	var signers []string
+	cmd := &cobra.Command{
+		Use:   "init DIR",
+		Short: "Write a config repository that validates",
+		Long: "Write a config repository that validates: fleet.yaml, trust.yaml, a README, schemas for editors and empty folders.\n" +
+			"Files that exist already are left alone. Without --signer the key in ~/.ssh/id_ed25519.pub may sign, if there is one.",
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			options := desired.InitOptions{Fleet: name}
+			for _, text := range signers {
+				signer, err := parseSigner(text)
+				if err != nil {
+					return exitError{code: codeUsage, err: err}
+				}
+				options.Signers = append(options.Signers, signer)
+			}
+			if len(signers) == 0 {
+				options.Signers = ownSigner()
+			}
+			if options.Fleet == "" {
+				options.Fleet = nameFrom(args[0], "fleet")
+			}
+			files, err := desired.InitFiles(options)
+			if err != nil {
+				return fmt.Errorf("cannot write the config repository: %w", err)
+			}
+			if err := durable.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("cannot write the config repository: %w", err)
+			}
+			if err := writeFiles(cmd.ErrOrStderr(), args[0], files, true); err != nil {
+				return fmt.Errorf("cannot write the config repository: %w", err)
+			}
+			v := validate(os.DirFS(args[0]))
+			if err := printValidation(cmd.OutOrStdout(), cmd.ErrOrStderr(), "table", v); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "next: cd %s && git init -b main && git add -A && git commit -S -m 'begin', then read README.md\n", args[0])
+			if !v.OK {
+				return exitError{code: codeInvalid}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&name, "name", "", "name of the fleet; by default that of DIR")
+	cmd.Flags().StringArrayVar(&signers, "signer", nil, "NAME=PUBLICKEY or NAME=FILE.pub of somebody who may sign commits; may be repeated")
+	return cmd
+}
+
+var unnameable = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// nameFrom makes a name of a folder's.
+func nameFrom(dir, otherwise string) string {
+	full, err := filepath.Abs(dir)
+	if err != nil {
+		return otherwise
+	}
+	if name := strings.Trim(unnameable.ReplaceAllString(filepath.Base(full), "-"), "._-"); name != "" {
+		return name[:min(len(name), 63)]
+	}
+	return otherwise
+}
+
+// parseSigner reads NAME=PUBLICKEY or NAME=FILE.
+func parseSigner(text string) (desired.Signer, error) {
+	name, key, ok := strings.Cut(text, "=")
+	if !ok || name == "" || key == "" {
+		return desired.Signer{}, fmt.Errorf("cannot use --signer %q: write NAME=PUBLICKEY or NAME=FILE.pub", text)
+	}
+	if !strings.Contains(key, " ") {
+		line, err := os.ReadFile(key)
+		if err != nil {
+			return desired.Signer{}, fmt.Errorf("cannot use --signer %s: %w", name, err)
+		}
+		key = string(line)
+	}
+	key = strings.TrimSpace(key)
+	kind, _, _ := strings.Cut(key, " ")
+	if strings.ContainsAny(key, "\r\n") || !strings.HasPrefix(kind, "ssh-") && !strings.HasPrefix(kind, "ecdsa-") && !strings.HasPrefix(kind, "sk-") {
+		return desired.Signer{}, fmt.Errorf("cannot use --signer %s: want one public key in OpenSSH's form, such as ssh-ed25519 AAAA...", name)
+	}
+	if kind == "ssh-ed25519" {
+		if _, err := desired.ParsePublicKey(key); err != nil {
+			return desired.Signer{}, fmt.Errorf("cannot use --signer %s: %w", name, err)
+		}
+	}
+	return desired.Signer{Name: name, SSH: key}, nil
+}
+
+// ownSigner is the user's own key, if there is one.
+func ownSigner() []desired.Signer {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil
+	}
+	name := "you"
+	if u, err := user.Current(); err == nil {
+		name = nameFrom(u.Username, name)
+	}
+	signer, err := parseSigner(name + "=" + filepath.Join(home, ".ssh", "id_ed25519.pub"))
+	if err != nil {
+		return nil
+	}
+	return []desired.Signer{signer}
+}
+
+// writeFiles writes files below dir, never outside it and never over a file that exists: with skip such a file is left alone, without it nothing is written.
+func writeFiles(hints io.Writer, dir string, files desired.Files, skip bool) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	names := slices.Sorted(maps.Keys(files))
+	for _, name := range names {
+		if _, err := root.Lstat(name); err == nil && !skip {
+			return fmt.Errorf("%s exists already", path.Join(dir, name))
+		}
+	}
+	for _, name := range names {
+		if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return err
+		}
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if errors.Is(err, fs.ErrExist) {
+			fmt.Fprintf(hints, "left alone: %s\n", path.Join(dir, name))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(files[name])
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		fmt.Fprintf(hints, "wrote %s\n", path.Join(dir, name))
+	}
+	return nil
+}
+
+// groupCommand groups the verbs that make deployment groups.
+func groupCommand() *cobra.Command {
+	group := &cobra.Command{Use: "group", Short: "Make deployment groups"}
+	group.AddCommand(groupAddCommand())
+	return group
+}
+
+func groupAddCommand() *cobra.Command {
+	var dir string
+	var hosts, tags []string
+	o := desired.GroupOptions{}
+	cmd := &cobra.Command{
+		Use:   "add FOLDER --application NAME",
+		Short: "Write a group.yaml with a new id",
+		Long:  "Write FOLDER/group.yaml with a new id, and the folders that are laid over the bundle. FOLDER is relative to the config repository.",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.Application == "" {
+				return exitError{code: codeUsage, err: errors.New("cannot add a group: --application is missing")}
+			}
+			id, err := desired.NewGroupID(rand.Reader)
+			if err != nil {
+				return err
+			}
+			o.ID, o.Folder = id, filepath.ToSlash(args[0])
+			if o.Name == "" {
+				o.Name = strings.ReplaceAll(path.Clean(o.Folder), "/", "-")
+			}
+			for _, h := range hosts {
+				o.Hosts = append(o.Hosts, desired.HostName(h))
+			}
+			for _, t := range tags {
+				o.TagSets = append(o.TagSets, strings.Split(t, ","))
+			}
+			files, err := desired.GroupFiles(o)
+			if err != nil {
+				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
+			}
+			if err := writeFiles(cmd.ErrOrStderr(), dir, files, false); err != nil {
+				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), o.ID)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", ".", "the config repository")
+	cmd.Flags().StringVar(&o.Application, "application", "", "applicationName")
+	cmd.Flags().StringVar(&o.Name, "group", "", "deploymentGroupName; by default FOLDER with dashes")
+	cmd.Flags().StringVar(&o.Coordinators, "coordinators", "", "name of a file in coordinators/; by default the group's own")
+	cmd.Flags().StringSliceVar(&hosts, "hosts", nil, "hosts of the group, instead of --tags")
+	cmd.Flags().StringArrayVar(&tags, "tags", nil, "KEY=VALUE,... any of which a host must have; repeated, it must have one of each; by default role=APPLICATION")
+	cmd.Flags().StringVar(&o.Bucket, "bucket", "", "S3 bucket of the bundle")
+	cmd.Flags().StringVar(&o.Key, "key", "", "S3 key of the bundle")
+	cmd.Flags().StringVar(&o.Digest, "digest", "", "sha256:... of the bundle; without it the group is written suspended")
+	cmd.Flags().Int64Var(&o.Size, "size", 0, "of the bundle, in bytes")
+	cmd.MarkFlagsMutuallyExclusive("hosts", "tags")
+	return cmd
+}
+
+// coordinatorsCommand groups the verbs that make coordinator sets.
+func coordinatorsCommand() *cobra.Command {
+	coordinators := &cobra.Command{Use: "coordinators", Short: "Make coordinator sets"}
+	coordinators.AddCommand(coordinatorsInitCommand())
+	return coordinators
+}
+
+func coordinatorsInitCommand() *cobra.Command {
+	var voters []string
+	cmd := &cobra.Command{
+		Use:   "init NAME --voters HOST,HOST,HOST [DIR]",
+		Short: "Write coordinators/NAME.yaml of hosts in the inventory",
+		Args:  usageArgs(cobra.RangeArgs(1, 2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 2 {
+				dir = args[1]
+			}
+			state, problems := desired.Load(os.DirFS(dir))
+			names := make([]desired.HostName, 0, len(voters))
+			for _, v := range voters {
+				names = append(names, desired.HostName(v))
+				for _, p := range desired.Bad(problems) {
+					if p.File == "hosts/"+v+".yaml" {
+						fmt.Fprintln(cmd.ErrOrStderr(), p)
+					}
+				}
+			}
+			files, err := desired.CoordinatorsFile(args[0], names, state.Hosts)
+			if err != nil {
+				return err
+			}
+			if err := writeFiles(cmd.ErrOrStderr(), dir, files, false); err != nil {
+				return fmt.Errorf("cannot write coordinator set %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringSliceVar(&voters, "voters", nil, "1, 3, 5 or 7 hosts with an address")
+	return cmd
+}
+
+// hostCommand groups the verbs for this host's identity.
+func hostCommand() *cobra.Command {
+	host := &cobra.Command{Use: "host", Short: "Make this host's identity"}
+	host.AddCommand(hostInitCommand())
+	return host
+}
+
+func hostInitCommand() *cobra.Command {
+	var dataDir, name string
+	var tags map[string]string
+	h := desired.Host{}
+	cmd := &cobra.Command{
+		Use:   "init --name NAME",
+		Short: "Make this host's key and storage id, and print the hosts/NAME.yaml to commit",
+		Long:  "Make this host's key and storage id in the data directory and print the hosts/NAME.yaml to commit. What exists already is kept, so the verb may be repeated.",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			h.Name, h.Tags = desired.HostName(name), tags
+			if name == "" {
+				return exitError{code: codeUsage, err: errors.New("cannot make the host's identity: --name is missing; it is never guessed from the hostname")}
+			}
+			if h.Address != "" {
+				if err := desired.CheckAddress(h.Address, false); err != nil {
+					return exitError{code: codeUsage, err: fmt.Errorf("cannot use --address: %w", err)}
+				}
+			}
+			key, storage, err := hostIdentity(dataDir, rand.Reader)
+			if err != nil {
+				return fmt.Errorf("cannot make the identity of host %s: %w", name, err)
+			}
+			h.Keys, h.Storage = []ed25519.PublicKey{key}, storage
+			files, err := desired.HostFile(h)
+			if err != nil {
+				return err
+			}
+			for file, content := range files {
+				fmt.Fprintf(cmd.ErrOrStderr(), "commit this as %s:\n", file)
+				if _, err := io.WriteString(cmd.OutOrStdout(), content); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dataDir, "data-dir", "/var/lib/gitopsd", "the agent's dataDir")
+	cmd.Flags().StringVar(&name, "name", "", "the host's name in the inventory")
+	cmd.Flags().StringVar(&h.Address, "address", "", "HOST:PORT others dial; required for coordinators")
+	cmd.Flags().StringVar(&h.Zone, "zone", "", "what fails together, such as a rack")
+	cmd.Flags().StringVar(&h.Site, "site", "", "datacenter")
+	cmd.Flags().StringToStringVar(&tags, "tag", nil, "KEY=VALUE,... that groups select by")
+	return cmd
+}
+
+// hostIdentity reads the key and the storage id in dataDir, and makes what is missing.
+func hostIdentity(dataDir string, random io.Reader) (ed25519.PublicKey, string, error) {
+	if err := durable.MkdirAll(dataDir, 0o700); err != nil {
+		return nil, "", err
+	}
+	storage, err := storageID(filepath.Join(dataDir, storageIDFile), random)
+	if err != nil {
+		return nil, "", err
+	}
+	file := filepath.Join(dataDir, hostKeyFile)
+	key, err := transport.LoadKey(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err = transport.GenerateKey(file)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return key.Public().(ed25519.PublicKey), storage, nil
+}
+
+var storageIDForm = regexp.MustCompile(`^[0-9a-f]{16}\n?$`)
+
+// storageID reads the storage id in file, or makes one there.
+func storageID(file string, random io.Reader) (string, error) {
+	text, err := os.ReadFile(file)
+	switch {
+	case err == nil && !storageIDForm.Match(text):
+		return "", fmt.Errorf("%s does not hold 16 hexadecimal digits; restore it, or begin with an empty data directory", file)
+	case err == nil:
+		return strings.TrimSpace(string(text)), nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	var raw [8]byte
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
+		return "", err
+	}
+	id := hex.EncodeToString(raw[:])
+	return id, durable.WriteFile(file, []byte(id+"\n"), 0o644)
+}
