@@ -48,6 +48,9 @@ const (
 	tailFooterBytes = 4 + len(tailMagic)
 )
 
+// TailFooterBytes is how many bytes at the end of an archive tell whether it carries an index: see TailIndexLength.
+const TailFooterBytes = int64(tailFooterBytes)
+
 // ErrNoIndex says that an archive carries no index of ours: it was made by another tool.
 var ErrNoIndex = errors.New("the archive carries no gitopsd index")
 
@@ -366,16 +369,12 @@ func ReadIndex(r io.ReaderAt, size int64) (*Index, error) {
 	if _, err := r.ReadAt(footer, size-int64(len(footer))); err != nil {
 		return nil, fmt.Errorf("cannot read end of archive: %w", err)
 	}
-	length := int64(binary.LittleEndian.Uint32(footer))
-	if string(footer[4:]) != tailMagic {
+	length, ok := TailIndexLength(footer, size)
+	if !ok {
 		return nil, ErrNoIndex
 	}
-	start := size - int64(tailFooterBytes) - length
-	if length > MaxIndexBytes || start < skippableHeader {
-		return nil, fmt.Errorf("cannot read bundle index: %d bytes are not possible in an archive of %d", length, size)
-	}
 	data := make([]byte, length)
-	if _, err := r.ReadAt(data, start); err != nil {
+	if _, err := r.ReadAt(data, size-TailFooterBytes-length); err != nil {
 		return nil, fmt.Errorf("cannot read bundle index: %w", err)
 	}
 	x, err := DecodeIndex(data)
@@ -386,6 +385,16 @@ func ReadIndex(r io.ReaderAt, size int64) (*Index, error) {
 		return nil, fmt.Errorf("cannot use bundle index: it speaks of an archive of %d bytes, this one has %d", x.ArchiveSize(), size)
 	}
 	return x, nil
+}
+
+// TailIndexLength reads the last TailFooterBytes of an archive of size bytes: an encoded index of length bytes stands before them. ok is
+// false if the archive carries none.
+func TailIndexLength(footer []byte, size int64) (length int64, ok bool) {
+	if len(footer) != tailFooterBytes || string(footer[4:]) != tailMagic {
+		return 0, false
+	}
+	length = int64(binary.LittleEndian.Uint32(footer))
+	return length, length >= indexHeaderBytes && length <= MaxIndexBytes && length <= size-TailFooterBytes-skippableHeader
 }
 
 // Reuse says which pieces of next are already stored in have: for each piece of next the index of an equal piece of have, or -1.

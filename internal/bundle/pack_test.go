@@ -54,7 +54,9 @@ func sampleTree() fstest.MapFS {
 	}
 }
 
-func longName() string { return string(bytes.Repeat([]byte("n"), 200)) + "/" + string(bytes.Repeat([]byte("m"), 200)) }
+func longName() string {
+	return string(bytes.Repeat([]byte("n"), 200)) + "/" + string(bytes.Repeat([]byte("m"), 200))
+}
 
 func pack(t testing.TB, tree fs.FS, o PackOptions) ([]byte, *Index, Digest) {
 	t.Helper()

@@ -2,13 +2,21 @@ package origin
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path"
+	"strings"
 	"time"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
 )
 
-// Kind says which kind of origin a location is.
+// Kind says which kind of origin a location is; the names are those of a revision's revisionType.
 type Kind string
 
 // The kinds there are.
@@ -22,43 +30,234 @@ const (
 type Location struct {
 	Kind    Kind
 	Bucket  string // S3
-	Key     string // S3; for Directory the path below Options.Directories
+	Key     string // S3
 	Version string // S3 version id; "": the newest
 	ETag    string // S3 and Https: sent as If-Match, so that an overwritten key fails instead of mixing; "": none
 	URL     string // Https
 	Path    string // Directory: absolute path of the archive
 }
 
+// String names the location for people, without anything secret a URL may carry.
+func (l Location) String() string {
+	switch l.Kind {
+	case S3:
+		return "s3://" + l.Bucket + "/" + l.Key
+	case Https:
+		return redact(l.URL)
+	}
+	return l.Path
+}
+
+// index is where the piece index of the archive at l is stored.
+func (l Location) index() Location {
+	beside := Location{Kind: l.Kind, Bucket: l.Bucket, Key: l.Key + bundle.IndexSuffix, Path: l.Path + bundle.IndexSuffix}
+	if l.Kind == Https {
+		base, query, _ := strings.Cut(l.URL, "?")
+		if beside.URL = base + bundle.IndexSuffix; query != "" {
+			beside.URL += "?" + query
+		}
+	}
+	return beside
+}
+
+const defaultTimeout = 30 * time.Second
+
 // Options say how this host reaches origins; they come from its own configuration.
 type Options struct {
 	Endpoint        string        // S3 endpoint URL; "": AWS
-	Region          string        // S3 region; "": us-east-1 where an endpoint is given, else what the environment says
+	Region          string        // S3 region; "": what the environment says, else us-east-1 where an endpoint is given
 	PathStyle       bool          // S3 bucket in the path instead of the host name
-	CredentialsFile string        // AWS shared credentials file; "": the SDK's default chain
+	CredentialsFile string        // AWS shared credentials file, then the only source of credentials; "": the SDK's default chain
 	Timeout         time.Duration // until a response begins; 0: 30 s. Bodies are bounded by ctx alone
 	AllowHTTP       bool          // plain http:// for Kind Https, for tests
-	Client          *http.Client  // nil: one of its own with proxies from the environment
+	Client          *http.Client  // shared by all origins of a host; nil: NewClient(Timeout)
+}
+
+// NewClient makes the HTTP client that origins use: proxies and AWS_CA_BUNDLE from the environment, bounded waits, no cookies. Share one.
+func NewClient(timeout time.Duration) *http.Client {
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = timeout
+	transport.TLSHandshakeTimeout = timeout
+	transport.MaxIdleConnsPerHost = 8
+	transport.IdleConnTimeout = 30 * time.Second
+	transport.DisableCompression = true // an archive's bytes are counted and hashed as they are stored
+	if pool := bundledRoots(); pool != nil {
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	return &http.Client{Transport: transport}
+}
+
+// bundledRoots are the authorities that AWS_CA_BUNDLE adds to the system's. A file that cannot be read is reported by Open of kind S3,
+// whose SDK reads it too.
+func bundledRoots() *x509.CertPool {
+	file := os.Getenv("AWS_CA_BUNDLE")
+	if file == "" {
+		return nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	pool.AppendCertsFromPEM(data)
+	return pool
 }
 
 // Origin is one archive at its source. Its methods may be called from several goroutines.
 type Origin interface {
 	// Size returns the archive's size in bytes.
 	Size(ctx context.Context) (int64, error)
-	// ReadRange reads n bytes from off. Fewer bytes than n are an error of the reader, never a silent end.
+	// ReadRange reads n > 0 bytes from off. Fewer bytes than n are an error of the reader, never a silent end.
 	ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, error)
-	// ReadIndex returns the encoded piece index stored beside the archive. It is at most bundle.MaxIndexBytes long and unchecked.
+	// ReadIndex returns the encoded piece index: the one stored beside the archive, else the one at its end. It is at most
+	// bundle.MaxIndexBytes long and unchecked.
 	ReadIndex(ctx context.Context) ([]byte, error)
 }
 
 // Open prepares an origin without touching the network. An error means that location or options can never work.
-func Open(l Location, o Options) (Origin, error) { return nil, errors.ErrUnsupported }
-
-// Put stores an archive of size bytes at a location, in parts where it is large, and makes nothing visible before all of it is there.
-// progress, if not nil, is told the bytes sent so far.
-func Put(ctx context.Context, l Location, o Options, body io.ReaderAt, size int64, progress func(sent int64)) error {
-	return errors.ErrUnsupported
+func Open(l Location, o Options) (Origin, error) {
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Client == nil {
+		o.Client = NewClient(o.Timeout)
+	}
+	var err error
+	var from Origin
+	switch l.Kind {
+	case S3:
+		from, err = openS3(l, o)
+	case Https:
+		from, err = openHTTPS(l, o)
+	case Directory:
+		from, err = openDirectory(l)
+	default:
+		err = fmt.Errorf("kind %q is unknown; S3, Https and Directory are possible", l.Kind)
+	}
+	if err != nil {
+		return nil, &Error{Op: "open", Where: l.String(), Err: err}
+	}
+	return from, nil
 }
 
-// Transient reports whether err may go away by itself, so that trying again later makes sense. An error this package did not make is
-// transient unless it is context.Canceled.
-func Transient(err error) bool { return false }
+// readWhole reads a small object entirely, refusing more than limit bytes.
+func readWhole(r io.ReadCloser, limit int64) ([]byte, error) {
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, fmt.Errorf("it has more than the %d bytes an index may have", limit)
+	}
+	return data, err
+}
+
+// tailIndex reads the index that archives of our own format carry at their end. It returns nil where there is none.
+func tailIndex(ctx context.Context, from Origin) ([]byte, error) {
+	size, err := from.Size(ctx)
+	if err != nil || size < bundle.TailFooterBytes {
+		return nil, err
+	}
+	footer, err := readRange(ctx, from, size-bundle.TailFooterBytes, bundle.TailFooterBytes)
+	if err != nil {
+		return nil, err
+	}
+	length, ok := bundle.TailIndexLength(footer, size)
+	if !ok {
+		return nil, nil
+	}
+	return readRange(ctx, from, size-bundle.TailFooterBytes-length, length)
+}
+
+func readRange(ctx context.Context, from Origin, off, n int64) ([]byte, error) {
+	body, err := from.ReadRange(ctx, off, n)
+	if err != nil {
+		return nil, err
+	}
+	return readWhole(body, n)
+}
+
+// exactBody yields n bytes of a response or fails: a connection that ends early must not look like the end.
+type exactBody struct {
+	body io.ReadCloser
+	left int64
+	fail func(error) error // names operation and place
+}
+
+func (b *exactBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	switch {
+	case b.left == 0 && (err == nil || err == io.EOF):
+		return n, nil
+	case err == io.EOF:
+		return n, b.fail(fmt.Errorf("the response ended %d bytes early: %w", b.left, io.ErrUnexpectedEOF))
+	case err != nil:
+		return n, b.fail(err)
+	}
+	return n, nil
+}
+
+func (b *exactBody) Close() error { return b.body.Close() }
+
+func checkRange(off, n int64) error {
+	if off < 0 || n <= 0 || off > bundle.MaxArchiveBytes || n > bundle.MaxArchiveBytes {
+		return fmt.Errorf("internal error: range of %d bytes from %d", n, off)
+	}
+	return nil
+}
+
+// checkContentRange says whether a response holds the bytes asked for. Servers that ignore ranges answer with everything, which is only
+// good if everything was asked for.
+func checkContentRange(header string, status int, length, off, n int64) error {
+	if status == http.StatusPartialContent {
+		want := fmt.Sprintf("bytes %d-%d/", off, off+n-1)
+		if !strings.HasPrefix(header, want) {
+			return fmt.Errorf("asked for %d bytes from %d, it answered with %q: %w", n, off, header, errShorter)
+		}
+		return nil
+	}
+	if off == 0 && length == n {
+		return nil
+	}
+	return errors.New("the server ignores range requests, which piecewise distribution needs")
+}
+
+// errShorter says that the object is not as long as the revision says.
+var errShorter = errors.New("the stored object is shorter than the revision says")
+
+// Parse reads a location as commands take it: s3://bucket/key, https://..., file:///path or a path.
+func Parse(s string) (Location, error) {
+	switch {
+	case strings.HasPrefix(s, "s3://"):
+		bucket, key, found := strings.Cut(strings.TrimPrefix(s, "s3://"), "/")
+		if bucket == "" || !found || key == "" || strings.HasSuffix(key, "/") {
+			return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY", s)
+		}
+		return Location{Kind: S3, Bucket: bucket, Key: key}, nil
+	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
+		return Location{Kind: Https, URL: s}, nil
+	}
+	file := strings.TrimPrefix(s, "file://")
+	if !path.IsAbs(file) {
+		return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY, https://HOST/PATH or an absolute path", s)
+	}
+	return Location{Kind: Directory, Path: path.Clean(file)}, nil
+}
+
+// lengthOf is the total of a Content-Range header such as "bytes 0-0/123"; -1 if it does not tell.
+func lengthOf(header string) int64 {
+	_, total, found := strings.Cut(header, "/")
+	var n int64
+	if _, err := fmt.Sscanf(total, "%d", &n); !found || err != nil || n < 0 {
+		return -1
+	}
+	return n
+}

@@ -1,0 +1,160 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// credentialsFor is how long credentials read from a file are believed before the file is read again, so that rotating them needs no restart.
+const credentialsFor = 5 * time.Minute
+
+const defaultRegion = "us-east-1"
+
+// s3Origin is an archive in S3 or a store that speaks its protocol.
+type s3Origin struct {
+	location Location
+	client   *s3.Client
+}
+
+func openS3(l Location, o Options) (Origin, error) {
+	client, err := newS3(l, o)
+	if err != nil {
+		return nil, err
+	}
+	return &s3Origin{location: l, client: client}, nil
+}
+
+func newS3(l Location, o Options) (*s3.Client, error) {
+	if l.Bucket == "" || l.Key == "" {
+		return nil, errors.New("bucket and key are needed")
+	}
+	if o.Endpoint != "" && !strings.HasPrefix(o.Endpoint, "http://") && !strings.HasPrefix(o.Endpoint, "https://") {
+		return nil, fmt.Errorf("endpoint %q is no URL; write https://HOST", o.Endpoint)
+	}
+	load := []func(*config.LoadOptions) error{
+		config.WithLogger(logging.Nop{}),
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		// Stores other than AWS often lack the newer checksums; every byte is checked against git anyway.
+		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
+		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
+	}
+	if o.Region != "" {
+		load = append(load, config.WithRegion(o.Region))
+	}
+	if o.CredentialsFile != "" {
+		load = append(load, config.WithCredentialsProvider(aws.NewCredentialsCache(fileCredentials(o.CredentialsFile))))
+	}
+	// Nothing is asked of the network here: credentials are fetched with the first request, under its context.
+	cfg, err := config.LoadDefaultConfig(context.Background(), load...)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load AWS configuration: %w", err)
+	}
+	if cfg.Region == "" {
+		if o.Endpoint == "" && cfg.BaseEndpoint == nil {
+			return nil, errors.New("no region is known; set s3.region in gitopsd.yaml, or AWS_REGION")
+		}
+		cfg.Region = defaultRegion
+	}
+	return s3.NewFromConfig(cfg, func(so *s3.Options) {
+		so.HTTPClient = o.Client // not by config: with AWS_CA_BUNDLE set, that accepts no client but the SDK's own
+		so.UsePathStyle = o.PathStyle
+		if o.Endpoint != "" {
+			so.BaseEndpoint = aws.String(o.Endpoint)
+		}
+	}), nil
+}
+
+// fileCredentials reads one shared credentials file, and nothing else, each time it is asked. The profile is AWS_PROFILE or default.
+type fileCredentials string
+
+// Retrieve implements aws.CredentialsProvider.
+func (f fileCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	profile := os.Getenv("AWS_PROFILE")
+	if profile == "" {
+		profile = "default"
+	}
+	shared, err := config.LoadSharedConfigProfile(ctx, profile, func(o *config.LoadSharedConfigOptions) {
+		o.CredentialsFiles, o.ConfigFiles = []string{string(f)}, []string{}
+	})
+	if err != nil {
+		if _, statErr := os.Stat(string(f)); statErr != nil {
+			err = statErr
+		}
+		return aws.Credentials{}, fmt.Errorf("cannot read credentials file: %w", err)
+	}
+	found := shared.Credentials
+	if found.AccessKeyID == "" || found.SecretAccessKey == "" {
+		return aws.Credentials{}, fmt.Errorf("cannot read credentials file %s: profile %q has no aws_access_key_id and aws_secret_access_key", string(f), profile)
+	}
+	found.CanExpire, found.Expires = true, time.Now().Add(credentialsFor)
+	return found, nil
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func (s *s3Origin) Size(ctx context.Context) (int64, error) {
+	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: optional(s.location.ETag)})
+	if err != nil {
+		return 0, fail("ask for size of", s.location, err)
+	}
+	if head.ContentLength == nil {
+		return 0, permanent("ask for size of", s.location, errors.New("the store does not tell it"))
+	}
+	return *head.ContentLength, nil
+}
+
+func (s *s3Origin) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	if err := checkRange(off, n); err != nil {
+		return nil, fail("read", s.location, err)
+	}
+	got, err := s.client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: optional(s.location.ETag),
+		Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
+	})
+	if err != nil {
+		return nil, fail("read", s.location, err)
+	}
+	status, header := 200, aws.ToString(got.ContentRange)
+	if header != "" {
+		status = 206
+	}
+	if err := checkContentRange(header, status, aws.ToInt64(got.ContentLength), off, n); err != nil {
+		_ = got.Body.Close()
+		return nil, permanent("read", s.location, err)
+	}
+	return &exactBody{body: got.Body, left: n, fail: func(err error) error { return fail("read", s.location, err) }}, nil
+}
+
+func (s *s3Origin) ReadIndex(ctx context.Context) ([]byte, error) {
+	beside := s.location.index()
+	got, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &beside.Bucket, Key: &beside.Key})
+	if err == nil {
+		data, err := readWhole(got.Body, bundle.MaxIndexBytes)
+		return data, fail("read index of", s.location, err)
+	}
+	err = fail("read index of", s.location, err)
+	if !NotFound(err) {
+		return nil, err
+	}
+	if data, tailErr := tailIndex(ctx, s); tailErr != nil || data != nil {
+		return data, tailErr
+	}
+	return nil, err
+}
