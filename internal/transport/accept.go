@@ -54,7 +54,7 @@ func (t *Transport) accept(ctx context.Context, l net.Listener) error {
 
 // welcome does the handshake and says hello, within handshakeTimeout.
 func (t *Transport) welcome(ctx context.Context, raw net.Conn) (*Conn, error) {
-	deadline := time.Now().Add(handshakeTimeout)
+	deadline := time.Now().Add(t.patience)
 	if err := raw.SetDeadline(deadline); err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func (t *Transport) addresses(host string) []string {
 }
 
 func (t *Transport) dialAddress(ctx context.Context, host, addr, alpn string) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+handshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+t.patience)
 	defer cancel()
 	tcpCtx, done := context.WithTimeout(ctx, connectTimeout)
 	raw, err := t.dialTCP(tcpCtx, "tcp", addr)
@@ -81,7 +81,7 @@ func (t *Transport) dialAddress(ctx context.Context, host, addr, alpn string) (*
 
 // greet does the handshake and waits for the acceptor's hello.
 func (t *Transport) greet(ctx context.Context, raw net.Conn, host, alpn string) (*Conn, error) {
-	deadline := time.Now().Add(handshakeTimeout)
+	deadline := time.Now().Add(t.patience)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}

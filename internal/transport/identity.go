@@ -1,12 +1,8 @@
 package transport
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -15,12 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/crypto/ssh"
 )
 
 const (
-	keyType         = "ssh-ed25519"
-	keyMagic        = "openssh-key-v1\x00"
-	keyPEMType      = "OPENSSH PRIVATE KEY"
 	keyFileMaxBytes = 16 << 10
 	keyLineMaxBytes = 4 << 10
 	hostNameMax     = 128 // bytes of a host's name
@@ -77,7 +72,11 @@ func GenerateKey(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot generate host key: %w", err)
 	}
-	if err := writeNewFile(path, marshalKey(key)); err != nil {
+	block, err := ssh.MarshalPrivateKey(key, "gitopsd")
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode host key: %w", err)
+	}
+	if err := writeNewFile(path, pem.EncodeToMemory(block)); err != nil {
 		return nil, fmt.Errorf("cannot write host key: %w", err)
 	}
 	return key, nil
@@ -146,13 +145,20 @@ func PublicKeyLine(key ed25519.PrivateKey) string {
 }
 
 func publicLine(key ed25519.PublicKey) string {
-	return keyType + " " + base64.StdEncoding.EncodeToString(publicBlob(key))
+	k, err := ssh.NewPublicKey(key)
+	if err != nil {
+		panic("internal error: " + err.Error()) // an ed25519 key always converts
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
 }
 
 // Fingerprint returns the key's SHA256 fingerprint as ssh-keygen -l prints it.
 func Fingerprint(key ed25519.PublicKey) string {
-	sum := sha256.Sum256(publicBlob(key))
-	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
+	k, err := ssh.NewPublicKey(key)
+	if err != nil {
+		return "unknown"
+	}
+	return ssh.FingerprintSHA256(k)
 }
 
 // ParsePublicKey reads an OpenSSH public key line of type ssh-ed25519, with or
@@ -161,127 +167,46 @@ func ParsePublicKey(line string) (ed25519.PublicKey, error) {
 	if len(line) > keyLineMaxBytes {
 		return nil, fmt.Errorf("cannot parse public key: longer than %d bytes", keyLineMaxBytes)
 	}
-	fields := strings.Fields(line)
-	if len(fields) < 2 {
+	key, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
 		return nil, errors.New("cannot parse public key: want \"ssh-ed25519 AAAA...\"")
 	}
-	if fields[0] != keyType {
-		return nil, fmt.Errorf("cannot parse public key: type %q is not supported, use ssh-ed25519", fields[0])
+	if len(options) > 0 || strings.TrimSpace(string(rest)) != "" {
+		return nil, errors.New("cannot parse public key: want one key and nothing before or after it")
 	}
-	blob, err := base64.StdEncoding.DecodeString(fields[1])
-	if err != nil {
-		return nil, fmt.Errorf("cannot parse public key: %w", err)
+	if key.Type() != ssh.KeyAlgoED25519 {
+		return nil, fmt.Errorf("cannot parse public key: type %s is not supported, use ssh-ed25519", key.Type())
 	}
-	key, err := parsePublicBlob(blob)
-	if err != nil {
-		return nil, fmt.Errorf("cannot parse public key: %w", err)
+	holder, ok := key.(ssh.CryptoPublicKey)
+	if !ok {
+		return nil, errors.New("cannot parse public key: not a plain key")
 	}
-	return key, nil
-}
-
-func publicBlob(key ed25519.PublicKey) []byte {
-	return appendString(appendString(nil, []byte(keyType)), key)
-}
-
-func parsePublicBlob(blob []byte) (ed25519.PublicKey, error) {
-	r := &sshReader{rest: blob}
-	kind, key := r.string(), r.string()
-	if r.failed || len(r.rest) != 0 || string(kind) != keyType || len(key) != ed25519.PublicKeySize {
-		return nil, errors.New("not an ed25519 key")
+	public, ok := holder.CryptoPublicKey().(ed25519.PublicKey)
+	if !ok || len(public) != ed25519.PublicKeySize {
+		return nil, errors.New("cannot parse public key: not an ed25519 key")
 	}
-	return bytes.Clone(key), nil
-}
-
-// marshalKey writes the openssh-key-v1 container (PROTOCOL.key of OpenSSH).
-func marshalKey(key ed25519.PrivateKey) []byte {
-	var check [4]byte
-	_, _ = rand.Read(check[:])
-	public := key.Public().(ed25519.PublicKey)
-	private := append(check[:], check[:]...)
-	private = appendString(private, []byte(keyType))
-	private = appendString(private, public)
-	private = appendString(private, key)
-	private = appendString(private, []byte("gitopsd"))
-	for i := byte(1); len(private)%8 != 0; i++ {
-		private = append(private, i)
-	}
-	out := []byte(keyMagic)
-	out = appendString(out, []byte("none"))
-	out = appendString(out, []byte("none"))
-	out = appendString(out, nil)
-	out = binary.BigEndian.AppendUint32(out, 1)
-	out = appendString(out, publicBlob(public))
-	out = appendString(out, private)
-	return pem.EncodeToMemory(&pem.Block{Type: keyPEMType, Bytes: out})
+	return public, nil
 }
 
 func parseKey(data []byte) (ed25519.PrivateKey, error) {
 	if len(data) > keyFileMaxBytes {
 		return nil, fmt.Errorf("larger than %d bytes", keyFileMaxBytes)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != keyPEMType || !bytes.HasPrefix(block.Bytes, []byte(keyMagic)) {
-		return nil, errors.New("not an OpenSSH private key; make one with: gitopsd host init")
+	raw, err := ssh.ParseRawPrivateKey(data)
+	var missing *ssh.PassphraseMissingError
+	switch {
+	case errors.As(err, &missing):
+		return nil, errors.New("it has a passphrase, which an agent cannot type")
+	case err != nil:
+		return nil, fmt.Errorf("not an OpenSSH private key (make one with: gitopsd host init): %w", err)
 	}
-	r := &sshReader{rest: block.Bytes[len(keyMagic):]}
-	cipher, kdf, _ := r.string(), r.string(), r.string()
-	if r.failed {
-		return nil, errors.New("OpenSSH private key is cut short")
+	key, ok := raw.(*ed25519.PrivateKey)
+	if !ok || len(*key) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("it holds a %T, want an ed25519 key", raw)
 	}
-	if string(cipher) != "none" || string(kdf) != "none" {
-		return nil, fmt.Errorf("it has a passphrase (cipher %q), which an agent cannot type", cipher)
+	// The file holds both halves; only the seed decides.
+	if whole := ed25519.NewKeyFromSeed(key.Seed()); !whole.Equal(*key) {
+		return nil, errors.New("it is damaged: its halves do not belong together")
 	}
-	if n := r.uint32(); n != 1 {
-		return nil, fmt.Errorf("it holds %d keys, want 1", n)
-	}
-	public, err := parsePublicBlob(r.string())
-	if err != nil {
-		return nil, err
-	}
-	p := &sshReader{rest: r.string()}
-	check1, check2 := p.uint32(), p.uint32()
-	kind, inner, private := p.string(), p.string(), p.string()
-	if r.failed || p.failed || check1 != check2 {
-		return nil, errors.New("OpenSSH private key is damaged")
-	}
-	if string(kind) != keyType || len(private) != ed25519.PrivateKeySize {
-		return nil, fmt.Errorf("key type %q is not supported, use ssh-ed25519", kind)
-	}
-	key := ed25519.NewKeyFromSeed(private[:ed25519.SeedSize])
-	if !key.Equal(ed25519.PrivateKey(private)) || !public.Equal(key.Public()) || !bytes.Equal(inner, public) {
-		return nil, errors.New("OpenSSH private key is damaged: its halves do not belong together")
-	}
-	return key, nil
-}
-
-func appendString(b, s []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
-}
-
-// sshReader takes the length-prefixed fields of SSH structures; after the
-// first short field everything is empty and failed is set.
-type sshReader struct {
-	rest   []byte
-	failed bool
-}
-
-func (r *sshReader) uint32() uint32 {
-	if r.failed || len(r.rest) < 4 {
-		r.failed = true
-		return 0
-	}
-	n := binary.BigEndian.Uint32(r.rest)
-	r.rest = r.rest[4:]
-	return n
-}
-
-func (r *sshReader) string() []byte {
-	n := r.uint32()
-	if r.failed || uint64(n) > uint64(len(r.rest)) {
-		r.failed = true
-		return nil
-	}
-	s := r.rest[:n]
-	r.rest = r.rest[n:]
-	return s
+	return *key, nil
 }

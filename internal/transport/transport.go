@@ -120,6 +120,7 @@ type Transport struct {
 	unknown   bucket
 	wg        sync.WaitGroup // everything Run waits for
 	stopped   chan struct{}  // closed when Run begins to stop
+	patience  time.Duration  // handshakeTimeout, unless a test is in a hurry
 
 	mu        sync.Mutex
 	state     runState
@@ -168,6 +169,7 @@ func New(o Options) (*Transport, error) {
 		instances: newInstances(),
 		slots:     newSlots(),
 		stopped:   make(chan struct{}),
+		patience:  handshakeTimeout,
 		listener:  o.Listener,
 		listeners: map[string]*Listener{},
 		handlers:  map[string]map[uint16]StreamHandler{},
