@@ -2,6 +2,7 @@ package appspec
 
 import (
 	"fmt"
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
@@ -18,8 +19,8 @@ type Options struct {
 	FileName string // names the file in errors; default "appspec.yml"
 }
 
-// Parse reads an appspec.yml as CodeDeploy's agent does on a Linux host. The error is an *Error; warnings come with it too, as far as
-// the file could be read.
+// Parse reads an appspec.yml as CodeDeploy's agent does on a Linux host. The error is an *Error; warnings, in the order of their places,
+// come with it too, as far as the file could be read.
 func Parse(src []byte, opts Options) (*Spec, []Warning, error) {
 	if opts.FileName == "" {
 		opts.FileName = "appspec.yml"
@@ -31,6 +32,10 @@ func Parse(src []byte, opts Options) (*Spec, []Warning, error) {
 	c := checker{doc: doc}
 	c.warnDocument()
 	spec := c.spec(doc.root)
+	sort.SliceStable(c.warnings, func(i, j int) bool {
+		a, b := c.warnings[i].Position, c.warnings[j].Position
+		return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
+	})
 	if len(c.problems) > 0 {
 		return nil, c.warnings, &Error{FileName: opts.FileName, Problems: c.problems}
 	}

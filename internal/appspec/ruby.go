@@ -164,7 +164,9 @@ func rubyInt(text string) *big.Int {
 		if text[i] < '0' || text[i] > '9' {
 			break
 		}
-		digits = append(digits, text[i])
+		if len(digits) < maxDigits { // enough to tell that no timeout is that long
+			digits = append(digits, text[i])
+		}
 	}
 	n := new(big.Int)
 	n.SetString(string(digits), 10) // fails on no digits at all, which leaves zero

@@ -223,6 +223,9 @@ func plainInt(text string, base int) (*value, error) {
 	if base == 2 || base == 16 {
 		digits = digits[2:]
 	}
+	if len(digits) > maxDigits {
+		return nil, fmt.Errorf("the number has more than %d digits", maxDigits)
+	}
 	n, ok := new(big.Int).SetString(digits, base)
 	if !ok {
 		return nil, fmt.Errorf("invalid value for Integer(): %q", text)

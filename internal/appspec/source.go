@@ -15,8 +15,9 @@ import (
 // Bounds of what is read. The agent has none but its host's memory and stack; no appspec.yml in use comes near these.
 const (
 	MaxSourceBytes = 1 << 20 // size of the file
-	maxMarks       = 1 << 18 // commas, colons, brackets, dashes and lines: each may become a node, which takes some 250 bytes
+	maxMarks       = 1 << 17 // commas, colons, brackets, dashes and lines: each may become a node, which takes some 250 bytes
 	maxDepth       = 500     // levels of nesting
+	maxDigits      = 4096    // of a number
 	maxAliasWeight = 1 << 18 // what aliases may add to the file, in nodes and bytes of text
 )
 

@@ -37,6 +37,9 @@ func (c *checker) warnDocument() {
 func (c *checker) knownKeys(m *value, where, known string) {
 	names := strings.Fields(known)
 	for _, e := range m.entries {
+		if len(c.warnings) >= maxWarnings {
+			return
+		}
 		if e.key.kind == kindString && contains(names, e.key.text) {
 			continue
 		}

@@ -1,0 +1,414 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"sort"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/spf13/cobra"
+)
+
+// maxExplainedFiles bounds how many files explain lists; the rest is counted.
+const maxExplainedFiles = 10000
+
+// appspecExplainCommand says what a deployment of a bundle would do on this host.
+func appspecExplainCommand() *cobra.Command {
+	var output string
+	x := explainer{destinationRoot: "/"}
+	kind := string(appspec.InPlace)
+	cmd := &cobra.Command{
+		Use:   "explain DIR",
+		Short: "Say what deploying the bundle in DIR would do on this host, event by event and file by file",
+		Long: "Say what deploying the bundle unpacked in DIR would do on this host. Nothing is changed. What an earlier deployment of the same\n" +
+			"group installed is not known here: those files are removed before Install and do not count as existing.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkAppspecOutput(output); err != nil {
+				return err
+			}
+			x.kind = appspec.Kind(kind)
+			if appspec.Order(x.kind) == nil {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot explain a deployment of kind %q: --kind takes %s", kind, kindNames())}
+			}
+			explained, err := x.explain(args[0])
+			if err != nil {
+				return err
+			}
+			if output == "table" {
+				explained.print(cmd.OutOrStdout())
+			} else if err := printDocument(cmd.OutOrStdout(), output, explained); err != nil {
+				return err
+			}
+			return explained.exit()
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
+	cmd.Flags().StringVar(&kind, "kind", kind, "kind of deployment: "+kindNames())
+	cmd.Flags().StringVar(&x.destinationRoot, "destination-root", x.destinationRoot, "put before every destination, as in gitopsd.yaml")
+	return cmd
+}
+
+func kindNames() string {
+	var names []string
+	for _, k := range appspec.Kinds() {
+		names = append(names, string(k))
+	}
+	return strings.Join(names, ", ")
+}
+
+// explanation is what explain prints.
+type explanation struct {
+	appspecVerdict
+	Kind     appspec.Kind     `json:"kind"`
+	Events   []explainedEvent `json:"events"`
+	Problems []string         `json:"problems"` // what would fail on this host although the file is valid
+}
+
+// explainedEvent is one lifecycle event in the order of the deployment.
+type explainedEvent struct {
+	Event   appspec.Event     `json:"event"`
+	From    appspec.Revision  `json:"from"` // whose scripts run; "current" is this bundle
+	Scripts []explainedScript `json:"scripts,omitempty"`
+	Files   []explainedFile   `json:"files,omitempty"`
+	More    int               `json:"moreFiles,omitempty"` // files beyond the bound of the list
+}
+
+// explainedScript is one script of this bundle.
+type explainedScript struct {
+	Location       string `json:"location"`
+	TimeoutSeconds int64  `json:"timeoutSeconds"`
+	RunAs          string `json:"runas,omitempty"`
+	Sudo           bool   `json:"sudo,omitempty"`
+	State          string `json:"state"` // ready, missing, not executable, a directory
+}
+
+// explainedFile is one path that Install would make.
+type explainedFile struct {
+	Source      string   `json:"source,omitempty"` // below the bundle; empty for a folder on the way to a destination
+	Destination string   `json:"destination"`
+	Action      string   `json:"action"` // make folder, copy, overwrite, keep, refuse
+	Permissions []string `json:"permissions,omitempty"`
+}
+
+// explainer collects an explanation.
+type explainer struct {
+	kind            appspec.Kind
+	destinationRoot string
+
+	root     string // of the bundle
+	spec     *appspec.Spec
+	made     map[string]string // destinations so far, and the source of each
+	install  explainedEvent
+	problems []string
+}
+
+// explain explains the bundle in dir.
+func (x *explainer) explain(dir string) (explanation, error) {
+	file, err := findAppspec(dir)
+	if err != nil {
+		return explanation{}, err
+	}
+	verdict, spec, err := judgeAppspec(file)
+	if err != nil {
+		return explanation{}, err
+	}
+	explained := explanation{appspecVerdict: verdict, Kind: x.kind, Events: []explainedEvent{}, Problems: []string{}}
+	if spec == nil {
+		return explained, nil
+	}
+	x.root, x.spec, x.made = filepath.Dir(file), spec, make(map[string]string)
+	x.checkName(file)
+	for _, event := range appspec.Order(x.kind) {
+		e := explainedEvent{Event: event, From: event.From(x.kind), Scripts: x.scripts(event)}
+		if event == appspec.Install {
+			x.install = e
+			if err := x.files(); err != nil {
+				return explained, err
+			}
+			e = x.install
+		}
+		explained.Events = append(explained.Events, e)
+	}
+	x.checkUsers()
+	for _, p := range spec.Unusable() {
+		x.problem("%s: %s", place(file, p.Line, p.Column), p.Message)
+	}
+	explained.Problems = append(explained.Problems, x.problems...)
+	return explained, nil
+}
+
+func (x *explainer) problem(format string, args ...any) {
+	x.problems = append(x.problems, fmt.Sprintf(format, args...))
+}
+
+// checkName warns of file names with which CodeDeploy's agent has trouble.
+func (x *explainer) checkName(file string) {
+	if filepath.Base(file) != appspecAltName && filepath.Base(file) != appspecName {
+		return
+	}
+	if filepath.Base(file) == appspecAltName {
+		x.problem("the file is named %s: CodeDeploy's agent installs from it but looks for hooks in %s only", appspecAltName, appspecName)
+	} else if _, err := os.Lstat(filepath.Join(x.root, appspecAltName)); err == nil {
+		x.problem("the bundle holds %s and %s; the second is ignored", appspecName, appspecAltName)
+	}
+}
+
+// scripts lists the scripts of event, also those of an event that the revision before serves: they run when this bundle is that revision.
+func (x *explainer) scripts(event appspec.Event) []explainedScript {
+	if !event.Scriptable() {
+		return nil
+	}
+	var scripts []explainedScript
+	for _, s := range x.spec.Hooks[event] {
+		e := explainedScript{Location: s.Location, TimeoutSeconds: s.TimeoutSeconds, RunAs: s.RunAs, Sudo: s.Sudo, State: scriptState(filepath.Join(x.root, s.Location))}
+		scripts = append(scripts, e)
+		switch e.State {
+		case "ready":
+		case "not executable":
+			x.problem("%s: the script %s is not executable; it is made executable before it runs", event, s.Location)
+		default:
+			x.problem("%s: the script %s is %s, the event fails", event, s.Location, e.State)
+		}
+	}
+	return scripts
+}
+
+// scriptState looks at a script in the bundle.
+func scriptState(path string) string {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return "missing"
+	case info.IsDir():
+		return "a directory"
+	case info.Mode().Perm()&0o111 == 0:
+		return "not executable"
+	}
+	return "ready"
+}
+
+// checkUsers looks for the users and groups that the file names.
+func (x *explainer) checkUsers() {
+	seen := make(map[string]bool)
+	check := func(kind, name string, lookup func(string) error) {
+		if name == "" || seen[kind+name] {
+			return
+		}
+		seen[kind+name] = true
+		if lookup(name) != nil {
+			x.problem("this host has no %s %s", kind, name)
+		}
+	}
+	lookupUser := func(name string) error { _, err := user.Lookup(name); return err }
+	lookupGroup := func(name string) error { _, err := user.LookupGroup(name); return err }
+	for _, p := range x.spec.Permissions {
+		check("user", p.Owner, lookupUser)
+		check("group", p.Group, lookupGroup)
+	}
+	for _, event := range appspec.Events() {
+		for _, s := range x.spec.Hooks[event] {
+			check("user", s.RunAs, lookupUser)
+		}
+	}
+}
+
+// files explains the section files.
+func (x *explainer) files() error {
+	for _, f := range x.spec.Files {
+		source := filepath.Join(x.root, filepath.FromSlash(f.Source))
+		if rel, err := filepath.Rel(x.root, source); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			x.problem("the source %s leads out of the bundle", f.Source)
+			continue
+		}
+		info, err := os.Stat(source)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			x.problem("the bundle has no file %s", f.Source)
+			continue
+		case err != nil:
+			return fmt.Errorf("cannot read the bundle: %w", err)
+		}
+		if !info.IsDir() {
+			x.folders(f.Destination)
+			x.path(f.Source, filepath.Join(f.Destination, filepath.Base(source)), false)
+			continue
+		}
+		x.folders(f.Destination)
+		if err := x.tree(source, f.Destination); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tree explains the files below a folder of the bundle, in sorted order.
+func (x *explainer) tree(source, destination string) error {
+	return filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("cannot read the bundle: %w", err)
+		}
+		rel, err := filepath.Rel(source, path)
+		if err != nil || rel == "." {
+			return err
+		}
+		inBundle, err := filepath.Rel(x.root, path)
+		if err != nil {
+			return err
+		}
+		x.path(inBundle, filepath.Join(destination, rel), d.IsDir())
+		return nil
+	})
+}
+
+// folders explains the folders that are missing on the way to destination, destination included.
+func (x *explainer) folders(destination string) {
+	var missing []string
+	for dir := filepath.Clean(destination); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(x.onHost(dir)); err == nil {
+			break
+		}
+		missing = append(missing, dir)
+	}
+	sort.Strings(missing)
+	for _, dir := range missing {
+		x.path("", dir, true)
+	}
+}
+
+// onHost is where a destination is on this host.
+func (x *explainer) onHost(destination string) string {
+	return filepath.Join(x.destinationRoot, destination)
+}
+
+// path explains one destination.
+func (x *explainer) path(source, destination string, folder bool) {
+	if folder {
+		_, known := x.made[destination]
+		if info, err := os.Stat(x.onHost(destination)); known || err == nil && info.IsDir() {
+			return
+		}
+	} else if other, twice := x.made[destination]; twice {
+		x.problem("the destination %s is written twice, from %s and from %s", destination, other, source)
+		return
+	}
+	x.made[destination] = source
+	e := explainedFile{Source: source, Destination: destination, Action: "make folder"}
+	if !folder {
+		e.Action = x.action(destination)
+	}
+	for _, p := range x.spec.Permissions {
+		if p.Matches(destination, folder) && e.Action != "keep" {
+			e.Permissions = append(e.Permissions, describePermission(p))
+		}
+	}
+	if len(e.Permissions) > 1 {
+		x.problem("the permissions of %s are given %d times, Install refuses that", destination, len(e.Permissions))
+	}
+	if len(x.install.Files) >= maxExplainedFiles {
+		x.install.More++
+		return
+	}
+	x.install.Files = append(x.install.Files, e)
+}
+
+// action says what becomes of a file at destination.
+func (x *explainer) action(destination string) string {
+	if _, err := os.Stat(x.onHost(destination)); err != nil {
+		return "copy"
+	}
+	switch x.spec.FileExistsBehavior {
+	case appspec.Overwrite:
+		return "overwrite"
+	case appspec.Retain:
+		return "keep"
+	case "":
+		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there or the deployment says otherwise", destination)
+	default:
+		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there", destination)
+	}
+	return "refuse"
+}
+
+// describePermission says in a few words what a permission sets.
+func describePermission(p appspec.Permission) string {
+	var parts []string
+	if p.Mode != "" {
+		parts = append(parts, "mode "+string(p.Mode))
+	}
+	if p.Owner != "" {
+		parts = append(parts, "owner "+p.Owner)
+	}
+	if p.Group != "" {
+		parts = append(parts, "group "+p.Group)
+	}
+	if p.ACLs != nil {
+		var entries []string
+		for _, a := range p.ACLs {
+			entries = append(entries, a.String())
+		}
+		parts = append(parts, "acl "+strings.Join(entries, ","))
+	}
+	if p.Context != nil {
+		text := "context " + p.Context.Type
+		if p.Context.Range != nil {
+			text += ":" + p.Context.Range.String()
+		}
+		parts = append(parts, text)
+	}
+	if parts == nil {
+		return "nothing"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// print writes the explanation for people.
+func (x explanation) print(out io.Writer) {
+	for i, e := range x.Events {
+		fmt.Fprintf(out, "%2d %s%s\n", i+1, e.Event, eventNote(e))
+		table := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+		for _, s := range e.Scripts {
+			as := ""
+			if s.RunAs != "" {
+				as = "as " + s.RunAs
+			}
+			if s.Sudo {
+				as = strings.TrimSpace(as + " with sudo")
+			}
+			fmt.Fprintf(table, "     run\t%s\t%d s\t%s\t%s\n", s.Location, s.TimeoutSeconds, s.State, as)
+		}
+		for _, f := range e.Files {
+			fmt.Fprintf(table, "     %s\t%s\t%s\t%s\n", f.Action, f.Source, f.Destination, strings.Join(f.Permissions, "; "))
+		}
+		_ = table.Flush() // as the other writes to the terminal, not followed up
+		if e.More > 0 {
+			fmt.Fprintf(out, "     and %d more\n", e.More)
+		}
+	}
+	for _, p := range x.Problems {
+		fmt.Fprintf(out, "on this host: %s\n", p)
+	}
+	x.appspecVerdict.print(out)
+}
+
+// eventNote says who does the event, where this bundle does not.
+func eventNote(e explainedEvent) string {
+	switch {
+	case !e.Event.Scriptable():
+		return " (gitopsd itself)"
+	case e.From != appspec.CurrentRevision && len(e.Scripts) > 0:
+		return " (scripts of the revision deployed before; those of this bundle serve the next deployment)"
+	case e.From != appspec.CurrentRevision:
+		return " (scripts of the revision deployed before)"
+	case len(e.Scripts) == 0:
+		return " (no scripts)"
+	}
+	return ""
+}
