@@ -141,21 +141,39 @@ func (r *Repo) within(id string) (*objects, plumbing.Hash, error) {
 		return nil, h, err
 	}
 	on, err := r.graph.isAncestor(o, h, top)
-	if err == nil && !on {
-		err = &NotFoundError{ID: id}
+	if err != nil {
+		return nil, h, r.report(err)
 	}
-	return o, h, err
+	if !on {
+		return nil, h, &NotFoundError{ID: id}
+	}
+	return o, h, nil
+}
+
+// commitAt reads a commit of the accepted history; what is missing there is
+// damage.
+func (r *Repo) commitAt(id string) (*objects, *commit, error) {
+	o, h, err := r.within(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := o.commit(h)
+	return o, c, r.report(err)
+}
+
+// report notes damage and gives the error back.
+func (r *Repo) report(err error) error {
+	if err != nil && damaged(err) {
+		r.hurt(err)
+	}
+	return err
 }
 
 // Tree gives the files of a commit, read-only and lazily; the commit must be
 // the accepted one or an ancestor of it. Symbolic links and submodules show by
 // mode (fs.ModeSymlink, fs.ModeIrregular) and cannot be opened.
 func (r *Repo) Tree(id string) (fs.FS, error) {
-	o, h, err := r.within(id)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read commit %s: %w", short(id), err)
-	}
-	c, err := o.commit(h)
+	o, c, err := r.commitAt(id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read commit %s: %w", short(id), err)
 	}
@@ -169,11 +187,7 @@ func (r *Repo) Commit(id string) (Commit, error) {
 	if c, ok := r.Accepted(); ok && c.ID == id {
 		return c, nil
 	}
-	o, h, err := r.within(id)
-	if err != nil {
-		return Commit{}, fmt.Errorf("cannot read commit %s: %w", short(id), err)
-	}
-	c, err := o.commit(h)
+	o, c, err := r.commitAt(id)
 	if err != nil {
 		return Commit{}, fmt.Errorf("cannot read commit %s: %w", short(id), err)
 	}
@@ -211,14 +225,9 @@ func (r *Repo) Log(n int) ([]Commit, error) {
 	if !ok || n <= 0 {
 		return nil, nil
 	}
-	o := r.reader()
 	out := []Commit{accepted}
 	for at := accepted; len(out) < n && len(at.Parents) > 0; {
-		id, err := parseID(at.Parents[0])
-		if err != nil {
-			return out, err
-		}
-		c, err := o.commit(id)
+		o, c, err := r.commitAt(at.Parents[0])
 		if err != nil {
 			return out, fmt.Errorf("cannot read the log: %w", err)
 		}
@@ -233,13 +242,9 @@ func (r *Repo) DiffPaths(a, b string) ([]string, error) {
 	var trees [2]plumbing.Hash
 	var o *objects
 	for i, id := range []string{a, b} {
-		var h plumbing.Hash
+		var c *commit
 		var err error
-		if o, h, err = r.within(id); err != nil {
-			return nil, fmt.Errorf("cannot compare commits: %w", err)
-		}
-		c, err := o.commit(h)
-		if err != nil {
+		if o, c, err = r.commitAt(id); err != nil {
 			return nil, fmt.Errorf("cannot compare commits: %w", err)
 		}
 		trees[i] = c.tree
