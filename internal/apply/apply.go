@@ -1,15 +1,14 @@
 package apply
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
@@ -107,56 +106,23 @@ func New(opts Options) (*Applier, error) {
 	return a, a.prepareState()
 }
 
-// Preflight unpacks the release, unless it is there already, and checks all
-// that can be checked while the old version is running. The error is for what
-// kept it from finding out; refusals are in the report. It may run beside
-// deployments of other applications, not beside one of the same.
-func (a *Applier) Preflight(ctx context.Context, d Deployment) (PreflightReport, error) {
-	return PreflightReport{}, errors.ErrUnsupported
-}
-
-// Apply runs a deployment to its end. Refusals and failures are in the Result;
-// the error is for vetoes, interruption and a state directory that cannot be
-// written, after which the deployment may be pending. Applying a deployment
-// that has ended returns its recorded Result again and touches nothing. The
-// observer may be nil; it is called from this goroutine.
-func (a *Applier) Apply(ctx context.Context, d Deployment, observe func(EventUpdate)) (Result, error) {
-	return Result{}, errors.ErrUnsupported
-}
-
-// Pending lists the deployments that have begun and not ended.
-func (a *Applier) Pending() ([]Journal, error) { return nil, errors.ErrUnsupported }
-
-// Resume ends a pending deployment as decided. Events that ended before are
-// reported to the observer again.
-func (a *Applier) Resume(ctx context.Context, key Key, decision Decision, observe func(EventUpdate)) (Result, error) {
-	return Result{}, errors.ErrUnsupported
-}
-
-// Releases lists a group's releases on this host, newest first.
-func (a *Applier) Releases(groupID string) ([]Release, error) { return nil, errors.ErrUnsupported }
-
-// MarkGood makes the release of a deployment the group's last good one.
-func (a *Applier) MarkGood(key Key) error { return errors.ErrUnsupported }
-
-// Log opens the output of an event's hooks as it is at this moment; an empty
-// event means all events in order.
-func (a *Applier) Log(key Key, event string) (io.ReadCloser, error) {
-	return nil, errors.ErrUnsupported
-}
-
 func readUmask() uint32 {
+	data, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if n, err := strconv.ParseUint(strings.TrimSpace(value), 8, 12); err == nil {
+				return uint32(n)
+			}
+		}
+	}
 	return 0o022
 }
 
+// bootID names this boot of the host; empty where the kernel does not say.
 func bootID() string {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return string(data)
+	return strings.TrimSpace(string(data))
 }
-
-func (a *Applier) prepareState() error { return nil }
-
-var _ = syscall.Umask

@@ -47,6 +47,9 @@ type Source struct {
 	Path   string        `json:"path"`
 	Type   bundle.Type   `json:"type"`
 	Digest bundle.Digest `json:"digest,omitempty"` // verified by the caller; recorded with the release
+	// Release names an earlier release on this host to be used again, overlay
+	// included; Path and Type are not needed then.
+	Release *Key `json:"release,omitempty"`
 }
 
 // S3 is what hooks are told about the object a bundle came from. Empty fields
@@ -70,7 +73,7 @@ type Deployment struct {
 	// CommitTime is given to new and changed files of tar.zst bundles, which
 	// carry no times of their own. Zero: the time of the deployment.
 	CommitTime time.Time `json:"commitTime"`
-	Creator    string    `json:"creator"` // DEPLOYMENT_CREATOR; empty means user
+	Creator    string    `json:"creator"` // DEPLOYMENT_CREATOR of the hooks; empty: not set
 	// Kind decides which revision's scripts serve which event; empty means InPlace.
 	Kind appspec.Kind `json:"kind"`
 	// Events to run, in order; empty means those of Kind.
@@ -113,9 +116,6 @@ func (d *Deployment) normalize() error {
 	}
 	if len(d.Events) == 0 {
 		d.Events = appspec.Order(d.Kind)
-	}
-	if d.Creator == "" {
-		d.Creator = "user"
 	}
 	if d.AppSpecName == "" {
 		d.AppSpecName = "appspec.yml"

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// applyFlags are the flags of `gitopsd apply`.
+type applyFlags struct {
+	stateDir, destinationRoot         string
+	application, group, groupID       string
+	deploymentID, revisionType        string
+	s3, events, behavior              string
+	creator, deploymentType, appSpec  string
+	stopFailure, output, bundleCommit string
+	maxRevisions                      int
+	dryRun                            bool
+}
+
+// applyCommand deploys one bundle to this host alone, without a fleet.
+func applyCommand() *cobra.Command {
+	var f applyFlags
+	cmd := &cobra.Command{
+		Use:   "apply BUNDLE",
+		Short: "Deploy a bundle to this host alone, as codedeploy-local does",
+		Long: "Deploy a directory or an archive (zip, tgz, tar, tar.zst) with an appspec.yml to this host alone.\n\n" +
+			"Everything that can be checked is checked before the running version is touched. Running the same\n" +
+			"deployment again after an interruption goes on where it was; one that was interrupted by a crash and is\n" +
+			"followed by another is undone first.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/gitopsd/apply", "where releases and journals are kept; users that hooks run as must be able to enter it")
+	fl.StringVar(&f.destinationRoot, "destination-root", "/", "directory put before every destination and permission object")
+	fl.StringVar(&f.application, "application", "local", "application name")
+	fl.StringVar(&f.group, "group", "local", "deployment group name")
+	fl.StringVar(&f.groupID, "group-id", "", "deployment group id (default: the group's name)")
+	fl.StringVar(&f.deploymentID, "deployment-id", "", "deployment id (default: a new one)")
+	fl.StringVar(&f.revisionType, "revision-type", "", "directory, zip, tgz, tar or tar.zst (default: told from the name)")
+	fl.StringVar(&f.s3, "s3", "", "bucket=B,key=K,version=V,etag=E as hooks shall see them")
+	fl.StringVar(&f.bundleCommit, "bundle-commit", "", "BUNDLE_COMMIT as hooks shall see it")
+	fl.StringVar(&f.events, "events", "", "lifecycle events to run, separated by commas (default: those of an in-place deployment)")
+	fl.StringVar(&f.behavior, "file-exists-behavior", "", "DISALLOW, OVERWRITE or RETAIN, where appspec.yml says nothing (default DISALLOW)")
+	fl.StringVar(&f.creator, "creator", "", "DEPLOYMENT_CREATOR as hooks shall see it: user, codeDeployRollback, ...")
+	fl.StringVar(&f.deploymentType, "deployment-type", "IN_PLACE", "IN_PLACE or BLUE_GREEN")
+	fl.StringVar(&f.appSpec, "appspec", "", "name of the AppSpec file (default appspec.yml)")
+	fl.StringVar(&f.stopFailure, "stop-failure", "fail", "what a failing ApplicationStop leads to: fail, continue or use-new")
+	fl.IntVar(&f.maxRevisions, "max-revisions", 5, "releases to keep")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "check everything and say what would change, but change nothing")
+	fl.StringVarP(&f.output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func (f *applyFlags) run(cmd *cobra.Command, path string) error {
+	d, err := f.deployment(path)
+	if err != nil {
+		return exitError{code: codeUsage, err: err}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program to run hooks with: %w", err)
+	}
+	a, err := apply.New(apply.Options{StateDir: f.stateDir, DestinationRoot: f.destinationRoot, Supervisor: []string{self, "supervise"}})
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		report, err := a.Preflight(cmd.Context(), d)
+		if err != nil {
+			return err
+		}
+		return f.printReport(cmd.OutOrStdout(), report)
+	}
+	observe := func(apply.EventUpdate) {}
+	if f.output != "json" {
+		observe = func(u apply.EventUpdate) { printEvent(cmd.ErrOrStderr(), u.Report) }
+	}
+	res, err := applyOrResume(cmd.Context(), a, d, cmd.ErrOrStderr(), observe)
+	if err != nil {
+		return err
+	}
+	return f.printResult(cmd.OutOrStdout(), res)
+}
+
+// applyOrResume applies a deployment; one that was interrupted is gone on with,
+// and another one of the group that was is undone first.
+func applyOrResume(ctx context.Context, a *apply.Applier, d apply.Deployment, hints io.Writer, observe func(apply.EventUpdate)) (apply.Result, error) {
+	res, err := a.Apply(ctx, d, observe)
+	if !errors.Is(err, apply.ErrPending) {
+		return res, err
+	}
+	pending, listErr := a.Pending()
+	if listErr != nil {
+		return res, errors.Join(err, listErr)
+	}
+	for _, j := range pending {
+		if j.Key.GroupID != d.GroupID {
+			continue
+		}
+		if j.Key.DeploymentID == d.ID {
+			return a.Resume(ctx, j.Key, apply.Continue, observe)
+		}
+		fmt.Fprintf(hints, "deployment %s was interrupted; undoing it first\n", j.Key)
+		if _, err := a.Resume(ctx, j.Key, apply.Undo, nil); err != nil {
+			return res, err
+		}
+	}
+	return a.Apply(ctx, d, observe)
+}
+
+// deployment makes a deployment of the flags.
+func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
+	d := apply.Deployment{
+		ID: f.deploymentID, ApplicationName: f.application, GroupName: f.group, GroupID: f.groupID, Creator: f.creator,
+		AppSpecName: f.appSpec, FileExistsBehavior: appspec.FileExistsBehavior(strings.ToUpper(f.behavior)),
+		StopFailure: apply.StopFailure(f.stopFailure), MaxRevisions: f.maxRevisions, BundleCommit: f.bundleCommit,
+	}
+	if d.GroupID == "" {
+		d.GroupID = f.group
+	}
+	if d.ID == "" {
+		d.ID = "d-" + rand.Text()[:9]
+	}
+	for e := range strings.SplitSeq(f.events, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			d.Events = append(d.Events, appspec.Event(e))
+		}
+	}
+	if err := f.kind(&d); err != nil {
+		return d, err
+	}
+	for pair := range strings.SplitSeq(f.s3, ",") {
+		key, value, _ := strings.Cut(pair, "=")
+		switch key {
+		case "bucket":
+			d.S3.Bucket = value
+		case "key":
+			d.S3.Key = value
+		case "version":
+			d.S3.Version = value
+		case "etag":
+			d.S3.ETag = value
+		case "":
+		default:
+			return d, fmt.Errorf("cannot use --s3 %q: %q is none of bucket, key, version, etag", f.s3, key)
+		}
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return d, fmt.Errorf("cannot find bundle %s: %w", path, err)
+	}
+	d.Source.Path = abs
+	d.Source.Type, err = f.bundleType(abs)
+	return d, err
+}
+
+func (f *applyFlags) kind(d *apply.Deployment) error {
+	switch f.deploymentType {
+	case "IN_PLACE":
+		d.Kind = appspec.InPlace
+	case "BLUE_GREEN":
+		d.Kind = appspec.BlueGreenReplacement
+		if f.creator == apply.CreatorRollback {
+			d.Kind = appspec.BlueGreenRollbackReplacement
+		}
+	default:
+		return fmt.Errorf("cannot use --deployment-type %q: it is neither IN_PLACE nor BLUE_GREEN", f.deploymentType)
+	}
+	return nil
+}
+
+func (f *applyFlags) bundleType(path string) (bundle.Type, error) {
+	if f.revisionType != "" {
+		return bundle.ParseType(f.revisionType)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot find bundle: %w", err)
+	}
+	if info.IsDir() {
+		return bundle.TypeDirectory, nil
+	}
+	if t, ok := bundle.TypeOfName(path); ok {
+		return t, nil
+	}
+	return "", fmt.Errorf("cannot tell what kind of bundle %s is; give --revision-type", path)
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (f *applyFlags) printResult(w io.Writer, res apply.Result) error {
+	if f.output == "json" {
+		if err := printJSON(w, res); err != nil {
+			return err
+		}
+	} else {
+		for _, warning := range res.Warnings {
+			fmt.Fprintln(w, "warning:", warning)
+		}
+		if res.Error != nil {
+			fmt.Fprintln(w, res.Error)
+			if res.Error.LogTail != "" {
+				fmt.Fprint(w, res.Error.LogTail)
+			}
+		}
+		fmt.Fprintln(w, res.Outcome)
+	}
+	if res.Outcome != apply.OutcomeSucceeded {
+		return exitError{code: codeFailed}
+	}
+	return nil
+}
+
+func (f *applyFlags) printReport(w io.Writer, report apply.PreflightReport) error {
+	if f.output == "json" {
+		if err := printJSON(w, report); err != nil {
+			return err
+		}
+	} else {
+		for _, warning := range report.Warnings {
+			fmt.Fprintln(w, "warning:", warning)
+		}
+		for _, problem := range report.Problems {
+			fmt.Fprintln(w, problem)
+		}
+		c := report.Changes
+		if report.OK {
+			fmt.Fprintf(w, "would write %d paths (%d bytes), leave %d unchanged, remove %d and keep %d that were changed\n", c.Written, c.Bytes, c.Unchanged, c.Removed, c.Kept)
+		}
+	}
+	if !report.OK {
+		return exitError{code: codeFailed}
+	}
+	return nil
+}
+
+func printEvent(w io.Writer, rep apply.EventReport) {
+	line := fmt.Sprintf("%-20s %s", rep.Event, rep.Status)
+	if !rep.Start.IsZero() && !rep.End.IsZero() {
+		line += fmt.Sprintf(" (%.1f s)", rep.End.Sub(rep.Start).Seconds())
+	}
+	fmt.Fprintln(w, line)
+}

@@ -1,0 +1,146 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyFile copies the content of a file to a new one with mode 0600, sharing
+// the blocks where the file system can.
+func copyFile(from, to string) error {
+	src, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) != nil {
+		if _, err := io.Copy(dst, src); err != nil {
+			dst.Close()
+			return err
+		}
+	}
+	return dst.Close()
+}
+
+// copyTree copies a directory as a revision: files get the modes of their
+// source less the umask, links are copied as links, owner and times are new.
+func copyTree(ctx context.Context, from, to string, umask uint32) error {
+	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
+		if err := copyFile(path, dest); err != nil {
+			return err
+		}
+		return unix.Chmod(dest, unixMode(info)&^umask)
+	})
+}
+
+// linkTree makes a tree of the same files by hard links, or copies where that
+// is not possible.
+func linkTree(ctx context.Context, from, to string) error {
+	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
+		if os.Link(path, dest) == nil {
+			return nil
+		}
+		if err := copyFile(path, dest); err != nil {
+			return err
+		}
+		if err := os.Lchown(dest, -1, -1); err != nil {
+			return err
+		}
+		n, _, err := statNode(path)
+		if err != nil {
+			return err
+		}
+		if os.Geteuid() == 0 {
+			if err := os.Lchown(dest, n.UID, n.GID); err != nil {
+				return err
+			}
+		}
+		if err := unix.Chmod(dest, n.Mode); err != nil {
+			return err
+		}
+		return setTime(dest, n.MTimeNS)
+	})
+}
+
+func walkCopy(ctx context.Context, from, to string, file func(path, dest string, info fs.FileInfo) error) error {
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return fmt.Errorf("cannot copy the bundle: %w", err)
+	}
+	err = filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		dest := filepath.Join(to, rel)
+		if rel == "." {
+			return os.Mkdir(dest, 0o755)
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		switch {
+		case info.IsDir():
+			return os.Mkdir(dest, 0o755)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, dest)
+		case info.Mode().IsRegular():
+			return file(path, dest, info)
+		}
+		return &bundleError{fmt.Errorf("%s is neither file, directory nor link", rel)}
+	})
+	if err != nil {
+		return fmt.Errorf("cannot copy the bundle from %s: %w", from, err)
+	}
+	return nil
+}
+
+func unixMode(info fs.FileInfo) uint32 {
+	mode := uint32(info.Mode().Perm())
+	if info.Mode()&fs.ModeSetuid != 0 {
+		mode |= unix.S_ISUID
+	}
+	if info.Mode()&fs.ModeSetgid != 0 {
+		mode |= unix.S_ISGID
+	}
+	if info.Mode()&fs.ModeSticky != 0 {
+		mode |= unix.S_ISVTX
+	}
+	return mode
+}
+
+func setTime(path string, ns int64) error {
+	ts := unix.NsecToTimespec(ns)
+	err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return &fs.PathError{Op: "utimes", Path: path, Err: err}
+	}
+	return nil
+}
+
+// isMissing tells whether an error says that something is not there.
+func isMissing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
+}

@@ -1,0 +1,226 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
+)
+
+// host answers the planner's questions about this host, each path once.
+type host struct {
+	nodes  map[string]plan.Node
+	users  map[string]int
+	groups map[string]int
+	buf    []byte
+}
+
+func newHost() *host {
+	return &host{nodes: map[string]plan.Node{}, users: map[string]int{}, groups: map[string]int{}, buf: make([]byte, 256<<10)}
+}
+
+// Lstat implements plan.Host.
+func (h *host) Lstat(p string) plan.Node {
+	if n, ok := h.nodes[p]; ok {
+		return n
+	}
+	n, _, err := statNode(p)
+	if err == nil && n.Kind == plan.Link {
+		n.Leads, n.Real = leads(p)
+	}
+	h.nodes[p] = n
+	return n
+}
+
+// Names implements plan.Host.
+func (h *host) Names(p string) []string {
+	entries, err := os.ReadDir(p)
+	if err != nil {
+		return nil
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// Same implements plan.Host: size and time are trusted when both agree.
+func (h *host) Same(e plan.Entry) bool {
+	n := h.Lstat(e.Path)
+	if n.Kind != plan.File || n.Size != e.Size {
+		return false
+	}
+	if n.MTimeNS == e.MTimeNS {
+		return true
+	}
+	sum, err := hashFile(e.Path, h.buf)
+	return err == nil && sum == e.SHA256
+}
+
+// User implements plan.Host.
+func (h *host) User(name string) (int, bool) {
+	return lookup(h.users, name, func() (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return u.Uid, nil
+	})
+}
+
+// Group implements plan.Host.
+func (h *host) Group(name string) (int, bool) {
+	return lookup(h.groups, name, func() (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+}
+
+func lookup(known map[string]int, name string, find func() (string, error)) (int, bool) {
+	id, ok := known[name]
+	if !ok {
+		id = -1
+		if text, err := find(); err == nil {
+			if n, err := strconv.Atoi(text); err == nil {
+				id = n
+			}
+		}
+		known[name] = id
+	}
+	return id, id >= 0
+}
+
+// SELinux implements plan.Host.
+func (h *host) SELinux() bool {
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	return err == nil
+}
+
+// Extended attributes that hold access lists and contexts.
+const (
+	xattrAccess  = "system.posix_acl_access"
+	xattrDefault = "system.posix_acl_default"
+	xattrContext = "security.selinux"
+)
+
+// setAttr sets what the plan says about a file or directory. The owner comes
+// first, as changing it takes setuid and setgid away.
+func setAttr(path string, a plan.Attr) error {
+	if a.UID >= 0 || a.GID >= 0 {
+		if err := os.Lchown(path, a.UID, a.GID); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chmod(path, a.Mode); err != nil {
+		return &fs.PathError{Op: "chmod", Path: path, Err: err}
+	}
+	for _, acl := range []struct {
+		name  string
+		value []byte
+	}{{xattrAccess, a.Access}, {xattrDefault, a.Default}} {
+		if acl.value == nil {
+			continue
+		}
+		if err := unix.Lsetxattr(path, acl.name, acl.value, 0); err != nil {
+			return &fs.PathError{Op: "set access control list of", Path: path, Err: err}
+		}
+	}
+	if a.Context != nil {
+		return setContext(path, a.Context)
+	}
+	return nil
+}
+
+// dropACLs removes the access lists of a directory that is to have none.
+func dropACLs(path string, a plan.Attr) error {
+	for _, acl := range []struct {
+		name  string
+		value []byte
+	}{{xattrAccess, a.Access}, {xattrDefault, a.Default}} {
+		if acl.value != nil {
+			continue
+		}
+		err := unix.Lremovexattr(path, acl.name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return &fs.PathError{Op: "remove access control list of", Path: path, Err: err}
+		}
+	}
+	return nil
+}
+
+// readAttr reads what setAttr can change, for undo.
+func readAttr(path string) (plan.Attr, error) {
+	n, _, err := statNode(path)
+	if err != nil {
+		return plan.Attr{}, err
+	}
+	a := plan.Attr{Mode: n.Mode, UID: n.UID, GID: n.GID}
+	if a.Access, err = readXattr(path, xattrAccess); err != nil {
+		return a, err
+	}
+	a.Default, err = readXattr(path, xattrDefault)
+	return a, err
+}
+
+func readXattr(path, name string) ([]byte, error) {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Lgetxattr(path, name, buf)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "read " + name + " of", Path: path, Err: err}
+	}
+	return buf[:n], nil
+}
+
+// setContext changes the given parts of a path's SELinux context
+// (user:role:type:range) and leaves the others as the policy made them.
+func setContext(path string, c *plan.Context) error {
+	old, err := readXattr(path, xattrContext)
+	if err != nil {
+		return err
+	}
+	text, err := mergeContext(string(old), c)
+	if err != nil {
+		return fmt.Errorf("cannot set the SELinux context of %s: %w", path, err)
+	}
+	if err := unix.Lsetxattr(path, xattrContext, append([]byte(text), 0), 0); err != nil {
+		return &fs.PathError{Op: "set SELinux context of", Path: path, Err: err}
+	}
+	return nil
+}
+
+// topExisting returns the nearest directory at or above a path that exists.
+func topExisting(path string) string {
+	for {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return path
+		}
+		up := filepath.Dir(path)
+		if up == path {
+			return path
+		}
+		path = up
+	}
+}
+
+// device returns the number of the file system a directory is on.
+func device(dir string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return st.Dev, nil
+}

@@ -1,0 +1,326 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
+)
+
+// savedPlan is plan.json: what Install does and what its undo needs to know.
+type savedPlan struct {
+	Version int         `json:"version"`
+	Plan    *plan.Plan  `json:"plan"`
+	Before  []plan.Attr `json:"before"` // of the directories in Plan.Changes
+}
+
+// installer carries out one plan. Every step may run twice: what is done is
+// read from the tree.
+type installer struct {
+	a       *Applier
+	plan    *plan.Plan
+	before  []plan.Attr
+	archive string // the release's tree
+}
+
+// stage makes every new file beside its destination, complete with its
+// attributes.
+func (in *installer) stage(ctx context.Context) error {
+	for i := range in.plan.Units {
+		u := &in.plan.Units[i]
+		if err := in.unstage(u); err != nil {
+			return err
+		}
+		for j := range u.Items {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("%w: %w", ErrInterrupted, err)
+			}
+			if err := in.make(u, &u.Items[j]); err != nil {
+				return fmt.Errorf("cannot install %s: %w", u.Items[j].Path, err)
+			}
+		}
+		for j := len(u.Items) - 1; j >= 0; j-- {
+			if item := &u.Items[j]; item.Kind == plan.Dir {
+				if err := in.set(u, item); err != nil {
+					return fmt.Errorf("cannot install %s: %w", item.Path, err)
+				}
+			}
+		}
+	}
+	return in.sync()
+}
+
+// staged returns where an item is built.
+func staged(u *plan.Unit, item *plan.Item) string {
+	return u.Stage + strings.TrimPrefix(item.Path, u.Dest)
+}
+
+func (in *installer) make(u *plan.Unit, item *plan.Item) error {
+	path := staged(u, item)
+	if err := in.a.opts.Disk.Step("stage", path); err != nil {
+		return err
+	}
+	switch item.Kind {
+	case plan.Dir:
+		return os.Mkdir(path, 0o777)
+	case plan.Link:
+		return os.Symlink(item.Target, path)
+	}
+	if err := copyFile(filepath.Join(in.archive, filepath.FromSlash(item.Source)), path); err != nil {
+		return err
+	}
+	return in.set(u, item)
+}
+
+func (in *installer) set(u *plan.Unit, item *plan.Item) error {
+	path := staged(u, item)
+	if err := setAttr(path, item.Attr); err != nil {
+		return err
+	}
+	if item.Kind == plan.File {
+		return setTime(path, item.MTimeNS)
+	}
+	return nil
+}
+
+// unstage removes what was built for a unit and is not in place.
+func (in *installer) unstage(u *plan.Unit) error {
+	if _, err := os.Lstat(u.Stage); isMissing(err) {
+		return nil
+	}
+	if err := in.a.opts.Disk.Step("unstage", u.Stage); err != nil {
+		return err
+	}
+	return removeTree(u.Stage)
+}
+
+// removeTree removes a tree even where directories in it are not writable.
+func removeTree(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil {
+		return nil
+	}
+	filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(path)
+}
+
+// commit puts everything in place.
+func (in *installer) commit() error {
+	for i, c := range in.plan.Changes {
+		if err := in.a.opts.Disk.Step("change", c.Path); err != nil {
+			return err
+		}
+		if err := change(c.Path, c.New); err != nil {
+			return fmt.Errorf("cannot set the attributes of %s: %w", in.plan.Changes[i].Path, err)
+		}
+	}
+	for i := range in.plan.Removals {
+		r := &in.plan.Removals[i]
+		if err := in.move("remove", r.Path, r.Saved); err != nil && !isMissing(err) {
+			return fmt.Errorf("cannot remove %s: %w", r.Path, err)
+		}
+	}
+	for i := range in.plan.Units {
+		if err := in.swap(&in.plan.Units[i]); err != nil {
+			return fmt.Errorf("cannot put %s in place: %w", in.plan.Units[i].Dest, err)
+		}
+	}
+	return in.sync()
+}
+
+func (in *installer) move(kind, from, to string) error {
+	if err := in.a.opts.Disk.Step(kind, from); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+// swap puts one unit in place and saves what was there.
+func (in *installer) swap(u *plan.Unit) error {
+	dir := u.Items[0].Kind == plan.Dir
+	switch {
+	case u.Old == plan.None:
+		if err := in.a.opts.Disk.Step("place", u.Dest); err != nil {
+			return err
+		}
+		return renameNew(u.Stage, u.Dest)
+	case u.Old == plan.Dir || dir:
+		if err := in.move("save", u.Dest, u.Saved); err != nil && !isMissing(err) {
+			return err
+		}
+	default:
+		if err := in.save(u); err != nil && !isMissing(err) {
+			return err
+		}
+	}
+	return in.move("place", u.Stage, u.Dest)
+}
+
+// save gives a file or link a second name, so that its own is never missing.
+func (in *installer) save(u *plan.Unit) error {
+	if err := in.a.opts.Disk.Step("save", u.Dest); err != nil {
+		return err
+	}
+	if err := os.Remove(u.Saved); err != nil && !isMissing(err) {
+		return err
+	}
+	if err := os.Link(u.Dest, u.Saved); err == nil || isMissing(err) {
+		return err
+	}
+	return os.Rename(u.Dest, u.Saved)
+}
+
+// renameNew renames to a name that must not be taken.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		if _, err := os.Lstat(to); err == nil {
+			return &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist}
+		}
+		return os.Rename(from, to)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+func change(path string, a plan.Attr) error {
+	if err := dropACLs(path, a); err != nil {
+		return err
+	}
+	return setAttr(path, a)
+}
+
+// undo restores what was there before. placed tells whether renames may have
+// begun.
+func (in *installer) undo(placed bool) error {
+	if placed {
+		for i := range in.plan.Units {
+			if err := in.restore(&in.plan.Units[i]); err != nil {
+				return fmt.Errorf("cannot restore %s: %w", in.plan.Units[i].Dest, err)
+			}
+		}
+		for _, r := range in.plan.Removals {
+			if err := in.move("restore", r.Saved, r.Path); err != nil && !isMissing(err) {
+				return fmt.Errorf("cannot restore %s: %w", r.Path, err)
+			}
+		}
+		for i, c := range in.plan.Changes {
+			if err := in.a.opts.Disk.Step("restore", c.Path); err != nil {
+				return err
+			}
+			if err := change(c.Path, in.before[i]); err != nil {
+				return fmt.Errorf("cannot restore the attributes of %s: %w", c.Path, err)
+			}
+		}
+	}
+	for i := range in.plan.Units {
+		if err := in.unstage(&in.plan.Units[i]); err != nil {
+			return fmt.Errorf("cannot remove %s: %w", in.plan.Units[i].Stage, err)
+		}
+	}
+	return in.sync()
+}
+
+// restore takes one unit back.
+func (in *installer) restore(u *plan.Unit) error {
+	saved, savedErr := os.Lstat(u.Saved)
+	if savedErr != nil && !isMissing(savedErr) {
+		return savedErr
+	}
+	if err := in.a.opts.Disk.Step("restore", u.Dest); err != nil {
+		return err
+	}
+	if savedErr != nil { // nothing was saved: either nothing was there, or it is there still
+		if u.Old != plan.None || exists(u.Stage) || !exists(u.Dest) {
+			return nil
+		}
+		return os.Rename(u.Dest, u.Stage)
+	}
+	if dest, err := os.Lstat(u.Dest); err == nil {
+		if os.SameFile(dest, saved) {
+			return os.Remove(u.Saved)
+		}
+		if dest.IsDir() || saved.IsDir() {
+			if err := os.Rename(u.Dest, u.Stage); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Rename(u.Saved, u.Dest)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// clean removes what was saved and the directories that became empty.
+func (in *installer) clean() error {
+	for i := range in.plan.Units {
+		if err := in.discard(in.plan.Units[i].Saved); err != nil {
+			return err
+		}
+	}
+	for _, r := range in.plan.Removals {
+		if err := in.discard(r.Saved); err != nil {
+			return err
+		}
+	}
+	for _, dir := range in.plan.Rmdir {
+		if err := in.a.opts.Disk.Step("rmdir", dir); err != nil {
+			return err
+		}
+		err := unix.Rmdir(dir)
+		if err != nil && !isMissing(err) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
+			in.a.log.Warn("cannot remove a directory that the previous revision made", "path", dir, "error", err)
+		}
+	}
+	return nil
+}
+
+func (in *installer) discard(saved string) error {
+	if !exists(saved) {
+		return nil
+	}
+	if err := in.a.opts.Disk.Step("discard", saved); err != nil {
+		return err
+	}
+	if err := removeTree(saved); err != nil {
+		return fmt.Errorf("cannot remove what an earlier revision left: %w", err)
+	}
+	return nil
+}
+
+// sync makes every destination's file system durable, each once.
+func (in *installer) sync() error {
+	done := map[uint64]bool{}
+	for _, dir := range in.plan.Touched() {
+		dir = topExisting(dir)
+		dev, err := device(dir)
+		if err != nil {
+			return err
+		}
+		if done[dev] {
+			continue
+		}
+		done[dev] = true
+		if err := in.a.opts.Disk.SyncFS(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,226 @@
+package apply
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/durable"
+)
+
+const journalVersion = 1
+
+// record is one line of the journal. Every field but the version is optional.
+type record struct {
+	Version  int           `json:"v"`
+	Time     time.Time     `json:"time"`
+	Boot     string        `json:"boot,omitempty"`     // in the first record, and in one after each restart
+	Began    bool          `json:"began,omitempty"`    // the point of no return was passed
+	Events   []EventReport `json:"events,omitempty"`   // new states of events
+	Install  installPhase  `json:"install,omitempty"`  // how far Install came
+	Decision Decision      `json:"decision,omitempty"` // what Resume was told
+	Result   *Result       `json:"result,omitempty"`   // the end; without ScriptsLog
+}
+
+// installPhase is how far Install came; each is written before what it names.
+type installPhase string
+
+const (
+	phaseStaging  installPhase = "staging"  // the plan is durable; copies are made beside their destinations
+	phaseRenaming installPhase = "renaming" // all copies are durable; old is being replaced by new
+	phaseRenamed  installPhase = "renamed"  // everything is in place and durable; what was saved is removed
+	phaseUndoing  installPhase = "undoing"  // old is being restored
+	phaseUndone   installPhase = "undone"   // the old version is in place
+)
+
+// story is what a journal tells.
+type story struct {
+	boot     string
+	began    bool
+	events   map[eventID]EventReport
+	install  installPhase
+	decision Decision
+	result   *Result
+}
+
+// eventID tells an event of the deployment from the same one run while undoing.
+type eventID struct {
+	event appspec.Event
+	undo  bool
+}
+
+func (s *story) add(r record) {
+	if r.Boot != "" {
+		s.boot = r.Boot
+	}
+	s.began = s.began || r.Began
+	for _, e := range r.Events {
+		s.events[eventID{e.Event, e.Undo}] = e
+	}
+	if r.Install != "" {
+		s.install = r.Install
+	}
+	if r.Decision != "" {
+		s.decision = r.Decision
+	}
+	if r.Result != nil {
+		s.result = r.Result
+	}
+}
+
+// decodeStory reads the records of a journal.
+func decodeStory(records [][]byte) (*story, error) {
+	s := &story{events: map[eventID]EventReport{}}
+	for i, data := range records {
+		var r record
+		if err := json.Unmarshal(data, &r); err != nil {
+			return nil, fmt.Errorf("record %d: %w", i+1, err)
+		}
+		if r.Version != journalVersion {
+			return nil, fmt.Errorf("record %d has version %d, this gitopsd knows version %d", i+1, r.Version, journalVersion)
+		}
+		s.add(r)
+	}
+	return s, nil
+}
+
+func (a *Applier) journalFile(k Key) string { return filepath.Join(a.deploymentDir(k), "journal") }
+
+// readStory reads a deployment's journal beside its writer.
+func (a *Applier) readStory(k Key) (*story, error) {
+	records, err := durable.ReadLog(a.journalFile(k), recordMax)
+	if err != nil {
+		return nil, err
+	}
+	s, err := decodeStory(records)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read journal %s: %w", a.journalFile(k), err)
+	}
+	return s, nil
+}
+
+// ended tells whether a deployment needs nobody any more: it ended, or it never
+// got as far as a journal.
+func (a *Applier) ended(k Key) bool {
+	s, err := a.readStory(k)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && s.result != nil
+}
+
+// deployments lists a group's deployments that have a journal, newest first.
+func (a *Applier) deployments(groupID string) ([]Key, error) {
+	entries, err := os.ReadDir(a.deploymentsDir(groupID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list deployments: %w", err)
+	}
+	type aged struct {
+		key Key
+		at  time.Time
+	}
+	var found []aged
+	for _, e := range entries {
+		k, ok := parseName(groupID, e.Name())
+		if !ok {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(a.deploymentDir(k), "deployment.json"))
+		if err != nil {
+			continue
+		}
+		found = append(found, aged{k, info.ModTime()})
+	}
+	sort.Slice(found, func(i, j int) bool {
+		if !found[i].at.Equal(found[j].at) {
+			return found[i].at.After(found[j].at)
+		}
+		return found[i].key.name() > found[j].key.name()
+	})
+	keys := make([]Key, len(found))
+	for i, f := range found {
+		keys[i] = f.key
+	}
+	return keys, nil
+}
+
+// Pending lists the deployments that have begun and not ended. One whose
+// journal cannot be read is left out of the list and named in the error.
+func (a *Applier) Pending() ([]Journal, error) {
+	groups, err := a.groupIDs()
+	if err != nil {
+		return nil, err
+	}
+	var out []Journal
+	var wrong []error
+	for _, g := range groups {
+		keys, err := a.deployments(g)
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		for _, k := range keys {
+			j, err := a.pendingJournal(k)
+			if err != nil {
+				wrong = append(wrong, err)
+			} else if j != nil {
+				out = append(out, *j)
+			}
+		}
+	}
+	return out, errors.Join(wrong...)
+}
+
+// pendingJournal describes one deployment, nil if it ended.
+func (a *Applier) pendingJournal(k Key) (*Journal, error) {
+	s, err := a.readStory(k)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && s.result != nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, err := a.readDeployment(k)
+	if err != nil {
+		return nil, err
+	}
+	j := &Journal{Key: k, Deployment: *d, SameBoot: s.boot == a.boot, Began: s.began}
+	for _, undo := range []bool{false, true} {
+		for _, e := range d.Events {
+			if r, ok := s.events[eventID{e, undo}]; ok {
+				j.Events = append(j.Events, r)
+				j.Installing = j.Installing || e == appspec.Install && r.Status == StatusInProgress
+				if r.Status == StatusInProgress && supervisorAlive(a.hookDir(k, e, variantOf(undo))) {
+					j.Running = true
+				}
+			}
+		}
+	}
+	return j, nil
+}
+
+// deploymentState is deployment.json.
+type deploymentState struct {
+	Version    int        `json:"version"`
+	Deployment Deployment `json:"deployment"`
+}
+
+func (a *Applier) readDeployment(k Key) (*Deployment, error) {
+	var s deploymentState
+	if err := readState(filepath.Join(a.deploymentDir(k), "deployment.json"), &s); err != nil {
+		return nil, err
+	}
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("cannot read deployment %s: format version %d is not known, only %d", k, s.Version, stateVersion)
+	}
+	return &s.Deployment, nil
+}

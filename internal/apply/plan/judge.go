@@ -1,0 +1,157 @@
+package plan
+
+import (
+	"path"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+)
+
+// judgeAll compares every target with what is on the disk.
+func (b *builder) judgeAll() {
+	var replaced string // a directory path that will be new, so that all below it is
+	for _, p := range b.sorted() {
+		t := b.targets[p]
+		if t == nil {
+			continue
+		}
+		if replaced != "" && strings.HasPrefix(p, replaced+"/") {
+			continue
+		}
+		if t.dir {
+			if b.judgeDir(t) {
+				replaced = p
+			}
+			continue
+		}
+		b.judgeFile(t)
+	}
+	for _, p := range b.sorted() {
+		b.setDefaults(b.targets[p])
+	}
+}
+
+// judgeDir tells whether the directory will be new.
+func (b *builder) judgeDir(t *target) bool {
+	n := b.in.Host.Lstat(t.path)
+	switch {
+	case n.Kind == None:
+		return true
+	case n.Kind == Dir || n.Kind == Link && n.Leads == Dir:
+		if e, ours := b.previous[t.path]; ours && e.Kind == Dir && n.Kind == Dir {
+			t.exists = true
+		} else {
+			delete(b.targets, t.path) // not ours: neither touched nor owned
+		}
+		return false
+	}
+	if _, ours := b.previous[t.path]; ours && n.Kind != Other {
+		t.old = n.Kind
+		return true
+	}
+	b.problem(Present, "%sa directory is to be made where a file exists already: File exists - %s", prefix, t.path)
+	return true
+}
+
+func (b *builder) judgeFile(t *target) {
+	n := b.in.Host.Lstat(t.path)
+	t.old = n.Kind
+	if n.Kind == None {
+		return
+	}
+	if e, ours := b.previous[t.path]; ours {
+		switch {
+		case n.Kind == File || n.Kind == Link:
+		case n.Kind == Dir && e.Kind == Dir && b.allOurs(t.path):
+		default:
+			b.problem(Present, "%sa directory or device that no deployment made is in the way at %s", prefix, t.path)
+		}
+		return
+	}
+	switch b.behavior {
+	case appspec.Retain:
+		b.retained[t.path] = true
+		delete(b.targets, t.path)
+	case appspec.Overwrite:
+		b.overwrite(t, n)
+	default:
+		b.problem(Present, "%sa specified file already exists at this location: %s", prefix, t.path)
+	}
+}
+
+// overwrite settles where a file goes that is to replace what nobody deployed:
+// as for the agent, into a directory of its name and through a link.
+func (b *builder) overwrite(t *target, n Node) {
+	switch {
+	case n.Kind == File || n.Kind == Link && (n.Leads == None || t.node.Kind == Link && n.Leads != Dir):
+		return
+	case n.Kind == Link && n.Leads == File && n.Real != "":
+		b.warn("%s is a link; the file is written to %s, where it leads", t.path, n.Real)
+		b.move(t, n.Real)
+	case t.node.Kind == File && (n.Kind == Dir || n.Kind == Link && n.Leads == Dir):
+		b.warn("%s is a directory; the file is put into it", t.path)
+		b.move(t, path.Join(t.path, path.Base(t.path)))
+	default:
+		b.problem(Present, "%swhat exists at %s cannot be overwritten by a %s", prefix, t.path, t.node.Kind)
+	}
+}
+
+// move sends a target elsewhere, where it is judged anew.
+func (b *builder) move(t *target, to string) {
+	delete(b.targets, t.path)
+	if i, claimed := b.others[to]; claimed {
+		b.problem(Claimed, "%s%s belongs to group %s of application %s", prefix, to, b.in.Others[i].GroupID, b.in.Others[i].Application)
+		return
+	}
+	if b.targets[to] != nil {
+		b.problem(Present, "%stwo files would be written to %s", prefix, to)
+		return
+	}
+	if n := b.in.Host.Lstat(to); n.Kind == Dir || n.Kind == Link || n.Kind == Other {
+		b.problem(Present, "%swhat exists at %s cannot be overwritten", prefix, to)
+		return
+	} else {
+		t.old = n.Kind
+	}
+	t.path = to
+	b.targets[to] = t
+}
+
+// allOurs tells whether a directory on the disk holds nothing but what earlier
+// deployments put there.
+func (b *builder) allOurs(dir string) bool {
+	for _, name := range b.in.Host.Names(dir) {
+		p := path.Join(dir, name)
+		e, ours := b.previous[p]
+		if !ours {
+			return false
+		}
+		if e.Kind == Dir && !b.allOurs(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// setDefaults gives a target the attributes it has before permissions.
+func (b *builder) setDefaults(t *target) {
+	t.attr = Attr{UID: -1, GID: -1}
+	if t.dir {
+		t.attr.Mode = 0o777 &^ b.in.Umask
+		if n := b.in.Host.Lstat(t.path); t.exists {
+			t.attr.Mode, t.attr.UID, t.attr.GID = n.Mode, n.UID, n.GID
+			if b.allOurs(t.path) {
+				// The agent would have removed and made it again.
+				t.attr.Mode = 0o777&^b.in.Umask | n.Mode&0o2000
+				if b.in.Privileged {
+					t.attr.UID = b.in.UID
+				}
+			}
+		}
+		return
+	}
+	t.attr.Mode = t.node.Mode
+	if b.in.Privileged {
+		t.attr.UID, t.attr.GID = t.node.UID, t.node.GID
+	}
+}

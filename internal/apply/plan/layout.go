@@ -1,0 +1,191 @@
+package plan
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// layOut turns the targets into units of one rename each.
+func (b *builder) layOut() {
+	var unit *Unit
+	flush := func() {
+		if unit != nil {
+			b.plan.Units = append(b.plan.Units, *unit)
+			unit = nil
+		}
+	}
+	for _, p := range b.sorted() {
+		t := b.targets[p]
+		inside := unit != nil && strings.HasPrefix(p, unit.Dest+"/")
+		entry := b.entry(t)
+		if !inside {
+			flush()
+			if t.exists {
+				b.plan.Installed = append(b.plan.Installed, entry)
+				b.change(t)
+				continue
+			}
+			if kept, ok := b.unchanged(t, entry); ok {
+				b.plan.Installed = append(b.plan.Installed, kept)
+				b.plan.Unchanged++
+				continue
+			}
+			unit = &Unit{Dest: p, Old: t.old}
+			unit.Stage, unit.Saved = b.names(p)
+		}
+		b.plan.Installed = append(b.plan.Installed, entry)
+		unit.Items = append(unit.Items, Item{Path: p, Kind: entry.Kind, Source: t.source, Target: entry.Target, Size: entry.Size, MTimeNS: entry.MTimeNS, Attr: t.attr})
+		if entry.Kind == File {
+			b.plan.SizeBytes += entry.Size
+		}
+	}
+	flush()
+}
+
+// names makes the temporary names beside a path.
+func (b *builder) names(p string) (stage, saved string) {
+	n := len(b.plan.Units) + len(b.plan.Removals)
+	base := path.Join(parent(p), fmt.Sprintf("%s%s-%d", TempPrefix, b.in.Tag, n))
+	return base + ".new", base + ".old"
+}
+
+// TempPrefix begins the name of everything Install keeps beside a destination
+// for a while.
+const TempPrefix = ".gitopsd-"
+
+func (b *builder) entry(t *target) Entry {
+	e := Entry{Path: t.path, Kind: Dir, Attr: t.attr}
+	if t.dir {
+		return e
+	}
+	e.Kind = t.node.Kind
+	if e.Kind == Link {
+		e.Target = t.node.Target
+		return e
+	}
+	e.Size, e.SHA256, e.MTimeNS = t.node.Size, t.node.SHA256, t.node.MTimeNS
+	if e.MTimeNS == 0 {
+		e.MTimeNS = b.in.ModTimeNS
+	}
+	return e
+}
+
+// unchanged tells whether what an earlier deployment put at a path is just what
+// this one would, and returns the entry to keep.
+func (b *builder) unchanged(t *target, want Entry) (Entry, bool) {
+	had, ours := b.previous[t.path]
+	if !ours || t.dir || had.Kind != want.Kind || t.old != want.Kind {
+		return Entry{}, false
+	}
+	if want.Kind == Link {
+		return want, b.in.Host.Lstat(t.path).Target == want.Target
+	}
+	n := b.in.Host.Lstat(t.path)
+	switch {
+	case had.SHA256 != want.SHA256 || want.SHA256 == "",
+		t.node.MTimeNS != 0 && n.MTimeNS != want.MTimeNS,
+		!had.Attr.equal(want.Attr),
+		n.Mode != want.Attr.Shown(),
+		want.Attr.UID >= 0 && n.UID != want.Attr.UID,
+		want.Attr.GID >= 0 && n.GID != want.Attr.GID,
+		!b.in.Host.Same(had):
+		return Entry{}, false
+	}
+	had.MTimeNS = n.MTimeNS
+	return had, true
+}
+
+// change sets the attributes of a directory of ours that stays.
+func (b *builder) change(t *target) {
+	n := b.in.Host.Lstat(t.path)
+	had := b.previous[t.path]
+	if n.Mode == t.attr.Shown() && (t.attr.UID < 0 || n.UID == t.attr.UID) && (t.attr.GID < 0 || n.GID == t.attr.GID) &&
+		bytes.Equal(had.Attr.Access, t.attr.Access) && bytes.Equal(had.Attr.Default, t.attr.Default) && t.attr.Context == nil {
+		return
+	}
+	b.plan.Changes = append(b.plan.Changes, Change{Path: t.path, New: t.attr})
+}
+
+func (a Attr) equal(b Attr) bool {
+	same := a.Context == nil && b.Context == nil || a.Context != nil && b.Context != nil && *a.Context == *b.Context
+	return same && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && bytes.Equal(a.Access, b.Access) && bytes.Equal(a.Default, b.Default)
+}
+
+// clean plans the removal of what earlier deployments put in place and this one
+// does not have.
+func (b *builder) clean() {
+	paths := make([]string, 0, len(b.previous))
+	for p := range b.previous {
+		paths = append(paths, p)
+	}
+	sortPaths(paths)
+	for i := len(paths) - 1; i >= 0; i-- {
+		p := paths[i]
+		if t := b.targets[p]; t != nil || b.replaced(p) {
+			continue
+		}
+		e := b.previous[p]
+		n := b.in.Host.Lstat(p)
+		switch {
+		case n.Kind == None:
+		case e.Kind == Dir && n.Kind == Dir:
+			b.plan.Rmdir = append(b.plan.Rmdir, p)
+		case e.Kind != n.Kind:
+			b.keep(p, "it is something else now")
+		case e.Kind == Link && n.Target != e.Target, e.Kind == File && !b.in.Host.Same(e):
+			b.keep(p, "it was changed since it was installed")
+		default:
+			_, saved := b.names(p)
+			b.plan.Removals = append(b.plan.Removals, Removal{Path: p, Saved: saved})
+		}
+	}
+}
+
+// replaced tells whether a path lies in a directory that a file takes the place of.
+func (b *builder) replaced(p string) bool {
+	for dir := parent(p); dir != "/" && dir != "."; dir = parent(dir) {
+		if t := b.targets[dir]; t != nil && !t.dir {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) keep(p, reason string) {
+	b.plan.Kept = append(b.plan.Kept, Kept{Path: p, Reason: reason})
+}
+
+// Claims lists the paths that a plan makes ours, without directories.
+func (p *Plan) Claims() []string {
+	var out []string
+	for _, e := range p.Installed {
+		if e.Kind != Dir {
+			out = append(out, e.Path)
+		}
+	}
+	return out
+}
+
+// Touched lists the directories in which Install renames or changes something.
+func (p *Plan) Touched() []string {
+	seen := map[string]bool{}
+	var out []string
+	add := func(dir string) {
+		if !seen[dir] {
+			seen[dir] = true
+			out = append(out, dir)
+		}
+	}
+	for _, u := range p.Units {
+		add(parent(u.Dest))
+	}
+	for _, r := range p.Removals {
+		add(parent(r.Path))
+	}
+	for _, c := range p.Changes {
+		add(c.Path)
+	}
+	return out
+}

@@ -1,0 +1,233 @@
+package plan
+
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+)
+
+// prefix begins the agent's refusals, which users search for.
+const prefix = "The deployment failed because "
+
+// target is a path the release puts in place.
+type target struct {
+	path   string
+	source string // in the release, empty for a directory made on the way
+	node   Node
+	dir    bool
+	attr   Attr
+	set    bool // a permission was applied
+	exists bool // a directory that stays, its attributes are ours
+	old    Kind
+}
+
+type builder struct {
+	in       Input
+	plan     *Plan
+	behavior appspec.FileExistsBehavior
+	targets  map[string]*target
+	retained map[string]bool
+	previous map[string]Entry
+	others   map[string]int // path -> index in in.Others
+	problems []Problem
+	told     map[string]bool
+	depth    int
+}
+
+func (b *builder) problem(class Class, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	if !b.told[message] && len(b.problems) < 100 {
+		b.told[message] = true
+		b.problems = append(b.problems, Problem{Class: class, Message: message})
+	}
+}
+
+func (b *builder) warn(format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	if !b.told[message] && len(b.plan.Warnings) < 100 {
+		b.told[message] = true
+		b.plan.Warnings = append(b.plan.Warnings, message)
+	}
+}
+
+func (b *builder) indexOwners() {
+	for _, e := range b.in.Previous {
+		b.previous[e.Path] = e
+	}
+	for i, o := range b.in.Others {
+		for _, e := range o.Entries {
+			if e.Kind != Dir {
+				b.others[e.Path] = i
+			}
+		}
+	}
+}
+
+// absolute puts a destination below the root, without cleaning it.
+func (b *builder) absolute(destination string) string {
+	if !strings.HasPrefix(destination, "/") {
+		b.warn("destination %q is relative; it is taken from the working directory %s", destination, b.in.WorkDir)
+		destination = b.in.WorkDir + "/" + destination
+	}
+	return destination
+}
+
+func (b *builder) rooted(abs string) string { return path.Join(b.in.Root, path.Clean(abs)) }
+
+// addSource adds all that one element of `files` puts in place.
+func (b *builder) addSource(f appspec.File) {
+	source := path.Clean(strings.TrimLeft(f.Source, "/"))
+	if source == ".." || strings.HasPrefix(source, "../") {
+		b.problem(Invalid, "%sthe source %q in the files section of the AppSpec file leads out of the revision", prefix, f.Source)
+		return
+	}
+	node, at := b.in.Release.Lookup(source)
+	if node.Kind == None {
+		b.problem(Invalid, "%sthe AppSpec file names the source %q, which the revision does not contain: No such file or directory - %s", prefix, f.Source, source)
+		return
+	}
+	raw := b.absolute(f.Destination)
+	b.addWay(raw)
+	dest := b.rooted(raw)
+	if dir, ok := b.directory(node, at); ok {
+		b.addTree(dir, dest)
+		return
+	}
+	b.addFile(node, at, path.Join(dest, path.Base(source)))
+}
+
+// directory tells whether a node is copied as a directory, and which.
+func (b *builder) directory(n Node, at string) (string, bool) {
+	if n.Kind == Dir {
+		return at, true
+	}
+	if n.Kind == Link && n.Leads == Dir && n.Real != "" {
+		return n.Real, true
+	}
+	return "", false
+}
+
+// addWay adds every directory on the way to a destination and the destination
+// itself, as written: x/./y/../z makes x, x/y and x/z.
+func (b *builder) addWay(raw string) {
+	at := ""
+	for _, part := range strings.Split(strings.Trim(raw, "/"), "/") {
+		if part == "" {
+			continue
+		}
+		at += "/" + part
+		if dir := b.rooted(at); dir != b.in.Root {
+			b.addDir(dir, "")
+		}
+	}
+}
+
+func (b *builder) addDir(dest, source string) {
+	if t := b.targets[dest]; t != nil {
+		if !t.dir {
+			b.problem(Invalid, "%sthe AppSpec file puts both the file %s and a directory at %s", prefix, t.source, dest)
+		}
+		return
+	}
+	b.targets[dest] = &target{path: dest, source: source, dir: true}
+}
+
+// maxDepth bounds the depth of a tree, and with it loops of links.
+const maxDepth = 256
+
+func (b *builder) addTree(source, dest string) {
+	if b.depth++; b.depth > maxDepth {
+		b.problem(Invalid, "%s%s is more than %d directories deep, or a link in it leads to a directory above itself", prefix, source, maxDepth)
+	} else if len(b.problems) == 0 || !b.tooMany() {
+		b.addDir(dest, source)
+		for _, name := range b.in.Release.Children(source) {
+			node, at := b.in.Release.Lookup(path.Join(source, name))
+			to := path.Join(dest, name)
+			if dir, ok := b.directory(node, at); !ok {
+				b.addFile(node, at, to)
+			} else if at == dir || !loops(dir, at) {
+				b.addTree(dir, to)
+			} else {
+				b.problem(Invalid, "%sthe link %s leads to a directory it is in", prefix, at)
+			}
+		}
+	}
+	b.depth--
+}
+
+// tooMany stops a traversal that only adds to a heap of problems.
+func (b *builder) tooMany() bool { return len(b.problems) >= 100 }
+
+// loops tells whether a link at is inside the directory it leads to.
+func loops(dir, at string) bool { return dir == "." || strings.HasPrefix(at, dir+"/") }
+
+func (b *builder) addFile(n Node, source, dest string) {
+	if n.Kind == Other {
+		b.problem(Invalid, "%s%s in the revision is neither file, directory nor link", prefix, source)
+		return
+	}
+	if t := b.targets[dest]; t != nil {
+		if t.dir {
+			b.problem(Invalid, "%sthe AppSpec file puts both the file %s and a directory at %s", prefix, source, dest)
+		} else {
+			b.problem(Invalid, "%sthe application specification file specifies two source files named %s and %s for the same destination (%s). Remove one of the source file paths from the AppSpec file, and then try again.", prefix, source, t.source, dest)
+		}
+		return
+	}
+	b.targets[dest] = &target{path: dest, source: source, node: n}
+}
+
+// adopt takes over the files of groups that left this host, if they had the
+// same application and this deployment meets one of their paths.
+func (b *builder) adopt() {
+	met := map[int]bool{}
+	for p := range b.targets {
+		if i, ok := b.others[p]; ok {
+			o := b.in.Others[i]
+			if o.Live || o.Application != b.in.Application {
+				b.problem(Claimed, "%s%s belongs to group %s of application %s, which deploys to this host too", prefix, p, o.GroupID, o.Application)
+				continue
+			}
+			met[i] = true
+		}
+	}
+	for i, o := range b.in.Others {
+		if !met[i] {
+			continue
+		}
+		b.plan.Adopted = append(b.plan.Adopted, o.GroupID)
+		for _, e := range o.Entries {
+			if _, own := b.previous[e.Path]; !own {
+				b.previous[e.Path] = e
+			}
+		}
+	}
+}
+
+// sorted returns the targets' paths so that what is in a directory follows it
+// at once.
+func (b *builder) sorted() []string {
+	paths := make([]string, 0, len(b.targets))
+	for p := range b.targets {
+		paths = append(paths, p)
+	}
+	sortPaths(paths)
+	return paths
+}
+
+func sortPaths(paths []string) {
+	sort.Slice(paths, func(i, j int) bool { return lessPath(paths[i], paths[j]) })
+}
+
+// lessPath orders paths by their elements: / counts less than any other byte.
+func lessPath(a, b string) bool {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		if a[i] != b[i] {
+			return a[i] == '/' || b[i] != '/' && a[i] < b[i]
+		}
+	}
+	return len(a) < len(b)
+}

@@ -1,0 +1,430 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
+)
+
+// releaseInfo is release.json: an unpacked revision.
+type releaseInfo struct {
+	Version     int           `json:"version"`
+	Key         Key           `json:"key"`
+	Application string        `json:"application"`
+	Commit      string        `json:"commit,omitempty"`
+	SpecHash    string        `json:"specHash,omitempty"`
+	Digest      bundle.Digest `json:"digest,omitempty"`
+	Type        bundle.Type   `json:"type"`
+	Created     time.Time     `json:"created"`
+	AppSpec     string        `json:"appspec"`          // name of the file used, empty if there is none
+	WasGood     bool          `json:"wasGood"`          // a deployment of it succeeded
+	Overlay     []string      `json:"overlay"`          // paths that came from git
+	Timeless    bool          `json:"timeless"`         // the archive's times mean nothing
+	SizeBytes   int64         `json:"sizeBytes"`        // of all files
+	Reused      *Key          `json:"reused,omitempty"` // the release it was taken from
+	dir         string        // of the unpacked bundle
+}
+
+// Prefixes of directories that are being made or removed.
+const (
+	makingPrefix = ".making-"
+	trashPrefix  = ".trash-"
+)
+
+// release reads one release; fs.ErrNotExist if it is not there.
+func (a *Applier) release(k Key) (*releaseInfo, error) {
+	var info releaseInfo
+	if err := readState(filepath.Join(a.releaseDir(k), "release.json"), &info); err != nil {
+		return nil, err
+	}
+	if info.Version != stateVersion {
+		return nil, fmt.Errorf("cannot read release %s: format version %d is not known, only %d", k, info.Version, stateVersion)
+	}
+	info.dir = a.archiveDir(k)
+	return &info, nil
+}
+
+func (a *Applier) writeRelease(dir string, info *releaseInfo) error {
+	return a.writeState(filepath.Join(dir, "release.json"), info)
+}
+
+// bundleError marks what is wrong with the bundle itself.
+type bundleError struct{ err error }
+
+func (e *bundleError) Error() string { return e.err.Error() }
+func (e *bundleError) Unwrap() error { return e.err }
+
+// ensureRelease unpacks the deployment's bundle with its overlay, unless that
+// has been done. A *bundleError tells that the bundle is at fault. The caller
+// holds the group's lock.
+func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInfo, error) {
+	if info, err := a.release(d.Key()); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return info, err
+	}
+	dir := a.releasesDir(d.GroupID)
+	if err := a.opts.Disk.MkdirAll(dir, passDir); err != nil {
+		return nil, err
+	}
+	making := filepath.Join(dir, makingPrefix+d.Key().name())
+	if err := os.RemoveAll(making); err != nil {
+		return nil, fmt.Errorf("cannot clear an unfinished release: %w", err)
+	}
+	if err := os.Mkdir(making, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make release directory: %w", err)
+	}
+	info, err := a.fillRelease(ctx, d, making)
+	if err != nil {
+		os.RemoveAll(making)
+		return nil, err
+	}
+	if err := os.Chmod(making, passDir); err != nil {
+		return nil, fmt.Errorf("cannot open release directory to hooks: %w", err)
+	}
+	if err := a.opts.Disk.SyncFS(making); err != nil {
+		return nil, err
+	}
+	if err := a.opts.Disk.Rename(making, a.releaseDir(d.Key())); err != nil {
+		return nil, err
+	}
+	info.dir = a.archiveDir(d.Key())
+	return info, nil
+}
+
+func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string) (*releaseInfo, error) {
+	info := &releaseInfo{
+		Version: stateVersion, Key: d.Key(), Application: d.ApplicationName, Commit: d.Commit, SpecHash: d.SpecHash,
+		Digest: d.Source.Digest, Type: d.Source.Type, Created: time.Now().UTC(),
+		Timeless: d.Source.Type == bundle.TypeTarZst || d.Source.Type == bundle.TypeDirectory,
+	}
+	archive := filepath.Join(making, "archive")
+	if err := a.unpack(ctx, d, info, archive); err != nil {
+		return nil, err
+	}
+	for _, f := range d.Overlay {
+		if err := overlay(archive, f); err != nil {
+			return nil, err
+		}
+		info.Overlay = append(info.Overlay, filepath.ToSlash(filepath.Clean(f.Path)))
+	}
+	info.AppSpec = findAppSpec(archive, d.AppSpecName)
+	files, err := listRelease(ctx, archive, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files.Nodes {
+		info.SizeBytes += f.Node.Size
+	}
+	if err := a.writeState(filepath.Join(making, "files.json"), files); err != nil {
+		return nil, err
+	}
+	return info, a.writeRelease(making, info)
+}
+
+// unpack brings the bundle's tree to archive.
+func (a *Applier) unpack(ctx context.Context, d *Deployment, info *releaseInfo, archive string) error {
+	switch {
+	case d.Source.Release != nil:
+		from, err := a.release(*d.Source.Release)
+		if err != nil {
+			return fmt.Errorf("cannot take the bundle from an earlier release: %w", err)
+		}
+		info.Type, info.Timeless, info.Digest, info.Reused = from.Type, from.Timeless, from.Digest, d.Source.Release
+		info.Overlay = append([]string(nil), from.Overlay...)
+		return linkTree(ctx, from.dir, archive)
+	case d.Source.Type == bundle.TypeDirectory:
+		stat, err := os.Stat(d.Source.Path)
+		if err != nil {
+			return &bundleError{fmt.Errorf("cannot read bundle: %w", err)}
+		}
+		if !stat.IsDir() {
+			return &bundleError{fmt.Errorf("cannot read bundle %s: it is not a directory", d.Source.Path)}
+		}
+		return copyTree(ctx, d.Source.Path, archive, a.umask)
+	}
+	err := store.UnpackArchive(ctx, d.Source.Path, d.Source.Type, archive, store.UnpackOptions{})
+	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrNoSpace)) {
+		return err
+	}
+	if err != nil {
+		return &bundleError{err}
+	}
+	return nil
+}
+
+// overlay lays one file from git over the unpacked bundle.
+func overlay(archive string, f OverlayFile) error {
+	name := filepath.Clean(filepath.FromSlash(f.Path))
+	if name == "." || !filepath.IsLocal(name) {
+		return &bundleError{fmt.Errorf("cannot lay %q over the bundle: the path leads out of it", f.Path)}
+	}
+	root, err := os.OpenRoot(archive)
+	if err != nil {
+		return fmt.Errorf("cannot open release: %w", err)
+	}
+	defer root.Close()
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return &bundleError{fmt.Errorf("cannot lay %s over the bundle: %w", f.Path, err)}
+	}
+	if err := root.RemoveAll(name); err != nil {
+		return &bundleError{fmt.Errorf("cannot lay %s over the bundle: %w", f.Path, err)}
+	}
+	mode := fs.FileMode(f.Mode).Perm()
+	if mode == 0 {
+		mode = 0o644
+	}
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return &bundleError{fmt.Errorf("cannot lay %s over the bundle: %w", f.Path, err)}
+	}
+	defer file.Close()
+	if _, err := file.Write(f.Data); err != nil {
+		return fmt.Errorf("cannot lay %s over the bundle: %w", f.Path, err)
+	}
+	if err := file.Chmod(mode); err != nil {
+		return fmt.Errorf("cannot lay %s over the bundle: %w", f.Path, err)
+	}
+	return file.Close()
+}
+
+// findAppSpec returns the name of the release's appspec file, empty if it has none.
+func findAppSpec(archive, name string) string {
+	for _, n := range []string{name, "appspec.yaml", "appspec.yml"} {
+		if !filepath.IsLocal(n) {
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(archive, n)); err == nil && info.Mode().IsRegular() {
+			return n
+		}
+	}
+	return ""
+}
+
+// spec reads and checks the release's appspec file.
+func (r *releaseInfo) spec() (*appspec.Spec, []appspec.Warning, error) {
+	if r.AppSpec == "" {
+		return nil, nil, &bundleError{fmt.Errorf("the CodeDeploy agent did not find an AppSpec file within the unpacked revision directory at revision-relative path \"appspec.yml\". The revision was unpacked to directory %q", r.dir)}
+	}
+	path := filepath.Join(r.dir, r.AppSpec)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read AppSpec file: %w", err)
+	}
+	if info.Size() > appspec.MaxSourceBytes {
+		return nil, nil, &bundleError{fmt.Errorf("the AppSpec file %s has %d bytes, more than %d", r.AppSpec, info.Size(), appspec.MaxSourceBytes)}
+	}
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read AppSpec file: %w", err)
+	}
+	spec, warnings, err := appspec.Parse(src, appspec.Options{FileName: r.AppSpec})
+	if err != nil {
+		return nil, warnings, &bundleError{err}
+	}
+	return spec, warnings, nil
+}
+
+// Releases lists a group's releases on this host, newest first.
+func (a *Applier) Releases(groupID string) ([]Release, error) {
+	infos, err := a.releases(groupID)
+	if err != nil {
+		return nil, err
+	}
+	good, err := a.pointed(groupID, goodFile)
+	if err != nil {
+		return nil, err
+	}
+	installed, err := a.installed(groupID)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Release, 0, len(infos))
+	for _, i := range infos {
+		out = append(out, Release{
+			GroupID: groupID, ApplicationName: i.Application, DeploymentID: i.Key.DeploymentID, Attempt: i.Key.Attempt,
+			Commit: i.Commit, SpecHash: i.SpecHash, Digest: i.Digest, Created: i.Created, Dir: i.dir,
+			WasGood: i.WasGood, Good: good != nil && good.Key == i.Key, Installed: installed.Release == i.Key,
+		})
+	}
+	return out, nil
+}
+
+// releases lists what is unpacked for a group, newest first. Releases that
+// cannot be read are left out and logged.
+func (a *Applier) releases(groupID string) ([]*releaseInfo, error) {
+	if !fileName(groupID) {
+		return nil, fmt.Errorf("cannot list releases: %q is no group id", groupID)
+	}
+	entries, err := os.ReadDir(a.releasesDir(groupID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list releases: %w", err)
+	}
+	var out []*releaseInfo
+	for _, e := range entries {
+		k, ok := parseName(groupID, e.Name())
+		if !ok {
+			continue
+		}
+		info, err := a.release(k)
+		if err != nil {
+			a.log.Warn("cannot read a release", "group", groupID, "release", e.Name(), "error", err)
+			continue
+		}
+		out = append(out, info)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if !out[i].Created.Equal(out[j].Created) {
+			return out[i].Created.After(out[j].Created)
+		}
+		return out[i].Key.name() > out[j].Key.name()
+	})
+	return out, nil
+}
+
+// parseName reads a directory name made by Key.name.
+func parseName(groupID, name string) (Key, bool) {
+	dot := strings.LastIndexByte(name, '.')
+	k := Key{GroupID: groupID}
+	if dot <= 0 {
+		return k, false
+	}
+	if _, err := fmt.Sscanf(name[dot+1:], "%d", &k.Attempt); err != nil {
+		return k, false
+	}
+	k.DeploymentID = name[:dot]
+	return k, k.name() == name && fileName(k.DeploymentID)
+}
+
+// MarkGood makes the release of a deployment the group's last good one.
+func (a *Applier) MarkGood(k Key) error {
+	info, err := a.release(k)
+	if err != nil {
+		return fmt.Errorf("cannot mark release %s good: %w: %w", k, ErrUnknown, err)
+	}
+	if !info.WasGood {
+		info.WasGood = true
+		if err := a.writeRelease(a.releaseDir(k), info); err != nil {
+			return err
+		}
+	}
+	return a.point(goodFile, k)
+}
+
+// deploymentsKept is how many ended deployments keep their journal and output
+// beyond those whose release is kept.
+const deploymentsKept = 10
+
+// retain removes old releases of a group, oldest first, so that at most max
+// stay, and the journals of deployments that have no release any more. The last
+// good release, the one in place, the one unpacked last and those of pending
+// deployments always stay. The caller holds the group's lock.
+func (a *Applier) retain(groupID string, max int) error {
+	infos, err := a.releases(groupID)
+	if err != nil {
+		return err
+	}
+	keep, err := a.kept(groupID)
+	if err != nil {
+		return err
+	}
+	left := len(infos)
+	for i := len(infos) - 1; i >= 0 && left > max; i-- {
+		k := infos[i].Key
+		if keep[k] {
+			continue
+		}
+		if err := a.discard(a.releaseDir(k)); err != nil {
+			return err
+		}
+		left--
+	}
+	return a.retainJournals(groupID, keep)
+}
+
+// kept lists the deployments of a group whose releases must stay.
+func (a *Applier) kept(groupID string) (map[Key]bool, error) {
+	keep := map[Key]bool{}
+	for _, file := range []string{goodFile, recentFile} {
+		info, err := a.pointed(groupID, file)
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			keep[info.Key] = true
+		}
+	}
+	installed, err := a.installed(groupID)
+	if err != nil {
+		return nil, err
+	}
+	keep[installed.Release] = true
+	keys, err := a.deployments(groupID)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if !a.ended(k) {
+			keep[k] = true
+		}
+	}
+	return keep, nil
+}
+
+func (a *Applier) retainJournals(groupID string, keep map[Key]bool) error {
+	keys, err := a.deployments(groupID)
+	if err != nil {
+		return err
+	}
+	extra := 0
+	for _, k := range keys {
+		if _, err := os.Stat(a.releaseDir(k)); keep[k] || err == nil {
+			continue
+		}
+		if extra++; extra > deploymentsKept {
+			if err := a.discard(a.deploymentDir(k)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// discard removes a directory so that a crash leaves it whole or as trash.
+func (a *Applier) discard(dir string) error {
+	trash := filepath.Join(filepath.Dir(dir), trashPrefix+filepath.Base(dir))
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("cannot remove: %w", err)
+	}
+	if err := a.opts.Disk.Rename(dir, trash); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("cannot remove: %w", err)
+	}
+	return nil
+}
+
+// sweep removes what a crash left half made or half removed in a group. The
+// caller holds the group's lock.
+func (a *Applier) sweep(groupID string) {
+	for _, dir := range []string{a.releasesDir(groupID), a.deploymentsDir(groupID)} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), trashPrefix) {
+				os.RemoveAll(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package apply
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
+	"github.com/gitopsd/gitopsd/internal/durable"
+)
+
+// The state directory:
+//
+//	version                                    its format
+//	locks/                                     flocks: one an application, one a group, one for the host
+//	groups/GROUP/installed.json                what the group has in place on this host
+//	groups/GROUP/claim.json                    the plan that is being carried out
+//	groups/GROUP/good.json, recent.json        the last good release, the one unpacked last
+//	groups/GROUP/releases/ID.ATTEMPT/          release.json, files.json, archive/
+//	groups/GROUP/deployments/ID.ATTEMPT/       deployment.json, journal, plan.json, hooks/EVENT/
+const stateVersion = 1
+
+// Bounds of what is read back from the state directory, in bytes.
+const (
+	stateFileMax = 256 << 20
+	recordMax    = 1 << 20
+)
+
+// Directories are traversable but not listable by others: hooks that run as
+// another user must reach their scripts.
+const (
+	passDir    = 0o711
+	privateDir = 0o700
+)
+
+func (a *Applier) prepareState() error {
+	for _, dir := range []string{a.opts.StateDir, a.groupsDir()} {
+		if err := a.opts.Disk.MkdirAll(dir, passDir); err != nil {
+			return fmt.Errorf("cannot prepare state directory: %w", err)
+		}
+	}
+	if err := a.opts.Disk.MkdirAll(filepath.Join(a.opts.StateDir, "locks"), privateDir); err != nil {
+		return fmt.Errorf("cannot prepare state directory: %w", err)
+	}
+	file := filepath.Join(a.opts.StateDir, "version")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a.opts.Disk.WriteFile(file, fmt.Appendf(nil, "gitopsd apply %d\n", stateVersion), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the state directory's version: %w", err)
+	}
+	var version int
+	if _, err := fmt.Sscanf(string(data), "gitopsd apply %d\n", &version); err != nil || version != stateVersion {
+		return fmt.Errorf("cannot use state directory %s: %s says %.60q, this gitopsd knows version %d", a.opts.StateDir, file, data, stateVersion)
+	}
+	return nil
+}
+
+func (a *Applier) groupsDir() string { return filepath.Join(a.opts.StateDir, "groups") }
+
+func (a *Applier) groupDir(groupID string) string { return filepath.Join(a.groupsDir(), groupID) }
+
+func (a *Applier) deploymentsDir(groupID string) string {
+	return filepath.Join(a.groupDir(groupID), "deployments")
+}
+
+func (a *Applier) releasesDir(groupID string) string {
+	return filepath.Join(a.groupDir(groupID), "releases")
+}
+
+// name is the key as a directory name within its group.
+func (k Key) name() string { return fmt.Sprintf("%s.%d", k.DeploymentID, k.Attempt) }
+
+func (a *Applier) deploymentDir(k Key) string {
+	return filepath.Join(a.deploymentsDir(k.GroupID), k.name())
+}
+
+func (a *Applier) releaseDir(k Key) string {
+	return filepath.Join(a.releasesDir(k.GroupID), k.name())
+}
+
+func (a *Applier) archiveDir(k Key) string { return filepath.Join(a.releaseDir(k), "archive") }
+
+// groupIDs lists the groups that ever deployed here.
+func (a *Applier) groupIDs() ([]string, error) {
+	entries, err := os.ReadDir(a.groupsDir())
+	if err != nil {
+		return nil, fmt.Errorf("cannot list groups: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && fileName(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// writeState writes v as JSON.
+func (a *Applier) writeState(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode %s: %w", path, err)
+	}
+	return a.opts.Disk.WriteFile(path, append(data, '\n'), 0o600)
+}
+
+// readState reads what writeState wrote; fs.ErrNotExist if it is not there.
+func readState(path string, v any) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot read state: %w", err)
+	}
+	if info.Size() > stateFileMax {
+		return fmt.Errorf("cannot read %s: its %d bytes are more than %d", path, info.Size(), stateFileMax)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("cannot read state: %w", err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return nil
+}
+
+// installedState is groups/GROUP/installed.json.
+type installedState struct {
+	Version     int          `json:"version"`
+	Application string       `json:"application"`
+	Release     Key          `json:"release"`
+	Entries     []plan.Entry `json:"entries"`
+}
+
+func (a *Applier) installedFile(groupID string) string {
+	return filepath.Join(a.groupDir(groupID), "installed.json")
+}
+
+// installed returns what a group has in place, nothing if it never installed.
+func (a *Applier) installed(groupID string) (installedState, error) {
+	var s installedState
+	err := readState(a.installedFile(groupID), &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return installedState{Version: stateVersion}, nil
+	}
+	if err == nil && s.Version != stateVersion {
+		err = fmt.Errorf("cannot read %s: format version %d is not known, only %d", a.installedFile(groupID), s.Version, stateVersion)
+	}
+	return s, err
+}
+
+// pointer names a release of a group: good.json and recent.json.
+type pointer struct {
+	Version int `json:"version"`
+	Key     Key `json:"key"`
+}
+
+const (
+	goodFile   = "good.json"
+	recentFile = "recent.json"
+)
+
+// pointed returns the release a group's pointer names, if it is still there.
+func (a *Applier) pointed(groupID, file string) (*releaseInfo, error) {
+	var p pointer
+	err := readState(filepath.Join(a.groupDir(groupID), file), &p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := a.release(p.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return info, err
+}
+
+func (a *Applier) point(file string, k Key) error {
+	return a.writeState(filepath.Join(a.groupDir(k.GroupID), file), pointer{Version: stateVersion, Key: k})
+}
+
+// lockRetry is the pause between two tries for a lock somebody else holds.
+const lockRetry = 20 * time.Millisecond
+
+// lock takes a lock of the state directory. Without wait it returns
+// durable.ErrLocked at once when it is taken.
+func (a *Applier) lock(ctx context.Context, name string, wait bool) (func(), error) {
+	sum := sha256.Sum256([]byte(name))
+	kind, _, _ := strings.Cut(name, ":")
+	path := filepath.Join(a.opts.StateDir, "locks", kind+"-"+hex.EncodeToString(sum[:8]))
+	for {
+		unlock, err := durable.Lock(path)
+		if err == nil || !wait || !errors.Is(err, durable.ErrLocked) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w while waiting for the lock %s: %w", ErrInterrupted, path, ctx.Err())
+		case <-time.After(lockRetry):
+		}
+	}
+}
