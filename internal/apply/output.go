@@ -205,13 +205,13 @@ func (a *Applier) scriptsLog(d *Deployment) []string {
 
 // Log opens the output of an event's hooks as it is at this moment; an empty
 // event means all events in order.
-func (a *Applier) Log(k Key, event appspec.Event) (io.ReadCloser, error) {
+func (a *Applier) Log(k Key, event string) (io.ReadCloser, error) {
 	d, err := a.readDeployment(k)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the log of deployment %s: %w: %w", k, ErrUnknown, err)
 	}
 	if event != "" {
-		d.Events = []appspec.Event{event}
+		d.Events = []appspec.Event{appspec.Event(event)}
 	}
 	var all []byte
 	for _, dir := range a.hookDirs(d) {
