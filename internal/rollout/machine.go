@@ -1,97 +1,371 @@
 package rollout
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Machine is the replicated state of one coordinator set: the clock, who leads,
 // who is dead, and one independently stepped state a group. It satisfies
 // consensus.Machine. It is not safe for concurrent use.
-type Machine struct{ stopped error }
+type Machine struct {
+	s       setState
+	stopped error
+
+	// breakIn makes a group's step panic; tests set it.
+	breakIn func(group string) bool
+}
 
 // NewMachine returns a Machine without groups.
-func NewMachine() *Machine { return &Machine{} }
+func NewMachine() *Machine { return &Machine{s: setState{Version: FormatVersion}} }
 
-const notYet = "internal error: rollout is not written yet"
+// turn is the context of one Apply: what a group may know of the set.
+type turn struct {
+	m    *Machine
+	now  time.Duration
+	at   string // wall time of the command, RFC 3339; data only
+	busy map[string]bool
+	// hosts and voters of the set between grant and Done, and deployments past their gate
+	inFlight, voters, active int
+}
 
-// Apply applies one command and answers with the JSON of a Response. from is the
-// authenticated host that submitted it.
-func (m *Machine) Apply(index, term uint64, from string, command []byte) []byte { panic(notYet) }
+// Apply applies one command and answers with the JSON of a Response. from is
+// the authenticated host that submitted it, term the term of the log entry. It
+// never fails: a command that may not be applied is refused, on every replica
+// alike. See Err for the one exception.
+func (m *Machine) Apply(index, term uint64, from string, command []byte) []byte {
+	if m.stopped != nil {
+		return respond(m.stopped.Error())
+	}
+	c, at, err := Decode(command)
+	var unknown *UnknownError
+	if errors.As(err, &unknown) && from == m.s.Leader && term == m.s.Term {
+		// The leader speaks a newer version: what it says must not be skipped. From
+		// anybody else an unknown entry is refused by every version alike, so that no
+		// host can stop the set with garbage.
+		m.stopped = err
+	}
+	if err != nil {
+		return respond(err.Error())
+	}
+	m.s.Index = index
+	t := &turn{m: m, now: m.s.Now}
+	if !at.IsZero() {
+		t.at = at.Format(time.RFC3339)
+	}
+	if refused := m.apply(t, term, from, c); refused != "" {
+		return respond(refused)
+	}
+	m.advance(t)
+	return respond("")
+}
+
+func respond(refused string) []byte {
+	b, err := json.Marshal(Response{OK: refused == "", Refused: refused})
+	if err != nil {
+		return []byte(`{"ok":false,"refused":"internal error: a response cannot be encoded"}`)
+	}
+	return b
+}
+
+// apply takes the command in; what follows from it is advance's matter. It
+// returns why the command is refused, or "".
+func (m *Machine) apply(t *turn, term uint64, from string, c Command) string {
+	switch c := c.(type) {
+	case Lead:
+		return m.lead(term, from, c)
+	case Tick, Liveness, Target, Orphan, Raise:
+		if m.s.Leader == "" || from != m.s.Leader || term != m.s.Term {
+			return fmt.Sprintf("%s may not send this in term %d: %q leads in term %d", from, term, m.s.Leader, m.s.Term)
+		}
+		return m.applyLeaders(t, c)
+	case Operator:
+		return m.inGroup(c.Group, func(g *group) string { return g.operator(t, c) })
+	case Hello:
+		return m.inGroup(c.Group, func(g *group) string { return g.hello(t, from, c) })
+	case Ready:
+		return m.inGroup(c.Group, func(g *group) string { return g.ready(from, c) })
+	case Answer:
+		return m.inGroup(c.Group, func(g *group) string { return g.answer(t, from, c) })
+	case Progress:
+		return m.inGroup(c.Group, func(g *group) string { return g.progress(from, c) })
+	case Done:
+		return m.inGroup(c.Group, func(g *group) string { return g.done(t, from, c) })
+	case Health:
+		return m.inGroup(c.Group, func(g *group) string { return g.health(t, from, c) })
+	}
+	return fmt.Sprintf("internal error: no rule for command %T", c)
+}
+
+func (m *Machine) applyLeaders(t *turn, c Command) string {
+	switch c := c.(type) {
+	case Tick:
+		if c.Elapsed < 0 {
+			return "the clock does not run backwards"
+		}
+		m.s.Now += min(c.Elapsed, maxTick)
+		t.now = m.s.Now
+		return ""
+	case Liveness:
+		m.liveness(c)
+		return ""
+	case Raise:
+		if c.Version > FormatVersion {
+			m.stopped = &UnknownError{Version: c.Version}
+			return m.stopped.Error()
+		}
+		return ""
+	case Target:
+		return m.target(t, c)
+	case Orphan:
+		return m.inGroup(c.Group, func(g *group) string {
+			if c.Base != g.TargetVersion {
+				return g.staleBase(c.Base)
+			}
+			if !g.Orphaned {
+				g.Orphaned = true
+				g.TargetVersion++
+			}
+			return ""
+		})
+	}
+	return fmt.Sprintf("internal error: no rule for command %T", c)
+}
+
+// lead records who leads. Only a known voter may, and only the first in a term.
+func (m *Machine) lead(term uint64, from string, c Lead) string {
+	if from != c.Host {
+		return fmt.Sprintf("%s may not lead in the name of %s", from, c.Host)
+	}
+	if c.Epoch < m.s.Epoch || (c.Epoch == m.s.Epoch && term < m.s.Term) {
+		return fmt.Sprintf("epoch %d term %d is over", c.Epoch, term)
+	}
+	if c.Epoch == m.s.Epoch && term == m.s.Term && m.s.Leader != "" && m.s.Leader != from {
+		return fmt.Sprintf("term %d is led by %s", term, m.s.Leader)
+	}
+	voters := slices.Compact(slices.Sorted(slices.Values(c.Voters)))
+	if c.Epoch == m.s.Epoch && len(m.s.Voters) > 0 && !slices.Contains(m.s.Voters, from) {
+		return fmt.Sprintf("%s is not one of the voters %s", from, strings.Join(m.s.Voters, ", "))
+	}
+	if !slices.Contains(voters, from) {
+		return fmt.Sprintf("%s does not name itself among the voters", from)
+	}
+	if m.s.Leader != from {
+		for _, g := range m.s.Groups {
+			g.Handover = 0
+		}
+	}
+	m.s.Leader, m.s.Term, m.s.Epoch, m.s.Voters = from, term, c.Epoch, voters
+	return ""
+}
+
+func (m *Machine) liveness(c Liveness) {
+	for _, h := range c.Hosts {
+		i, found := slices.BinarySearchFunc(m.s.Dead, h.Host, func(d deadHost, n string) int { return strings.Compare(d.Host, n) })
+		switch {
+		case h.Alive && found:
+			m.s.Dead = slices.Delete(m.s.Dead, i, i+1)
+		case !h.Alive && !found && len(m.s.Dead) < maxMembers:
+			m.s.Dead = slices.Insert(m.s.Dead, i, deadHost{Host: h.Host, Since: m.s.Now - h.For})
+		}
+	}
+}
+
+// deadFor returns for how long a host has been dead.
+func (m *Machine) deadFor(host string) (time.Duration, bool) {
+	i, found := slices.BinarySearchFunc(m.s.Dead, host, func(d deadHost, n string) int { return strings.Compare(d.Host, n) })
+	if !found {
+		return 0, false
+	}
+	return m.s.Now - m.s.Dead[i].Since, true
+}
+
+func (m *Machine) isDead(host string) bool { _, dead := m.deadFor(host); return dead }
+
+func (m *Machine) find(id string) (*group, int, bool) {
+	i, found := slices.BinarySearchFunc(m.s.Groups, id, func(g *group, id string) int { return strings.Compare(g.ID, id) })
+	if !found {
+		return nil, i, false
+	}
+	return m.s.Groups[i], i, true
+}
+
+// inGroup runs one group's part; a panic in it freezes that group alone. No
+// step depends on the order of a map, so every replica freezes alike.
+func (m *Machine) inGroup(id string, step func(*group) string) (refused string) {
+	g, _, ok := m.find(id)
+	if !ok {
+		return fmt.Sprintf("there is no group %q in this set", id)
+	}
+	if g.Frozen != "" {
+		return fmt.Sprintf("group %s is frozen: %s", g.label(), g.Frozen)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			g.Frozen = head(fmt.Sprintf("internal error at index %d: %v; hosts keep what they run", m.s.Index, p), maxSentence)
+			refused = g.Frozen
+		}
+	}()
+	if m.breakIn != nil && m.breakIn(id) {
+		panic("planted")
+	}
+	refused = step(g)
+	if refused == "" {
+		g.Version++
+	}
+	return refused
+}
+
+// advance lets every group draw its conclusions: rollbacks and reverts first,
+// then whoever began first.
+func (m *Machine) advance(t *turn) {
+	t.busy = make(map[string]bool)
+	for _, g := range m.s.Groups {
+		for _, h := range g.Hosts {
+			if h.Grant == nil {
+				continue
+			}
+			t.busy[h.Name] = true
+			t.inFlight++
+			if slices.Contains(m.s.Voters, h.Name) {
+				t.voters++
+			}
+		}
+		if g.Active != nil && g.Active.Opened && g.Frozen == "" {
+			t.active++
+		}
+	}
+	order := slices.Clone(m.s.Groups)
+	slices.SortStableFunc(order, func(a, b *group) int {
+		if c := a.urgency() - b.urgency(); c != 0 {
+			return c
+		}
+		return int(min(1, max(-1, a.begun()-b.begun())))
+	})
+	for _, g := range order {
+		if g.Frozen == "" {
+			version := g.Version
+			changed := false
+			m.inGroup(g.ID, func(g *group) string { changed = g.advance(t); return "" })
+			if !changed && g.Frozen == "" {
+				g.Version = version
+			}
+		}
+	}
+}
+
+func (g *group) urgency() int {
+	if g.Active != nil && (g.Active.Kind == KindRollback || g.Active.Kind == KindRevert) {
+		return 0
+	}
+	return 1
+}
+
+func (g *group) begun() time.Duration {
+	if g.Active == nil {
+		return 1 << 62
+	}
+	return g.Active.Created
+}
+
+func (g *group) label() string {
+	if g.Folder != "" {
+		return g.Folder
+	}
+	return g.ID
+}
 
 // Err tells why this replica has stopped: an entry of a version it does not
-// know. A stopped machine applies nothing and makes no snapshots.
+// know. A stopped machine applies nothing and makes no snapshots, so that
+// nothing is skipped; an update of gitopsd goes on from the last snapshot.
 func (m *Machine) Err() error { return m.stopped }
 
 // Snapshot returns the canonical bytes of the state: equal states, equal bytes.
-func (m *Machine) Snapshot() ([]byte, error) { panic(notYet) }
+func (m *Machine) Snapshot() ([]byte, error) {
+	if m.stopped != nil {
+		return nil, fmt.Errorf("cannot make a snapshot: %w", m.stopped)
+	}
+	b, err := json.Marshal(m.s)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a snapshot: %w", err)
+	}
+	return append([]byte{FormatVersion}, b...), nil
+}
 
-// Restore replaces the state by a snapshot's.
-func (m *Machine) Restore(snapshot []byte) error { panic(notYet) }
+// Restore replaces the state by a snapshot's. On an error the state is as it was.
+func (m *Machine) Restore(snapshot []byte) error {
+	if len(snapshot) == 0 {
+		return errors.New("cannot restore a snapshot: it is empty")
+	}
+	if snapshot[0] != FormatVersion {
+		return fmt.Errorf("cannot restore a snapshot of version %d: this gitopsd understands version %d; update it", snapshot[0], FormatVersion)
+	}
+	var s setState
+	if err := strictJSON(snapshot[1:], &s); err != nil {
+		return fmt.Errorf("cannot restore a snapshot: %w", err)
+	}
+	if err := s.check(); err != nil {
+		return fmt.Errorf("cannot restore a snapshot: %w", err)
+	}
+	m.s, m.stopped = s, nil
+	return nil
+}
 
-// Hash returns the hex SHA-256 of the snapshot.
-func (m *Machine) Hash() (string, error) { panic(notYet) }
+// check refuses a state that no Machine could have written.
+func (s *setState) check() error {
+	if s.Version != FormatVersion {
+		return fmt.Errorf("its state has version %d, not %d", s.Version, FormatVersion)
+	}
+	sorted := slices.IsSortedFunc(s.Dead, func(a, b deadHost) int { return strings.Compare(a.Host, b.Host) })
+	for i, g := range s.Groups {
+		if g == nil || slices.Contains(g.Hosts, nil) || slices.Contains(g.History, nil) {
+			return errors.New("a group, host or deployment in it is null")
+		}
+		sorted = sorted && (i == 0 || s.Groups[i-1].ID < g.ID) &&
+			slices.IsSortedFunc(g.Hosts, func(a, b *host) int { return strings.Compare(a.Name, b.Name) }) &&
+			slices.IsSortedFunc(g.Members, func(a, b MemberInfo) int { return strings.Compare(a.Host, b.Host) })
+		for _, d := range append([]*deployment{g.Active, g.CatchUp}, g.History...) {
+			if d != nil && (slices.Contains(d.Rows, nil) || d.Wave < 0 || (len(d.Waves) > 0 && d.Wave >= len(d.Waves))) {
+				return fmt.Errorf("deployment %s has rows or waves that cannot be", d.ID)
+			}
+		}
+	}
+	if !sorted {
+		return errors.New("it is not in canonical order")
+	}
+	return nil
+}
 
-// Group returns a copy of one group's state by id, folder or unique name.
-func (m *Machine) Group(group string) (GroupView, bool) { panic(notYet) }
-
-// Groups returns copies of all groups, by folder.
-func (m *Machine) Groups() []GroupView { panic(notYet) }
-
-// History returns the last deployments of a group, newest first, at most 50.
-func (m *Machine) History(group string) ([]DeploymentView, bool) { panic(notYet) }
-
-// Assignments returns what the state wants of one host, by group id.
-func (m *Machine) Assignments(host string) []Assignment { panic(notYet) }
+// Hash returns the hex SHA-256 of the snapshot: equal on all voters at equal index.
+func (m *Machine) Hash() (string, error) {
+	b, err := m.Snapshot()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
 
 // Dead returns the hosts recorded dead, sorted: the base for Liveness commands.
-func (m *Machine) Dead() []string { panic(notYet) }
+func (m *Machine) Dead() []string {
+	out := make([]string, len(m.s.Dead))
+	for i, d := range m.s.Dead {
+		out[i] = d.Host
+	}
+	return out
+}
 
 // Leader returns the host and term of the last Lead command.
-func (m *Machine) Leader() (host string, term uint64) { panic(notYet) }
+func (m *Machine) Leader() (host string, term uint64) { return m.s.Leader, m.s.Term }
 
-// Needs tells the leader what the state needs of it.
-func (m *Machine) Needs() Needs { panic(notYet) }
-
-// TargetNeeded returns t with Base filled in, and whether proposing it would
-// change the group: the leader calls it for every group of its tip.
-func (m *Machine) TargetNeeded(t Target) (Target, bool) { panic(notYet) }
+// Voters returns the voters of the last Lead command, sorted.
+func (m *Machine) Voters() []string { return slices.Clone(m.s.Voters) }
 
 // Clock returns the replicated clock.
-func (m *Machine) Clock() time.Duration { panic(notYet) }
-
-// FormatVersion is the newest version of commands, snapshots and member state
-// that this code writes and understands.
-const FormatVersion = 1
-
-type kind byte
-
-// Encode returns the bytes of a command. at is wall time, kept as data only.
-// Texts beyond their bounds are cut.
-func Encode(c Command, at time.Time) ([]byte, error) { panic(notYet) }
-
-// Decode reads a command. It refuses unknown versions, types and keys, and
-// anything beyond its bounds.
-func Decode(b []byte) (c Command, at time.Time, err error) { panic(notYet) }
-
-// NewMember returns the member machine of a host from what ActPersist last
-// stored, nil at first.
-func NewMember(host string, persisted []byte) (*Member, error) { panic(notYet) }
-
-// Step takes one event. now is the host's monotonic time since the agent
-// started. The actions are to be done in order.
-func (m *Member) Step(ev MemberEvent, now time.Duration) []MemberAction { panic(notYet) }
-
-// Deadline returns when EvTimer is due.
-func (m *Member) Deadline() (time.Duration, bool) { panic(notYet) }
-
-func (Lead) kind() kind     { return 1 }
-func (Tick) kind() kind     { return 2 }
-func (Liveness) kind() kind { return 3 }
-func (Target) kind() kind   { return 4 }
-func (Orphan) kind() kind   { return 5 }
-func (Raise) kind() kind    { return 6 }
-func (Operator) kind() kind { return 7 }
-func (Hello) kind() kind    { return 16 }
-func (Ready) kind() kind    { return 17 }
-func (Answer) kind() kind   { return 18 }
-func (Progress) kind() kind { return 19 }
-func (Done) kind() kind     { return 20 }
-func (Health) kind() kind   { return 21 }
+func (m *Machine) Clock() time.Duration { return m.s.Now }

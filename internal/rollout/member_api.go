@@ -181,13 +181,3 @@ func (ActProceed) memberAction()     {}
 func (ActAbort) memberAction()       {}
 func (ActSubmit) memberAction()      {}
 func (ActMarkGood) memberAction()    {}
-
-// Member is one host of any number of groups. It is a pure machine: the agent
-// feeds events with its monotonic time and does the actions.
-//
-//	m, err := NewMember(host, persisted)         // nil for a new host
-//	acts := m.Step(EvStarted{...}, now)          // then EvInstalled per group
-//	acts = m.Step(event, now); at, ok := m.Deadline()
-//
-// It is not safe for concurrent use.
-type Member struct{ host string }

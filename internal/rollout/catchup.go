@@ -1,0 +1,131 @@
+package rollout
+
+import "slices"
+
+// outdated says whether a host should be brought to what the group runs: it
+// joined late, was left out, came back, or lost what it had.
+func (g *group) outdated(h *host) bool {
+	if _, member := g.member(h.Name); !member {
+		return false
+	}
+	return h.Known && h.Grant == nil && !h.Settle && !g.runs(h, g.Running) && !(g.Mixed && h.Touched) &&
+		(h.TriedOn != g.Running.SpecHash || h.Tries < catchUpTries)
+}
+
+// catchUp brings hosts that are behind to the last good spec, one at a time,
+// while no deployment is under way, and within the group's budget.
+func (g *group) catchUp(t *turn) {
+	if g.CatchUp != nil {
+		g.judgeCatchUp(t)
+	}
+	if g.CatchUp != nil || g.Active != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" {
+		return
+	}
+	n, down := 0, 0
+	for _, mem := range g.Members {
+		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
+			continue
+		}
+		n++
+		if !g.healthy(t, g.host(mem.Host)) {
+			down++
+		}
+	}
+	for _, h := range g.Hosts {
+		if !g.outdated(h) || (g.healthy(t, h) && down >= g.Desired.Policy.Budget(n)) {
+			continue
+		}
+		creator := "autoscaling" // CodeDeploy's word for a host that joined
+		if h.Running.SpecHash != "" {
+			creator = "CodeDeployAutoUpdate"
+		}
+		probe := &deployment{Spec: g.Running, Policy: g.Desired.Policy}
+		if g.may(t, probe, h) == no { // leadership need not move for one host
+			continue
+		}
+		d := g.newDeployment(t, KindCatchUp, creator, g.Running, g.Desired.Policy)
+		mem, _ := g.member(h.Name)
+		d.Rows = []*row{{Host: h.Name, Zone: mem.Zone, Status: rowPending, Broken: !g.healthy(t, h)}}
+		d.Waves, d.N, d.B, d.Opened, d.Planned = []wave{{Hosts: 1}}, 1, 1, true, true
+		d.Status, d.Signers = StateInProgress, g.RunSigners
+		d.Reason = sentence("%s is behind and is brought to what the group runs", h.Name)
+		g.CatchUp = d
+		g.give(t, d, d.Rows[0], h)
+		return
+	}
+}
+
+func (g *group) judgeCatchUp(t *turn) {
+	d := g.CatchUp
+	r := d.Rows[0]
+	h := g.host(r.Host)
+	if h == nil {
+		r.Status, r.Reason = rowBehind, "left the group"
+	} else if gone, dead := t.m.deadFor(r.Host); dead && gone >= d.Policy.deadAfter() && r.Status.inFlight() {
+		r.Status, r.Reason = rowLost, "unreachable in the middle"
+	}
+	switch r.Status {
+	case rowPending: // the grant was spent and changed nothing: as if it had not been
+		g.CatchUp = nil
+		return
+	case rowSucceeded:
+		d.Status, d.Reason = StateSucceeded, sentence("%s runs what the group runs", r.Host)
+		h.Tries, h.TriedOn = 0, ""
+	case rowFailed, rowUnavailable, rowBehind, rowLost:
+		d.Status, d.ErrorCode, d.Reason = StateFailed, "HEALTH_CONSTRAINTS", sentence("%s %s", r.Host, r.Reason)
+		if h != nil {
+			if h.TriedOn != d.Spec.SpecHash {
+				h.TriedOn, h.Tries = d.Spec.SpecHash, 0
+			}
+			h.Tries++
+			h.NotUntil = t.now + catchUpBackoff
+			h.Touched = false
+		}
+	default:
+		return
+	}
+	d.EndTime = t.at
+	g.CatchUp = nil
+	g.archive(d)
+}
+
+// prune forgets Ready for specs nobody asks for.
+func (g *group) prune() {
+	wanted := g.prepare()
+	for _, h := range g.Hosts {
+		if len(h.Ready) > 0 {
+			h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool {
+				return !slices.ContainsFunc(wanted, func(s Spec) bool { return s.SpecHash == r.SpecHash })
+			})
+		}
+	}
+}
+
+// archive puts an ended deployment into the history and keeps that within its bounds.
+func (g *group) archive(d *deployment) {
+	g.History = append(g.History, d)
+	if len(g.History) > maxHistory {
+		g.History = slices.Delete(g.History, 0, len(g.History)-maxHistory)
+	}
+	rows, logs := 0, 0
+	for i := len(g.History) - 1; i >= 0; i-- {
+		d := g.History[i]
+		if d.Thin {
+			continue
+		}
+		rows += len(d.Rows)
+		logs += d.logBytes()
+		if i < len(g.History)-1 && (rows > maxHistoryRows || logs > maxHistoryLogs) {
+			d.thin()
+		}
+	}
+}
+
+// thin keeps of an old deployment its verdict and the hosts that failed.
+func (d *deployment) thin() {
+	d.Thin = true
+	d.Rows = slices.DeleteFunc(d.Rows, func(r *row) bool { return r.Status != rowFailed && !r.Status.inFlight() })
+	for _, r := range d.Rows {
+		r.Events = nil
+	}
+}

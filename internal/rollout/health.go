@@ -1,0 +1,132 @@
+package rollout
+
+import (
+	"time"
+)
+
+// healthy says whether a host is positively known to serve: the last thing
+// installed on it was installed well, it is alive, nothing is in flight, and
+// its checks, where the group has any, say so. Unknown is never healthy.
+func (g *group) healthy(t *turn, h *host) bool {
+	return h != nil && h.Known && h.Whole && h.Running.SpecHash != "" && h.Grant == nil && !h.Settle && !t.m.isDead(h.Name) &&
+		(g.Desired.Policy.Checks == 0 || h.Check == HealthHealthy)
+}
+
+// onlyChecksRed says whether nothing but the checks speaks against a host.
+func (g *group) onlyChecksRed(t *turn, h *host) bool {
+	return h != nil && h.Known && h.Whole && h.Running.SpecHash != "" && h.Grant == nil && !h.Settle && !t.m.isDead(h.Name) &&
+		g.Desired.Policy.Checks > 0 && h.Check == HealthUnhealthy
+}
+
+// down counts the hosts of a deployment that are not healthy now: in flight,
+// failed, lost, unknown or broken before.
+func (g *group) down(t *turn, d *deployment) int {
+	return d.count(func(r *row) bool { return g.isDown(t, r) })
+}
+
+func (g *group) isDown(t *turn, r *row) bool {
+	return !r.Out && (r.Status == rowFailed || !g.healthy(t, g.host(r.Host)))
+}
+
+// outage says whether more hosts than the budget went silent or were rebooted
+// together. That is no verdict on a revision: hold, never fail, never roll back.
+func (g *group) outage(t *turn, d *deployment) int {
+	grace := d.Policy.outageGrace()
+	lost := d.count(func(r *row) bool {
+		h := g.host(r.Host)
+		if r.Out || h == nil || r.Status == rowFailed || r.Status == rowSkipped || r.Status == rowBehind {
+			return false
+		}
+		return t.m.isDead(h.Name) || (h.Rebooted > 0 && t.now-h.Rebooted < grace)
+	})
+	if lost > max(1, d.B) {
+		return lost
+	}
+	return 0
+}
+
+// settle draws the conclusion on hosts that are done but were not yet known to
+// be healthy.
+func (g *group) settle(t *turn) {
+	for _, h := range g.Hosts {
+		if !h.Settle {
+			continue
+		}
+		d := g.deploymentOf(h.SettleFor)
+		r := d.row(h.Name)
+		if r != nil && r.Status != rowVerifying {
+			r = nil
+		}
+		switch {
+		case g.Desired.Policy.Checks == 0 || h.Check == HealthHealthy:
+			h.Settle, h.SettleBy, h.SettleFor = false, 0, ""
+			if r != nil {
+				r.Status = rowSucceeded
+			}
+		case d != nil && !d.ended() && d.Kind != KindCatchUp && g.outage(t, d) > 0:
+		case h.Check == HealthUnhealthy:
+			g.checksFailed(h, d, r, sentence("failed its checks: %s", h.Proof))
+		case t.now >= h.SettleBy && !t.m.isDead(h.Name):
+			g.checksFailed(h, d, r, sentence("was not healthy within %s", g.Desired.Policy.healthDeadline()))
+		}
+	}
+}
+
+// checksFailed ends the wait for a host's health. On the way back, and for a
+// host whose checks were red before, it is unavailable, not failed.
+func (g *group) checksFailed(h *host, d *deployment, r *row, reason string) {
+	h.Settle, h.SettleBy, h.SettleFor = false, 0, ""
+	if d != nil && d.Kind == KindCatchUp {
+		h.Whole = false
+	}
+	if r == nil {
+		return
+	}
+	r.Reason = reason
+	if d.fast() || (r.Broken && r.ChecksOnly) {
+		r.Status = rowUnavailable
+		return
+	}
+	r.Status, h.Whole = rowFailed, false
+}
+
+// fast says whether a deployment takes the fast lane back.
+func (d *deployment) fast() bool { return d.Kind == KindRevert || d.Kind == KindRollback }
+
+// sweep brings the rows of a running deployment up to date with their hosts.
+func (g *group) sweep(t *turn, d *deployment) {
+	for _, r := range d.Rows {
+		h := g.host(r.Host)
+		if _, member := g.member(r.Host); !member || h == nil {
+			if r.Status == rowPending {
+				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
+			} else if h == nil {
+				r.Out = true
+			}
+			continue
+		}
+		silent, dead := t.m.deadFor(h.Name)
+		switch {
+		case r.Status == rowSucceeded && !r.Unmoved && !d.fast() && h.Check == HealthUnhealthy && g.Desired.Policy.Checks > 0 && h.Running.SpecHash == d.Spec.SpecHash:
+			r.Status, r.Reason, h.Whole = rowFailed, sentence("failed its checks: %s", h.Proof), false
+		case r.Status == rowUnavailable && g.healthy(t, h):
+			r.Status, r.Reason = rowSucceeded, ""
+		case r.Status.inFlight() && dead && silent >= d.Policy.lostAfter():
+			r.Status, r.Reason = rowLost, sentence("silent for %s in the middle", silent.Round(time.Second))
+		case r.Status != rowPending:
+		case g.runs(h, d.Spec):
+			r.Status, r.Unmoved = rowSucceeded, true
+		case dead && silent >= d.Policy.lostAfter() && h.Grant == nil:
+			r.Status, r.Reason = rowBehind, sentence("silent for %s", silent.Round(time.Second))
+		case h.Grant == nil && !h.Settle:
+			if ready, ok := h.readyFor(d.Spec.SpecHash); ok && ready.Refused == RefusedByHost {
+				r.Status, r.Reason = rowFailed, sentence("refused: %s", ready.Reason)
+			}
+		}
+	}
+}
+
+// runs says whether a host runs a spec wholly and holds nothing open.
+func (g *group) runs(h *host, s Spec) bool {
+	return h != nil && h.Known && h.Whole && h.Running.SpecHash == s.SpecHash && h.Grant == nil && !h.Settle
+}

@@ -1,0 +1,547 @@
+package rollout
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Bounds of a member's patience, in the host's monotonic time.
+const (
+	grantLapse   = time.Minute     // from seeing a grant to ApplicationStop
+	silenceLimit = time.Minute     // from the start until an open journal is undone unheard
+	resendFirst  = 2 * time.Second // a command the state does not show is made again
+	resendMost   = 30 * time.Second
+	verifyAgain  = 2 * time.Second
+	bytesAgain   = 5 * time.Second
+	bytesMost    = time.Minute
+	hostAgain    = 30 * time.Second
+	progressGap  = time.Second // between two batches of events
+)
+
+// Member is one host of any number of groups. It is a pure machine: the agent
+// feeds events with its monotonic time and does the actions in order.
+//
+//	m, err := NewMember(host, persisted)       // nil for a new host
+//	acts := m.Step(EvStarted{...}, now)        // then one EvInstalled a group
+//	acts = m.Step(event, now)                  // and EvTimer at m.Deadline()
+//
+// What it was told survives in ActPersist; what it reports it reports until the
+// replicated state shows it, so nothing is lost with a message. It is not safe
+// for concurrent use.
+type Member struct {
+	host    string
+	boot    string
+	started bool
+	startAt time.Duration
+	now     time.Duration
+	groups  map[string]*memberGroup
+	acts    []MemberAction
+}
+
+// memberState is what a member keeps on disk.
+type memberState struct {
+	Version int            `json:"version"`
+	Host    string         `json:"host"`
+	Groups  []*memberGroup `json:"groups,omitempty"`
+}
+
+// memberGroup is a member's part in one group.
+type memberGroup struct {
+	ID        string     `json:"id"`
+	HighWater Token      `json:"highWater"` // no grant at or below it is acted on again
+	Open      *openGrant `json:"open,omitempty"`
+	Running   Spec       `json:"running,omitzero"`
+	Whole     bool       `json:"whole,omitempty"`
+	Marked    string     `json:"marked,omitempty"` // spec hash last marked good
+
+	set     string
+	assign  *Assignment
+	journal *OpenJournal
+	decided bool // over the journal
+	firstAt time.Duration
+	first   Token // the new grant first seen at firstAt
+	prep    map[string]*prep
+	check   HealthState
+	proof   string
+	events  []EventRecord
+	bytes   map[string][2]int64
+	spent   map[uint64]Answer // grants answered busy or refused, by sequence
+	sent    map[string]*sent
+	wanted  map[string]bool // keys of sent that this round still wants shown
+	progAt  time.Duration   // of the last progress
+	progDue bool
+}
+
+// openGrant is a grant this host accepted and whose end the state has not shown.
+type openGrant struct {
+	Grant   Grant  `json:"grant"`
+	Boot    string `json:"boot"`
+	Stopped bool   `json:"stopped,omitempty"`
+	Done    *Done  `json:"done,omitempty"`
+
+	acceptedAt time.Duration
+	running    bool // apply was started or resumed by this process
+}
+
+type sent struct {
+	what  string
+	at    time.Duration
+	every time.Duration
+}
+
+// NewMember returns the member machine of a host from what ActPersist last
+// stored; nil for a host that has stored nothing yet.
+func NewMember(name string, persisted []byte) (*Member, error) {
+	m := &Member{host: name, groups: make(map[string]*memberGroup)}
+	if len(persisted) == 0 {
+		return m, nil
+	}
+	if persisted[0] != FormatVersion {
+		return nil, fmt.Errorf("cannot read the rollout state of %s: it has version %d, this gitopsd understands %d; update it", name, persisted[0], FormatVersion)
+	}
+	var s memberState
+	if err := strictJSON(persisted[1:], &s); err != nil {
+		return nil, fmt.Errorf("cannot read the rollout state of %s: %w", name, err)
+	}
+	if s.Version != FormatVersion || s.Host != name {
+		return nil, fmt.Errorf("cannot read the rollout state of %s: it is of host %q, version %d", name, s.Host, s.Version)
+	}
+	for _, g := range s.Groups {
+		if g == nil || g.ID == "" || m.groups[g.ID] != nil {
+			return nil, fmt.Errorf("cannot read the rollout state of %s: %w", name, errors.New("a group in it has no id of its own"))
+		}
+		m.groups[g.ID] = g
+		g.make()
+	}
+	return m, nil
+}
+
+func (g *memberGroup) make() {
+	g.prep = make(map[string]*prep)
+	g.bytes = make(map[string][2]int64)
+	g.spent = make(map[uint64]Answer)
+	g.sent = make(map[string]*sent)
+	g.wanted = make(map[string]bool)
+}
+
+// encode is what ActPersist carries: groups sorted, so equal states, equal bytes.
+func (m *Member) encode() []byte {
+	s := memberState{Version: FormatVersion, Host: m.host}
+	for _, id := range slices.Sorted(maps.Keys(m.groups)) {
+		s.Groups = append(s.Groups, m.groups[id])
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("internal error: a member's state cannot be encoded: %v", err))
+	}
+	return append([]byte{FormatVersion}, b...)
+}
+
+func (m *Member) do(a MemberAction) { m.acts = append(m.acts, a) }
+
+func (m *Member) persist() { m.do(ActPersist{State: m.encode()}) }
+
+func (m *Member) group(id string) *memberGroup {
+	g := m.groups[id]
+	if g == nil {
+		g = &memberGroup{ID: id}
+		g.make()
+		m.groups[id] = g
+	}
+	return g
+}
+
+// Step takes one event. now is the host's monotonic time since the agent
+// started. The actions are to be done in order.
+func (m *Member) Step(ev MemberEvent, now time.Duration) []MemberAction {
+	m.acts = nil
+	m.now = max(m.now, now)
+	m.take(ev)
+	if m.started {
+		for _, id := range slices.Sorted(maps.Keys(m.groups)) {
+			g := m.groups[id]
+			clear(g.wanted)
+			m.reconcile(g)
+			maps.DeleteFunc(g.sent, func(key string, _ *sent) bool { return !g.wanted[key] })
+		}
+	}
+	acts := m.acts
+	m.acts = nil
+	return acts
+}
+
+func (m *Member) take(ev MemberEvent) {
+	switch ev := ev.(type) {
+	case EvStarted:
+		m.boot, m.started, m.startAt = ev.Boot, true, m.now
+		for _, j := range ev.Journals {
+			m.group(j.Group).journal = &j
+		}
+	case EvInstalled:
+		g := m.group(ev.Group)
+		g.Running, g.Whole = ev.Running, ev.Whole
+	case EvSynced:
+		m.synced(ev)
+	case EvVerified:
+		m.verified(ev)
+	case EvBundle:
+		m.prepared(ev.Group, ev.SpecHash, stageFetch, ev.Refused, ev.Reason, "")
+	case EvPreflight:
+		m.prepared(ev.Group, ev.SpecHash, stagePreflight, ev.Refused, ev.Reason, ev.LastGood)
+	case EvStopping:
+		m.stopping(ev)
+	case EvUpdate:
+		m.update(ev)
+	case EvBytes:
+		m.group(ev.Group).bytes[ev.SpecHash] = [2]int64{ev.FromOrigin, ev.FromPeers}
+	case EvApplied:
+		m.applied(ev)
+	case EvHealth:
+		g := m.group(ev.Group)
+		g.check, g.proof = ev.State, ev.Evidence
+	case EvTimer:
+	}
+}
+
+// synced takes the newest state in; groups of the set that it no longer names
+// are forgotten unless something is open.
+func (m *Member) synced(ev EvSynced) {
+	named := make(map[string]bool)
+	for _, a := range ev.Assignments {
+		g := m.group(a.Group)
+		g.set, g.assign = ev.Set, &a
+		named[a.Group] = true
+	}
+	for id, g := range m.groups {
+		if g.set == ev.Set && !named[id] {
+			g.assign = nil
+			clear(g.prep)
+			clear(g.sent)
+		}
+	}
+}
+
+// reconcile compares what the state wants and knows with this host's truth.
+func (m *Member) reconcile(g *memberGroup) {
+	m.resume(g)
+	a := g.assign
+	if a == nil {
+		return
+	}
+	m.closeOpen(g, a)
+	if a.Member {
+		m.sayHello(g, a)
+		m.prepare(g, a)
+	}
+	m.takeGrant(g, a)
+	m.reportGrant(g, a)
+	m.reportHealth(g, a)
+	if g.Open == nil && g.Whole && a.LastGood.SpecHash != "" && a.LastGood.SpecHash == g.Running.SpecHash && g.Marked != a.LastGood.SpecHash {
+		g.Marked = a.LastGood.SpecHash
+		m.do(ActMarkGood{Group: g.ID, Spec: a.LastGood})
+		m.persist()
+	}
+}
+
+// resume decides over what a former process left open. Rule 3: live and same
+// boot, go on at the next step; else, or unheard for a minute, undo.
+func (m *Member) resume(g *memberGroup) {
+	o := g.Open
+	switch {
+	case g.decided || (o != nil && (o.running || o.Done != nil)):
+		return
+	case g.journal == nil && o == nil:
+		return
+	case g.journal != nil && o == nil:
+		// A journal without a grant of ours: it was not begun by a rollout we know.
+		m.decide(g, g.journal.Deployment, false)
+	case g.journal == nil:
+		m.lostResult(g, o)
+	case g.journal.Deployment != o.Grant.Deployment:
+		m.decide(g, g.journal.Deployment, false)
+	case g.assign != nil:
+		live := g.assign.Grant != nil && g.assign.Grant.Token == o.Grant.Token
+		m.decide(g, o.Grant.Deployment, live && o.Boot == m.boot && o.Stopped)
+	case m.now-m.startAt >= silenceLimit:
+		m.decide(g, o.Grant.Deployment, false)
+	}
+}
+
+func (m *Member) decide(g *memberGroup, deployment string, goOn bool) {
+	g.decided = true
+	if g.Open != nil && g.Open.Grant.Deployment == deployment {
+		g.Open.running = true
+	}
+	m.do(ActResumeApply{Group: g.ID, Deployment: deployment, Continue: goOn})
+}
+
+// lostResult: a grant is open but apply has no journal of it. Either nothing was
+// begun, or it ended and the process died before it said so; the release on
+// disk tells.
+func (m *Member) lostResult(g *memberGroup, o *openGrant) {
+	done := Done{Group: g.ID, Grant: o.Grant.Token, Outcome: OutcomeLapsed, Stopped: o.Stopped}
+	if o.Stopped {
+		done.Outcome, done.Message = OutcomeFailed, "the agent died as the deployment ended; its outcome is not known"
+		if g.Whole && g.Running.SpecHash == o.Grant.Spec.SpecHash {
+			done.Outcome, done.Message = OutcomeSucceeded, ""
+		}
+	}
+	m.end(g, o, done)
+}
+
+// end records a grant's outcome, durably, before it is reported.
+func (m *Member) end(g *memberGroup, o *openGrant, done Done) {
+	b := g.bytes[o.Grant.Spec.SpecHash]
+	done.FromOrigin, done.FromPeers = b[0], b[1]
+	o.Done = &done
+	g.journal = nil
+	switch {
+	case done.Outcome == OutcomeSucceeded:
+		g.Running, g.Whole = o.Grant.Spec, true
+	case done.Outcome == OutcomeFailed && done.Stopped:
+		g.Running, g.Whole = o.Grant.Spec, false
+	}
+	g.check, g.proof = "", ""
+	m.persist()
+}
+
+// closeOpen forgets a grant whose end the state has shown.
+func (m *Member) closeOpen(g *memberGroup, a *Assignment) {
+	o := g.Open
+	if o == nil || o.Done == nil || (a.Grant != nil && a.Grant.Token == o.Grant.Token) {
+		return
+	}
+	g.Open, g.decided, g.events = nil, false, nil
+	m.persist()
+}
+
+func (m *Member) sayHello(g *memberGroup, a *Assignment) {
+	wrong := !a.Known || a.Boot != m.boot
+	if g.Open == nil && g.journal == nil {
+		wrong = wrong || a.Running.SpecHash != g.Running.SpecHash || (a.Whole && !g.Whole)
+	}
+	if wrong {
+		m.submit(g, "hello", Hello{Group: g.ID, Boot: m.boot, Running: g.Running, Whole: g.Whole})
+	}
+}
+
+// busy names the deployment that keeps this host from another, in any group.
+func (m *Member) busy() string {
+	for _, id := range slices.Sorted(maps.Keys(m.groups)) {
+		g := m.groups[id]
+		if g.Open != nil && g.Open.Done == nil {
+			return g.Open.Grant.Deployment
+		}
+		if g.journal != nil {
+			return g.journal.Deployment
+		}
+	}
+	return ""
+}
+
+// takeGrant answers a grant this host has not seen yet.
+func (m *Member) takeGrant(g *memberGroup, a *Assignment) {
+	if a.Grant == nil || (g.Open != nil && g.Open.Grant.Token == a.Grant.Token) {
+		return
+	}
+	token := a.Grant.Token
+	if !g.HighWater.Less(token) {
+		m.spentAgain(g, token)
+		return
+	}
+	if g.first != token {
+		g.first, g.firstAt = token, m.now
+	}
+	p := g.prep[a.Grant.Spec.SpecHash]
+	switch by := m.busy(); {
+	case a.Grant.Host != m.host:
+		return
+	case by != "":
+		m.spend(g, token, Answer{Verdict: Busy, Reason: sentence("deployment %s is under way on this host", by)})
+	case p != nil && p.stage == stageReady && p.spec.Commit == a.Grant.Spec.Commit:
+		m.accept(g, *a.Grant)
+	case p != nil && p.stage == stageRefused:
+		m.spend(g, token, Answer{Verdict: Refused, Kind: p.refused, Reason: p.reason})
+	case m.now-g.firstAt >= grantLapse:
+		m.spend(g, token, Answer{Verdict: Refused, Reason: sentence("not ready within %s: the grant has lapsed", grantLapse)})
+	}
+}
+
+// accept persists the token before anything is done with it (I1).
+func (m *Member) accept(g *memberGroup, grant Grant) {
+	g.HighWater = grant.Token
+	g.Open = &openGrant{Grant: grant, Boot: m.boot, acceptedAt: m.now, running: true}
+	g.decided, g.events, g.progDue = false, nil, false
+	clear(g.spent)
+	m.persist()
+	m.do(ActStartApply{Grant: grant})
+}
+
+// spend refuses a grant for good: the token is persisted too, so that a later
+// process does not act on it.
+func (m *Member) spend(g *memberGroup, token Token, answer Answer) {
+	g.HighWater = token
+	m.persist()
+	answer.Group, answer.Grant, answer.Boot = g.ID, token, m.boot
+	clear(g.spent)
+	g.spent[token.Seq] = answer
+	m.submit(g, "answer", answer)
+}
+
+// spentAgain: the state still shows a grant that was answered; the answer was
+// lost on the way, or with a former process.
+func (m *Member) spentAgain(g *memberGroup, token Token) {
+	if answer, ok := g.spent[token.Seq]; ok && answer.Grant == token {
+		m.submit(g, "answer", answer)
+		return
+	}
+	m.submit(g, "done", Done{Group: g.ID, Grant: token, Outcome: OutcomeLapsed})
+}
+
+// reportGrant says again what the state does not show of the open grant.
+func (m *Member) reportGrant(g *memberGroup, a *Assignment) {
+	o := g.Open
+	if o == nil || a.Grant == nil || a.Grant.Token != o.Grant.Token {
+		return
+	}
+	token := o.Grant.Token
+	switch {
+	case o.Done != nil:
+		m.submit(g, "done", *o.Done)
+	case o.Stopped && !a.Grant.Stopped:
+		m.submit(g, "stopped", Progress{Group: g.ID, Grant: token, Stopped: true, Events: g.events})
+	case !a.Grant.Accepted:
+		m.submit(g, "answer", Answer{Group: g.ID, Grant: token, Verdict: Accepted, Boot: m.boot})
+	}
+	if g.progDue && o.Done == nil && (g.progAt == 0 || m.now-g.progAt >= progressGap) {
+		b := g.bytes[o.Grant.Spec.SpecHash]
+		g.progDue, g.progAt = false, max(1, m.now)
+		m.do(ActSubmit{Group: g.ID, Command: Progress{Group: g.ID, Grant: token, Stopped: o.Stopped, Events: slices.Clone(g.events), FromOrigin: b[0], FromPeers: b[1]}})
+	}
+}
+
+// reportHealth sends the verdict on what runs now. Unknown is said too: a
+// restarted agent knows nothing until its checks have run.
+func (m *Member) reportHealth(g *memberGroup, a *Assignment) {
+	if !a.Member || a.Checks == 0 || g.Running.SpecHash == "" || a.Running.SpecHash != g.Running.SpecHash || a.Grant != nil || g.Open != nil {
+		return
+	}
+	state := g.check
+	if state == "" {
+		state = HealthUnknown
+	}
+	if a.Health.State == state || (a.Health.State == "" && state == HealthUnknown) {
+		return
+	}
+	m.submit(g, "health", Health{Group: g.ID, SpecHash: g.Running.SpecHash, State: state, Evidence: g.proof})
+}
+
+// submit makes a command unless the very same was made a moment ago.
+func (m *Member) submit(g *memberGroup, key string, c Command) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic(fmt.Sprintf("internal error: a command cannot be encoded: %v", err))
+	}
+	g.wanted[key] = true
+	s := g.sent[key]
+	if s == nil || s.what != string(b) {
+		s = &sent{what: string(b), every: resendFirst}
+		g.sent[key] = s
+	} else if m.now-s.at < s.every {
+		return
+	} else {
+		s.every = min(resendMost, 2*s.every)
+	}
+	s.at = m.now
+	m.do(ActSubmit{Group: g.ID, Command: c})
+}
+
+// stopping is the point of no return. A grant lapses after a minute before it,
+// and at a reboot; after it the host goes on, whatever happens around it.
+func (m *Member) stopping(ev EvStopping) {
+	g := m.group(ev.Group)
+	o := g.Open
+	switch {
+	case o == nil || o.Done != nil || o.Grant.Deployment != ev.Deployment:
+		m.do(ActAbort(ev))
+	case o.Stopped:
+		m.do(ActProceed(ev))
+	case o.Boot != m.boot || m.now-o.acceptedAt >= grantLapse:
+		m.do(ActAbort(ev))
+	default:
+		o.Stopped = true
+		m.persist()
+		m.do(ActProceed(ev))
+	}
+}
+
+func (m *Member) update(ev EvUpdate) {
+	g := m.group(ev.Group)
+	if g.Open == nil || g.Open.Grant.Deployment != ev.Deployment {
+		return
+	}
+	i := slices.IndexFunc(g.events, func(e EventRecord) bool { return e.Event == ev.Event.Event })
+	switch {
+	case i >= 0:
+		g.events[i] = ev.Event
+	case len(g.events) < maxEvents:
+		g.events = append(g.events, ev.Event)
+	}
+	g.progDue = true
+}
+
+func (m *Member) applied(ev EvApplied) {
+	g := m.group(ev.Group)
+	o := g.Open
+	if o == nil || o.Done != nil || o.Grant.Deployment != ev.Deployment {
+		if g.journal != nil && g.journal.Deployment == ev.Deployment {
+			g.journal = nil
+		}
+		return
+	}
+	events := ev.Events
+	if len(events) == 0 {
+		events = g.events
+	}
+	m.end(g, o, Done{
+		Group: g.ID, Grant: o.Grant.Token, Outcome: ev.Outcome, Stopped: o.Stopped, Event: ev.Event, ExitCode: ev.ExitCode,
+		ErrorCode: ev.ErrorCode, Message: head(ev.Message, maxSentence), Events: clipEvents(events),
+	})
+}
+
+// Deadline returns when EvTimer is due.
+func (m *Member) Deadline() (time.Duration, bool) {
+	at, armed := time.Duration(0), false
+	arm := func(when time.Duration) {
+		if !armed || when < at {
+			at, armed = when, true
+		}
+	}
+	for _, g := range m.groups {
+		if (g.Open != nil || g.journal != nil) && !g.decided && (g.Open == nil || !g.Open.running && g.Open.Done == nil) {
+			arm(m.startAt + silenceLimit)
+		}
+		if g.assign == nil {
+			continue
+		}
+		for _, s := range g.sent {
+			arm(s.at + s.every)
+		}
+		for _, p := range g.prep {
+			if p.again > 0 {
+				arm(p.again)
+			}
+		}
+		if g.progDue && g.Open != nil && g.Open.Done == nil && g.assign.Grant != nil && g.assign.Grant.Token == g.Open.Grant.Token {
+			arm(g.progAt + progressGap)
+		}
+		if g.assign.Grant != nil && g.HighWater.Less(g.assign.Grant.Token) {
+			arm(g.firstAt + grantLapse)
+		}
+	}
+	return at, armed
+}

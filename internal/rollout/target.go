@@ -1,0 +1,110 @@
+package rollout
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// target takes a proposal in: compare-and-set on the version of the last.
+func (m *Machine) target(t *turn, c Target) string {
+	if c.Group == "" || c.Spec.SpecHash == "" || c.Spec.Commit == "" {
+		return "a target names a group, a commit and a spec hash"
+	}
+	if _, i, ok := m.find(c.Group); !ok {
+		if len(m.s.Groups) >= maxGroups {
+			return fmt.Sprintf("this set has %d groups already; name another set in group.yaml", maxGroups)
+		}
+		m.s.Groups = slices.Insert(m.s.Groups, i, &group{ID: c.Group})
+	}
+	return m.inGroup(c.Group, func(g *group) string {
+		if c.Base != g.TargetVersion {
+			return g.staleBase(c.Base)
+		}
+		c.Members = sortedMembers(c.Members)
+		m.s.SetActive, m.s.SetInFlight = c.SetActive, c.SetInFlight
+		g.take(t, c)
+		return ""
+	})
+}
+
+func (g *group) staleBase(base uint64) string {
+	return fmt.Sprintf("the target of %s has moved on: it is version %d, not %d", g.label(), g.TargetVersion, base)
+}
+
+func sortedMembers(list []MemberInfo) []MemberInfo {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b MemberInfo) int { return strings.Compare(a.Host, b.Host) })
+	return slices.CompactFunc(list, func(a, b MemberInfo) bool { return a.Host == b.Host })
+}
+
+// take makes c the group's target.
+func (g *group) take(t *turn, c Target) {
+	g.TargetVersion++
+	g.Orphaned = false
+	g.Application, g.Name, g.Folder = c.Application, c.Name, c.Folder
+	g.Suspended, g.Members = c.Suspend, c.Members
+	moved := c.Spec.SpecHash != g.Desired.Spec.SpecHash || c.Attempt != g.Desired.Attempt
+	if moved {
+		g.Blocked = false
+		if !g.Waiting {
+			g.FirstNew = t.now
+		}
+		g.Changed, g.Waiting = t.now, true
+		g.forgetTries()
+	}
+	g.Desired = want{Spec: c.Spec, Attempt: c.Attempt, Policy: c.Policy, Signers: c.Signers, Subject: c.Subject}
+	for _, mem := range c.Members {
+		g.ensureHost(mem.Host)
+	}
+	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool {
+		_, member := g.member(h.Name)
+		return !member && h.Grant == nil
+	})
+}
+
+func (g *group) forgetTries() {
+	for _, h := range g.Hosts {
+		h.Tries, h.TriedOn, h.NotUntil = 0, "", 0
+	}
+}
+
+// TargetNeeded returns t with Base filled in, and whether proposing it would
+// change the group. The leader calls it for every group of its tip; a commit
+// that changes nothing for a group costs no entry.
+func (m *Machine) TargetNeeded(t Target) (Target, bool) {
+	g, _, ok := m.find(t.Group)
+	if !ok {
+		t.Base = 0
+		return t, true
+	}
+	t.Base = g.TargetVersion
+	if g.Orphaned || g.TargetVersion == 0 {
+		return t, true
+	}
+	t.Members = sortedMembers(t.Members)
+	same := t.Spec.SpecHash == g.Desired.Spec.SpecHash && t.Attempt == g.Desired.Attempt &&
+		t.Application == g.Application && t.Name == g.Name && t.Folder == g.Folder && t.Suspend == g.Suspended &&
+		t.SetActive == m.s.SetActive && t.SetInFlight == m.s.SetInFlight &&
+		equalJSON(t.Members, g.Members) && equalJSON(t.Policy, g.Desired.Policy)
+	return t, !same
+}
+
+// OrphanNeeded returns the command that says the group left git, and whether it
+// has not been said yet.
+func (m *Machine) OrphanNeeded(group string) (Orphan, bool) {
+	g, _, ok := m.find(group)
+	if !ok {
+		return Orphan{}, false
+	}
+	return Orphan{Group: group, Base: g.TargetVersion}, !g.Orphaned
+}
+
+// equalJSON compares two values as they would travel: nil and empty are equal.
+func equalJSON[T any](a, b T) bool {
+	ja, errA := json.Marshal(a)
+	jb, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(ja, jb)
+}
