@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/hashicorp/raft"
 )
 
 // Machine is the replicated state. Its methods are called by one goroutine at a
@@ -78,6 +79,7 @@ type Consensus struct {
 	opt   Options
 	log   *slog.Logger
 	store *store
+	tune  func(*raft.Config) // for tests
 
 	mu     sync.Mutex
 	sets   map[clusterID]*Set

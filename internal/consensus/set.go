@@ -2,8 +2,15 @@ package consensus
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // Errors that callers tell apart, with errors.Is.
@@ -69,16 +76,49 @@ type Status struct {
 // Set is one coordinator set on this host. Its methods may be called at any
 // time from any goroutine.
 type Set struct {
-	c        *Consensus
-	spec     SetSpec
-	id       clusterID
-	self     Voter
-	role     Role
+	c       *Consensus
+	log     *slog.Logger
+	spec    SetSpec
+	id      clusterID
+	self    Voter
+	role    Role
+	rep     *replica
+	batch   *batcher
+	changed chan struct{} // capacity 1
+	failed  chan struct{} // closed with failure set
+
+	mu       sync.Mutex
+	running  context.Context // nil before and after Run
+	ran      bool
+	sessions sync.WaitGroup
+	serving  int
+	failure  error
+	layer    *layer // of a voter, from the start of raft
+	v        *voter // once raft runs
+	link     *uplink
+	heard    tidings   // by an observer
+	strand   time.Time // since when heard has no quorum; zero if it has
+	avoid    string    // the voter to try last
+	fresh    bool      // the own state is in doubt
 	problems []string
+	notes    map[string]string // voter -> why it refuses
+	route    chan struct{}     // closed at the next change of who leads or how to get there
+	direct   map[string]time.Time
+	relayed  map[string]time.Time
 }
 
 func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string) *Set {
-	return &Set{c: c, spec: spec, id: spec.id()}
+	s := &Set{c: c, log: c.log, spec: spec, id: spec.id(), self: Voter{Host: c.opt.Host, Storage: c.opt.Storage}, role: RoleObserver,
+		batch: newBatcher(), changed: make(chan struct{}, 1), failed: make(chan struct{}), problems: problems, notes: map[string]string{},
+		route: make(chan struct{}), direct: map[string]time.Time{}, relayed: map[string]time.Time{}}
+	if listed, ok := spec.voter(s.self.Host); ok && listed == s.self {
+		s.role = RoleVoter
+	} else if ok {
+		s.problems = append(s.problems, fmt.Sprintf("coordinator set %s lists this host as the voter %s, but its storage id is %s: it only observes; list its new storage id under the next epoch",
+			spec.Name, listed, s.self.Storage))
+	}
+	s.rep = newReplica(machine, spec.Epoch, s.role == RoleVoter)
+	return s
 }
 
 // Run takes part in the set until ctx ends, and then leaves it cleanly,
@@ -86,42 +126,187 @@ func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string) *Set
 // an error wrapping ErrFailed if this replica had to stop: its store failed or
 // stalled, or it met an entry of a version it does not know. A set can be run
 // once; to go on after an error, Open it again with a fresh machine.
-func (s *Set) Run(ctx context.Context) error { return errors.New("not yet") }
-
-// Submit has a command applied by the whole set, and returns once the leader
-// has applied it. It waits for a leader as long as ctx allows: errors wrap
-// ErrNoLeader or ErrBusy if the command will not be applied, ErrUnknown if it
-// may be. At most 256 KiB.
-func (s *Set) Submit(ctx context.Context, command []byte) (Result, error) {
-	return Result{}, ErrNoLeader
+func (s *Set) Run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	s.mu.Lock()
+	if s.ran {
+		s.mu.Unlock()
+		return fmt.Errorf("cannot run coordinator set %s a second time: open it again", s.spec.Name)
+	}
+	s.ran, s.running = true, inner
+	s.mu.Unlock()
+	defer s.c.forget(s)
+	var err error
+	if s.role == RoleVoter {
+		err = s.runVoter(ctx, inner)
+	} else {
+		s.runObserver(ctx, inner)
+	}
+	s.mu.Lock()
+	s.running = nil
+	s.mu.Unlock()
+	cancel()
+	s.sessions.Wait()
+	s.batch.close()
+	s.bump()
+	if f := s.failedErr(); f != nil {
+		return fmt.Errorf("coordinator set %s: %w", s.spec.Name, f)
+	}
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("cannot run coordinator set %s: %w", s.spec.Name, err)
+	}
+	return nil
 }
 
-// Lead has a command applied only if this host leads in exactly this term, and
-// the log puts the command into that term; otherwise ErrNotLeader. Errors
-// wrapping ErrUnknown mean that it may yet be applied, in that term only.
-func (s *Set) Lead(ctx context.Context, term uint64, command []byte) (Result, error) {
-	return Result{}, ErrNotLeader
+// runVoter runs raft until ctx ends or the replica fails; inner ends later.
+func (s *Set) runVoter(ctx, inner context.Context) error {
+	inner, cancel := context.WithCancel(inner)
+	defer cancel()
+	v, err := s.startVoter(inner)
+	if err != nil {
+		return err
+	}
+	watching := s.start(inner, v.watch)
+	attending := s.start(inner, func(ctx context.Context) { s.attend(ctx, v) })
+	s.log.Info("voting", "set", s.spec.Name, "epoch", s.spec.Epoch, "voter", s.self.String(), "starts", v.starts)
+	select {
+	case <-ctx.Done():
+		if s.batch.leading() != 0 && len(s.spec.Voters) > 1 {
+			v.raft.LeadershipTransfer().Error() // gives up after the election timeout
+		}
+	case <-s.failed:
+	}
+	s.mu.Lock()
+	s.running = nil // no new sessions, and none waits for raft below
+	s.mu.Unlock()
+	cancel()
+	v.stop()
+	watching()
+	attending()
+	return nil
 }
 
-// Status tells how the set is doing.
-func (s *Set) Status() Status { return Status{} }
+// runObserver follows the voters until ctx ends or the replica fails.
+func (s *Set) runObserver(ctx, inner context.Context) {
+	s.log.Info("observing", "set", s.spec.Name, "epoch", s.spec.Epoch)
+	following := s.start(inner, s.observe)
+	select {
+	case <-ctx.Done():
+	case <-s.failed:
+	}
+	following()
+}
+
+// fail stops this replica for good. It is called from anywhere, raft's own
+// goroutines included, and returns at once with the set cut off from the others.
+func (s *Set) fail(err error) {
+	s.mu.Lock()
+	if s.failure != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.failure = fmt.Errorf("%w: %w", ErrFailed, err)
+	close(s.failed)
+	l, v := s.layer, s.v
+	s.mu.Unlock()
+	if l != nil {
+		l.Close()
+	}
+	if v != nil {
+		v.raft.Shutdown()
+	}
+	s.log.Error("this replica stopped", "set", s.spec.Name, "error", err)
+	s.bump()
+}
+
+// failedErr gives why this replica stopped, or nil.
+func (s *Set) failedErr() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+// voting gives the running voter, or nil.
+func (s *Set) voting() *voter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil || s.failure != nil {
+		return nil
+	}
+	return s.v
+}
+
+// life tells how far this voter's store has come; zero on an observer.
+func (s *Set) life() life {
+	s.mu.Lock()
+	v := s.v
+	s.mu.Unlock()
+	if v == nil {
+		return life{}
+	}
+	return life{starts: v.starts, term: v.raft.CurrentTerm()}
+}
+
+// enter admits a session; leave must be called after it.
+func (s *Set) enter() (run context.Context, leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil || s.failure != nil {
+		return nil, nil, net.ErrClosed
+	}
+	if s.serving >= sessionsMax {
+		return nil, nil, fmt.Errorf("this voter serves %d streams already", s.serving)
+	}
+	s.serving++
+	s.sessions.Add(1)
+	return s.running, func() {
+		s.mu.Lock()
+		s.serving--
+		s.mu.Unlock()
+		s.sessions.Done()
+	}, nil
+}
 
 // View calls f with the machine while nothing is applied. f must be brief, must
 // not keep the machine and must not call the set.
-func (s *Set) View(f func(Machine)) {}
+func (s *Set) View(f func(Machine)) { s.rep.view(f) }
 
-// Changed signals, coalesced, that something was applied or that the role,
-// leader or quorum changed. It is for one receiver.
-func (s *Set) Changed() <-chan struct{} { return nil }
+// Hash gives the sha256 of the machine's snapshot and the index it stands for.
+func (s *Set) Hash() (index uint64, sum [32]byte, err error) {
+	st, err := s.rep.snapshot()
+	if err != nil {
+		return 0, sum, fmt.Errorf("cannot hash the state of set %s: %w", s.spec.Name, err)
+	}
+	return IndexOf(s.spec.Epoch, st.applied), sha256.Sum256(st.machine), nil
+}
 
 // TransferLeadership asks the voter on host to (or any other, if to is "") to
 // take over, and returns once it does. This host must be the leader.
-func (s *Set) TransferLeadership(ctx context.Context, to string) error { return ErrNotLeader }
-
-// Reachable gives the time of the last contact by stream of every host this
-// voter has heard of since it started, itself included; on the leader that
-// includes hosts attached to other voters. Empty on an observer.
-func (s *Set) Reachable() map[string]time.Time { return nil }
-
-// Hash gives the sha256 of the machine's snapshot and the index it stands for.
-func (s *Set) Hash() (index uint64, sum [32]byte, err error) { return 0, sum, nil }
+func (s *Set) TransferLeadership(ctx context.Context, to string) error {
+	v := s.voting()
+	if v == nil || s.batch.leading() == 0 {
+		return fmt.Errorf("cannot hand over set %s: %w", s.spec.Name, ErrNotLeader)
+	}
+	var future raft.Future
+	if to == "" {
+		future = v.raft.LeadershipTransfer()
+	} else {
+		heir, ok := s.spec.voter(to)
+		if !ok || heir == s.self {
+			return fmt.Errorf("cannot hand over set %s: %s is not another of its voters", s.spec.Name, to)
+		}
+		future = v.raft.LeadershipTransferToServer(raft.ServerID(heir.String()), raft.ServerAddress(heir.Host))
+	}
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }() // ends within the election timeout
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("cannot hand over set %s: %w", s.spec.Name, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot hand over set %s: %w", s.spec.Name, ctx.Err())
+	}
+}

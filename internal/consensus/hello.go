@@ -1,0 +1,262 @@
+package consensus
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// helloVersion is the version of everything that follows on a stream.
+const helloVersion = 1
+
+const (
+	helloMax     = 4 << 10
+	messageMax   = 512 // of a refusal
+	greetTimeout = 10 * time.Second
+)
+
+// Frame kinds of the greeting.
+const (
+	frameHello   = 'h'
+	frameWelcome = 'w'
+	frameRefuse  = 'n'
+)
+
+// hello opens every stream: which cluster is meant, from whom to whom.
+type hello struct {
+	cluster clusterID
+	set     string // with epoch: only to explain a wrong cluster
+	epoch   uint64
+	from    Voter
+	to      Voter
+	life    life // of a voter that greets
+
+	// For the observe protocol.
+	follow bool   // send entries
+	fresh  bool   // begin with a snapshot
+	index  uint64 // raft index and term of the last entry applied
+	term   uint64
+}
+
+// life is how far a voter's store has come. It never goes back, unless the
+// store was lost or restored from a backup.
+type life struct {
+	starts uint64
+	term   uint64
+}
+
+func (l life) encode() []byte { return appendUint(appendUint(nil, l.starts), l.term) }
+
+func decodeLife(b []byte) (life, error) {
+	d := &decoder{b: b}
+	l := life{starts: d.uint(), term: d.uint()}
+	return l, d.done()
+}
+
+func (h hello) encode() []byte {
+	b := appendUint(nil, helloVersion)
+	b = appendBytes(b, h.cluster[:])
+	b = appendString(b, h.set)
+	b = appendUint(b, h.epoch)
+	for _, part := range []string{h.from.Host, h.from.Storage, h.to.Host, h.to.Storage} {
+		b = appendString(b, part)
+	}
+	b = appendBytes(b, h.life.encode())
+	b = appendBool(b, h.follow)
+	b = appendBool(b, h.fresh)
+	b = appendUint(b, h.index)
+	return appendUint(b, h.term)
+}
+
+func decodeHello(b []byte) (hello, error) {
+	d := &decoder{b: b}
+	if v := d.uint(); d.err == nil && v != helloVersion {
+		return hello{}, fmt.Errorf("greeting has version %d, this program knows %d", v, helloVersion)
+	}
+	var h hello
+	id := d.bytes(len(h.cluster))
+	if len(id) != len(h.cluster) {
+		d.fail(errShort)
+	}
+	copy(h.cluster[:], id)
+	h.set = d.string(nameMaxLen)
+	h.epoch = d.uint()
+	h.from = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
+	h.to = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
+	var err error
+	if h.life, err = decodeLife(d.bytes(2 * binary.MaxVarintLen64)); err != nil {
+		d.fail(err)
+	}
+	h.follow, h.fresh = d.bool(), d.bool()
+	h.index, h.term = d.uint(), d.uint()
+	if err := d.done(); err != nil {
+		return hello{}, fmt.Errorf("cannot read greeting: %w", err)
+	}
+	return h, nil
+}
+
+// refusal is a reason, the other side's or ours, for not talking with a voter.
+type refusal struct{ peer, reason string }
+
+func (r *refusal) Error() string { return r.peer + " refused: " + r.reason }
+
+// dial opens a stream of the set to a voter and greets it.
+func (s *Set) dial(ctx context.Context, to Voter, protocol string, h hello) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	conn, err := s.c.opt.Streams.DialStream(ctx, to.Host, protocol)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach voter %s: %w", to.Host, err)
+	}
+	h.cluster, h.set, h.epoch, h.from, h.to, h.life = s.id, s.spec.Name, s.spec.Epoch, s.self, to, s.life()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := s.shake(conn, to, h); err != nil {
+		conn.Close()
+		s.note(to.Host, err)
+		return nil, fmt.Errorf("cannot greet voter %s: %w", to.Host, err)
+	}
+	s.note(to.Host, nil)
+	if !stop() {
+		return nil, fmt.Errorf("cannot greet voter %s: %w", to.Host, ctx.Err())
+	}
+	return conn, nil
+}
+
+func (s *Set) shake(conn Stream, to Voter, h hello) error {
+	if peer := conn.Peer().Host; peer != to.Host {
+		return fmt.Errorf("%s answered", peer)
+	}
+	if err := writeFrame(conn, frameHello, h.encode()); err != nil {
+		return err
+	}
+	kind, body, err := readFrame(conn, helloMax)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case frameWelcome:
+		l, err := decodeLife(body)
+		if err != nil {
+			return err
+		}
+		return s.c.store.remember(s.c.opt.Timing.Stall, s.id, to, l)
+	case frameRefuse:
+		return &refusal{peer: to.Host, reason: string(body[:min(len(body), messageMax)])}
+	}
+	return fmt.Errorf("unexpected answer of kind %q", kind)
+}
+
+// greet reads the greeting of an accepted stream and finds the set it is for.
+// The stream is refused with a reason, and closed, if it is for nobody here.
+func (c *Consensus) greet(conn Stream, protocol string) (*Set, hello, error) {
+	conn.SetDeadline(time.Now().Add(greetTimeout))
+	kind, body, err := readFrame(conn, helloMax)
+	if err != nil {
+		conn.Close()
+		return nil, hello{}, err
+	}
+	h, err := decodeHello(body)
+	if err == nil && kind != frameHello {
+		err = fmt.Errorf("unexpected greeting of kind %q", kind)
+	}
+	var s *Set
+	if err == nil {
+		s, err = c.admit(conn.Peer().Host, protocol, h)
+	}
+	if err != nil {
+		reason := err.Error()
+		writeFrame(conn, frameRefuse, []byte(reason[:min(len(reason), messageMax)]))
+		conn.Close()
+		return nil, h, err
+	}
+	if err := writeFrame(conn, frameWelcome, s.life().encode()); err != nil {
+		conn.Close()
+		return nil, h, err
+	}
+	conn.SetDeadline(time.Time{})
+	return s, h, nil
+}
+
+// admit checks a greeting from the host that proved to be peer.
+func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
+	if peer != h.from.Host {
+		return nil, fmt.Errorf("%s says it is %s", peer, h.from.Host)
+	}
+	s := c.lookup(h.cluster)
+	if s == nil {
+		if other := c.byName(h.set); other != nil {
+			return nil, fmt.Errorf("set %s of %s is cluster %.12s in epoch %d, here it is %.12s in epoch %d with voters %v", h.set, peer,
+				h.cluster.String(), h.epoch, other.id.String(), other.spec.Epoch, other.spec.sorted())
+		}
+		return nil, fmt.Errorf("set %s is not known here", h.set)
+	}
+	if h.to != s.self {
+		return nil, fmt.Errorf("this is %s, not %s", s.self, h.to)
+	}
+	if s.role != RoleVoter {
+		return nil, fmt.Errorf("%s is no voter of set %s", s.self, h.set)
+	}
+	if s.voting() == nil {
+		return nil, fmt.Errorf("%s is not running set %s at the moment", s.self, h.set)
+	}
+	if s.spec.has(h.from) {
+		return s, c.store.remember(c.opt.Timing.Stall, s.id, h.from, h.life)
+	}
+	if protocol == ProtocolRaft {
+		return nil, fmt.Errorf("%s is no voter of set %s, whose voters are %v", h.from, h.set, s.spec.sorted())
+	}
+	return s, nil
+}
+
+// remember keeps how far a voter's store has come, and refuses one that has
+// come less far than before: it forgot votes and entries it had promised.
+func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) error {
+	key := "peer\x00" + string(id[:]) + v.String()
+	b, err := s.meta(key)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		known, err := decodeLife(b)
+		if err != nil {
+			return fmt.Errorf("the store's record of %s is damaged: %w", v, err)
+		}
+		if l.starts < known.starts || l.term < known.term {
+			return &refusal{peer: "voter", reason: fmt.Sprintf("%s has started %d times and reached term %d, but %d starts and term %d were seen: its store was lost or restored from a backup, it needs a new storage id",
+				v, l.starts, l.term, known.starts, known.term)}
+		}
+	}
+	if next := l.encode(); !bytes.Equal(b, next) {
+		return s.putMeta(limit, key, next)
+	}
+	return nil
+}
+
+// begin counts one more start of this host as a voter of a cluster. It also
+// waits for writes of an earlier run that are still on their way.
+func (s *store) begin(limit time.Duration, id clusterID) (uint64, error) {
+	key := "starts\x00" + string(id[:])
+	b, err := s.meta(key)
+	if err != nil {
+		return 0, err
+	}
+	d := &decoder{b: b}
+	var starts uint64
+	if b != nil {
+		if starts = d.uint(); d.done() != nil {
+			return 0, errors.New("the store's count of starts is damaged")
+		}
+	}
+	starts++
+	return starts, s.putMeta(limit, key, appendUint(nil, starts))
+}
+
+// isClosed tells ends of streams that are not worth a word.
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled)
+}
