@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/spf13/cobra"
+)
 
 // newRoot builds the command tree: one constructor a file.
 func newRoot() *cobra.Command {
@@ -18,7 +22,13 @@ func newRoot() *cobra.Command {
 
 // commands lists every visible verb.
 func commands() []*cobra.Command {
-	return append(operateCommands(),
+	all := append(operateCommands(), initCommand(), groupCommand(), hostCommand(), coordinatorsCommand())
+	return append(all,
+		agentCommand(),
+		appspecCommand(),
+		applyCommand(),
+		bundleCommand(),
+		configCommand(),
 		statusCommand(),
 		whyCommand(),
 		waitCommand(),
@@ -34,7 +44,12 @@ func hiddenVerb(args []string) (code int, handled bool) {
 		return 0, false
 	}
 	switch args[0] {
-	default:
-		return 0, false
+	case "supervise":
+		return apply.SuperviseMain(args[1:]), true
+	case "fetch-child":
+		return configrepo.ChildMain(args[1:]), true
+	case "-Y": // git calls gpg.ssh.program as it calls ssh-keygen
+		return sshSignMain(args), true
 	}
+	return 0, false
 }

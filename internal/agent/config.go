@@ -44,6 +44,7 @@ type Config struct {
 	DestinationRoot string // put before every destination and permission object; "/" by default
 	Fence           FenceConfig
 	Limits          LimitsConfig
+	Timing          string // standard | fast: how patient gossip and raft are; fast is for hosts on one machine or one switch
 	Log             LogConfig
 }
 
@@ -130,8 +131,8 @@ func ParseConfig(file string, src []byte, env func(string) (string, bool)) (Conf
 	c := Config{
 		DataDir: DefaultDataDir, Socket: DefaultSocket, Listen: DefaultListen, DestinationRoot: "/",
 		Repository: RepositoryConfig{Branch: DefaultBranch, Poll: DefaultPoll, AllowedSigners: DefaultAllowedSigners},
-		S3:         S3Config{Enabled: true, Region: DefaultRegion},
-		Log:        LogConfig{Level: slog.LevelInfo, Format: "text"},
+		S3:         S3Config{Enabled: true, Region: DefaultRegion}, Timing: "standard",
+		Log: LogConfig{Level: slog.LevelInfo, Format: "text"},
 	}
 	var lookup strict.Env
 	if env != nil {
@@ -178,6 +179,7 @@ func configTable(c *Config) strict.Type {
 			strict.May("download", strict.Rate(&c.Limits.Download), "from peers and origins; 0 for no limit"),
 			strict.May("disk", strict.Size(&c.Limits.Disk, 1<<50), "of bundles kept; 0 for no limit"),
 		), ""),
+		strict.May("timing", strict.Enum(&c.Timing, "standard", "fast"), "how patient gossip and raft are; fast is for hosts on one machine or one switch"),
 		strict.May("log", strict.Object("",
 			strict.May("level", strict.Parsed(&c.Log.Level, "a level", "write debug, info, warn or error", map[string]any{"enum": []string{"debug", "info", "warn", "error"}}, parseLevel), ""),
 			strict.May("format", strict.Enum(&c.Log.Format, "text", "json"), ""),

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/gitopsd/gitopsd/internal/agent"
+	"github.com/spf13/cobra"
+)
+
+// agentCommand is the daemon.
+func agentCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the daemon: follow the config repository and keep this host as it says",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runAgent(cmd.Context(), file, cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", agent.DefaultConfigFile, "the host's own file")
+	return cmd
+}
+
+// runAgent reads the configuration, runs the agent until a signal ends ctx, and reloads on SIGHUP.
+func runAgent(ctx context.Context, file string, out io.Writer) error {
+	load := func() (agent.Config, error) { return agent.LoadConfig(file, os.LookupEnv) }
+	config, err := load()
+	if err != nil {
+		return exitError{code: codeInvalid, err: err}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program's own file, which the hook supervisor is started from: %w", err)
+	}
+	level := new(slog.LevelVar)
+	level.Set(config.Log.Level)
+	log := newLogger(out, config.Log.Format, level)
+	a, err := agent.New(agent.Options{Config: config, Reload: load, Program: program, Version: versionLine(), LogLevel: level, Log: log})
+	if err != nil {
+		return err
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	for {
+		select {
+		case err := <-ended:
+			if errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		case <-hangups:
+			if err := a.Reload(); err != nil {
+				log.Error("reload", "error", err)
+			}
+		}
+	}
+}
+
+// newLogger writes text or JSON lines.
+func newLogger(out io.Writer, format string, level *slog.LevelVar) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(out, options))
+	}
+	return slog.New(slog.NewTextHandler(out, options))
+}

@@ -1,0 +1,313 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+)
+
+// overlayBytesMax bounds what a group's overlay may put into memory at once.
+const overlayBytesMax = 64 << 20
+
+// deployer turns what a commit says into what apply does, and apply's results into reports.
+type deployer struct {
+	self     string
+	root     string // destinationRoot
+	fence    func() FenceConfig
+	applier  *apply.Applier
+	verifier *verifier
+	bundles  *bundles
+	world    func() *world
+	log      *slog.Logger
+}
+
+// preflight checks a verified spec whose bundle is here, while the old version runs.
+func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spec) rollout.EvPreflight {
+	answer := rollout.EvPreflight{Group: group, SpecHash: spec.SpecHash, LastGood: d.lastGoodSpec(group)}
+	refuse := func(kind rollout.RefusalKind, reason string) rollout.EvPreflight {
+		answer.Refused, answer.Reason = kind, reason
+		return answer
+	}
+	deployment, err := d.build(group, spec)
+	if err != nil {
+		return refuse(rollout.RefusedByHost, err.Error())
+	}
+	deployment.ID = preflightID(spec)
+	report, err := d.applier.Preflight(ctx, deployment)
+	switch {
+	case err != nil:
+		return refuse(rollout.RefusedByHost, err.Error())
+	case report.OK:
+		return answer
+	case report.Refusal != nil && report.Refusal.Invalid:
+		return refuse(rollout.RefusedBySpec, report.Refusal.Message)
+	case report.Refusal != nil:
+		return refuse(rollout.RefusedByHost, report.Refusal.Message)
+	}
+	return refuse(rollout.RefusedByHost, strings.Join(report.Problems, "; "))
+}
+
+// preflightID names the preparation of a spec before there is a deployment.
+func preflightID(spec rollout.Spec) string {
+	hash := spec.SpecHash[strings.LastIndexByte(spec.SpecHash, ':')+1:]
+	return "prepare-" + hash[:min(16, len(hash))]
+}
+
+// deployment builds what a grant asks for.
+func (d *deployer) deployment(grant rollout.Grant) (apply.Deployment, error) {
+	deployment, err := d.build(grant.Group, grant.Spec)
+	if err != nil {
+		return apply.Deployment{}, err
+	}
+	deployment.ID = grant.Deployment
+	deployment.Attempt = grant.Attempt
+	deployment.Creator = grant.Creator
+	return deployment, nil
+}
+
+// build fills in everything a verified spec says.
+func (d *deployer) build(group string, spec rollout.Spec) (apply.Deployment, error) {
+	g, commit, err := d.verifier.group(group, spec.Commit)
+	if err != nil {
+		return apply.Deployment{}, err
+	}
+	if g.SpecHash != spec.SpecHash {
+		return apply.Deployment{}, fmt.Errorf("commit %s yields %s for group %s here, not %s", commit.Short(), g.SpecHash, g.Folder, spec.SpecHash)
+	}
+	if err := d.fenced(g); err != nil {
+		return apply.Deployment{}, err
+	}
+	source, err := d.bundles.source(g.Revision)
+	if err != nil {
+		return apply.Deployment{}, err
+	}
+	overlay, err := readOverlay(g)
+	if err != nil {
+		return apply.Deployment{}, err
+	}
+	out := apply.Deployment{
+		ApplicationName: g.ApplicationName, GroupName: g.Name, GroupID: string(g.ID),
+		Commit: commit.ID, SpecHash: g.SpecHash, CommitTime: commit.When,
+		Kind: appspec.InPlace, Source: source, Overlay: overlay,
+		FileExistsBehavior: appspec.FileExistsBehavior(g.Policy.FileExistsBehavior),
+		StopFailure:        apply.StopFailure(g.Policy.ApplicationStopFailure),
+		Env:                d.environment(commit),
+		HoldGood:           true,
+	}
+	if s3 := g.Revision.S3; s3 != nil {
+		out.S3 = apply.S3{Bucket: s3.Bucket, Key: s3.Key, Version: s3.Version, ETag: s3.ETag}
+	}
+	for _, live := range d.world().State.Groups {
+		out.LiveGroups = append(out.LiveGroups, string(live.ID))
+	}
+	return out, nil
+}
+
+// environment is what hooks are told beside CodeDeploy's variables.
+func (d *deployer) environment(commit configrepo.Commit) map[string]string {
+	env := map[string]string{"GITOPSD_HOST": d.self, "GITOPSD_COMMIT": commit.ID, "GITOPSD_DESTINATION_ROOT": d.root}
+	for key, value := range d.world().State.Hosts[desired.HostName(d.self)].Tags {
+		env["GITOPSD_TAG_"+variable(key)] = value
+	}
+	return env
+}
+
+// variable spells a tag's key as the name of an environment variable.
+func variable(key string) string {
+	return strings.Map(func(r rune) rune {
+		if r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
+			return unicode.ToUpper(r)
+		}
+		return '_'
+	}, key)
+}
+
+// fenced says whether this host's own file allows a group and its origin.
+func (d *deployer) fenced(g desired.Group) error {
+	fence := d.fence()
+	if !allowed(fence.Groups, g.Folder) {
+		return fmt.Errorf("this host's fence.groups does not allow group %s", g.Folder)
+	}
+	if where := locationOf(g.Revision); !allowed(fence.Origins, where) {
+		return fmt.Errorf("this host's fence.origins does not allow %s", where)
+	}
+	return nil
+}
+
+// allowed matches a value against glob patterns; none means no limit. A pattern that ends in /** matches everything below.
+func allowed(patterns []string, value string) bool {
+	if len(patterns) == 0 {
+		return true
+	}
+	for _, p := range patterns {
+		if below, ok := strings.CutSuffix(p, "/**"); ok && (value == below || strings.HasPrefix(value, below+"/")) {
+			return true
+		}
+		if ok, err := path.Match(p, value); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
+
+// locationOf names a revision's origin for a fence and for people.
+func locationOf(r desired.Revision) string {
+	switch {
+	case r.S3 != nil:
+		return "s3://" + r.S3.Bucket + "/" + r.S3.Key
+	case r.Https != nil:
+		return r.Https.URL
+	case r.Directory != nil:
+		return r.Directory.Path
+	}
+	return r.Type
+}
+
+// readOverlay reads the files that are laid over the bundle.
+func readOverlay(g desired.Group) ([]apply.OverlayFile, error) {
+	var all []apply.OverlayFile
+	left := int64(overlayBytesMax)
+	for _, o := range g.Overlay {
+		f, err := o.Open()
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s of group %s: %w", o.Source, g.Folder, err)
+		}
+		data, err := io.ReadAll(io.LimitReader(f, left+1))
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s of group %s: %w", o.Source, g.Folder, err)
+		}
+		if left -= int64(len(data)); left < 0 {
+			return nil, fmt.Errorf("cannot lay the files of group %s over its bundle: they are larger than %d bytes together; put large files into the bundle", g.Folder, overlayBytesMax)
+		}
+		all = append(all, apply.OverlayFile{Path: o.Path, Mode: uint32(o.Mode.Perm()), Data: data})
+	}
+	return all, nil
+}
+
+// installed says what is in place for a group, from the releases on this disk.
+func (d *deployer) installed(group string) (spec rollout.Spec, whole, ok bool) {
+	releases, err := d.applier.Releases(group)
+	if err != nil {
+		if !errors.Is(err, apply.ErrUnknown) {
+			d.log.Error("the releases of a group cannot be read", "group", group, "error", err)
+		}
+		return rollout.Spec{}, false, false
+	}
+	for _, r := range releases {
+		if r.Installed {
+			return specOfRelease(r), true, true
+		}
+	}
+	return rollout.Spec{}, false, false
+}
+
+func specOfRelease(r apply.Release) rollout.Spec {
+	return rollout.Spec{Commit: r.Commit, SpecHash: r.SpecHash, Digest: string(r.Digest)}
+}
+
+// lastGood finds the release the group ran well last.
+func (d *deployer) lastGood(group string) (apply.Release, bool) {
+	releases, err := d.applier.Releases(group)
+	if err != nil {
+		return apply.Release{}, false
+	}
+	for _, r := range releases {
+		if r.Good {
+			return r, true
+		}
+	}
+	return apply.Release{}, false
+}
+
+func (d *deployer) lastGoodSpec(group string) string {
+	r, _ := d.lastGood(group)
+	return r.SpecHash
+}
+
+func (d *deployer) lastGoodCommit(group string) string {
+	r, _ := d.lastGood(group)
+	return r.Commit
+}
+
+// markGood makes the newest release of a spec the group's last good one.
+func (d *deployer) markGood(group string, spec rollout.Spec) {
+	releases, err := d.applier.Releases(group)
+	if err != nil {
+		d.log.Error("the releases of a group cannot be read", "group", group, "error", err)
+		return
+	}
+	for _, r := range releases {
+		if r.SpecHash != spec.SpecHash {
+			continue
+		}
+		if r.Good {
+			return
+		}
+		if err := d.applier.MarkGood(apply.Key{GroupID: group, DeploymentID: r.DeploymentID, Attempt: r.Attempt}); err != nil {
+			d.log.Error("the last good release cannot be marked", "group", group, "deployment", r.DeploymentID, "error", err)
+		}
+		return
+	}
+}
+
+// pendingKey finds the journal of a deployment.
+func (d *deployer) pendingKey(group, deployment string) (apply.Key, bool) {
+	journals, err := d.applier.Pending()
+	if err != nil {
+		d.log.Error("the journals cannot be read", "error", err)
+		return apply.Key{}, false
+	}
+	for _, j := range journals {
+		if j.Key.GroupID == group && j.Key.DeploymentID == deployment {
+			return j.Key, true
+		}
+	}
+	return apply.Key{}, false
+}
+
+// appliedOf turns apply's result into the Member's event.
+func appliedOf(key apply.Key, result apply.Result) rollout.EvApplied {
+	ev := rollout.EvApplied{Group: key.GroupID, Deployment: key.DeploymentID, Outcome: rollout.OutcomeSucceeded}
+	switch {
+	case result.Undone:
+		ev.Outcome = rollout.OutcomeUndone
+	case result.Outcome != apply.OutcomeSucceeded:
+		ev.Outcome = rollout.OutcomeFailed
+	}
+	if e := result.Error; e != nil {
+		ev.Event, ev.ExitCode, ev.ErrorCode, ev.Message = string(e.Event), e.Code, e.ErrorCode, e.Message
+	}
+	for _, r := range result.Events {
+		ev.Events = append(ev.Events, recordOf(r))
+	}
+	return ev
+}
+
+// recordOf turns one event's report into the replicated record.
+func recordOf(r apply.EventReport) rollout.EventRecord {
+	record := rollout.EventRecord{Event: string(r.Event), Status: string(r.Status), StartTime: stamp(r.Start), EndTime: stamp(r.End)}
+	if e := r.Error; e != nil {
+		record.Diagnostics = &rollout.Diagnostics{ErrorCode: e.ErrorCode, ScriptName: e.ScriptName, Message: e.Message, LogTail: e.LogTail}
+	}
+	return record
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}

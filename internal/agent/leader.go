@@ -1,0 +1,221 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+)
+
+// Pace of a leader.
+const (
+	tickInterval    = time.Second            // replicated clock, while a timer is armed
+	leadTimeout     = 5 * time.Second        // one command of the leader
+	leadPause       = 250 * time.Millisecond // before a refused or failed proposal is made again
+	handoverTimeout = 5 * time.Second
+	silentAfter     = 20 * time.Second // no stream contact for this long: gossip alone is believed
+)
+
+// leader injects what this host knows into the sets it leads: who leads, what git says, who is alive, and time. It decides nothing.
+type leader struct {
+	self      string
+	world     func() *world
+	worldMove func() <-chan struct{}
+	alive     func(host string) (alive bool, since time.Time)
+	aliveMove func() <-chan struct{}
+	epoch     func(set string) uint64
+	log       *slog.Logger
+}
+
+// term is one period of leading one set.
+type term struct {
+	number   uint64
+	lastTick time.Time
+	handover time.Time
+}
+
+// Run watches one set and leads it whenever raft says so, until ctx ends.
+func (l *leader) Run(ctx context.Context, run *setRun) {
+	check := time.NewTicker(setsCheck)
+	defer check.Stop()
+	var t *term
+	for {
+		changed, world, alive := run.changed.Changed(), l.worldMove(), l.aliveMove()
+		st := run.set.Status()
+		switch {
+		case !st.Leading:
+			t = nil
+		case t == nil || t.number != st.Term:
+			t = l.begin(ctx, run, st.Term)
+		}
+		wait := check.C
+		if t != nil && !l.act(ctx, run, t) {
+			wait = time.After(leadPause)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-world:
+		case <-alive:
+		case <-wait:
+		}
+	}
+}
+
+// begin announces this host as leader of a term; nil when that did not work.
+func (l *leader) begin(ctx context.Context, run *setRun, number uint64) *term {
+	var voters []string
+	for _, v := range run.spec.Voters {
+		voters = append(voters, v.Host)
+	}
+	slices.Sort(voters)
+	if !l.propose(ctx, run, number, rollout.Lead{Host: l.self, Epoch: run.spec.Epoch, Voters: voters}) {
+		return nil
+	}
+	l.log.Info("leading a coordinator set", "set", run.spec.Name, "term", number)
+	return &term{number: number, lastTick: time.Now()}
+}
+
+// act makes every proposal that the state lacks; false when one failed.
+func (l *leader) act(ctx context.Context, run *setRun, t *term) bool {
+	ok := l.reportLiveness(ctx, run, t)
+	ok = l.proposeTargets(ctx, run, t) && ok
+	var needs rollout.Needs
+	run.set.View(func(consensus.Machine) { needs = run.machine.Needs() })
+	if !needs.Tick {
+		t.lastTick = time.Now()
+	} else if elapsed := time.Since(t.lastTick); elapsed >= tickInterval {
+		if ok = l.propose(ctx, run, t.number, rollout.Tick{Elapsed: elapsed}) && ok; ok {
+			t.lastTick = t.lastTick.Add(elapsed)
+		}
+	}
+	if needs.Handover != "" && time.Since(t.handover) > handoverTimeout {
+		t.handover = time.Now()
+		l.handOver(ctx, run, needs.Handover)
+	}
+	return ok
+}
+
+// handOver moves leadership off this host, whose application is next.
+func (l *leader) handOver(ctx context.Context, run *setRun, to string) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	if err := run.set.TransferLeadership(ctx, to); err != nil && ctx.Err() == nil {
+		l.log.Warn("leadership could not be handed over", "set", run.spec.Name, "to", to, "error", err)
+		return
+	}
+	l.log.Info("leadership handed over, because this host is next", "set", run.spec.Name, "to", to)
+}
+
+// proposeTargets proposes what git says of each group of the set, and orphans those git no longer names.
+func (l *leader) proposeTargets(ctx context.Context, run *setRun, t *term) bool {
+	w := l.world()
+	if w == nil {
+		return true
+	}
+	ok := true
+	for _, g := range w.State.Groups {
+		if g.Coordinators != run.spec.Name || g.Policy.Removed {
+			continue
+		}
+		var target rollout.Target
+		var needed bool
+		run.set.View(func(consensus.Machine) { target, needed = run.machine.TargetNeeded(targetOf(w, g)) })
+		if needed {
+			ok = l.propose(ctx, run, t.number, target) && ok
+		}
+	}
+	return l.orphan(ctx, run, t, w) && ok
+}
+
+// orphan reports groups that left git or this set. A group whose file is broken has not left.
+func (l *leader) orphan(ctx context.Context, run *setRun, t *term, w *world) bool {
+	var views []rollout.GroupView
+	run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
+	ok := true
+	for _, v := range views {
+		if v.Orphaned || slices.Contains(w.State.Broken.Groups, v.Group) || slices.Contains(brokenIDs(w), v.ID) {
+			continue
+		}
+		if g, still := w.group(v.ID); still && g.Coordinators == run.spec.Name && !g.Policy.Removed {
+			continue
+		}
+		ok = l.propose(ctx, run, t.number, rollout.Orphan{Group: v.ID, Base: v.TargetVersion}) && ok
+	}
+	return ok
+}
+
+// brokenIDs lists the ids of groups whose files could not be used.
+func brokenIDs(w *world) []string {
+	var ids []string
+	for _, id := range w.State.Broken.IDs {
+		ids = append(ids, string(id))
+	}
+	return ids
+}
+
+// reportLiveness proposes who died and who came back. A host is alive when gossip says so or when a voter hears its stream.
+func (l *leader) reportLiveness(ctx context.Context, run *setRun, t *term) bool {
+	hosts := map[string]bool{}
+	var dead []string
+	run.set.View(func(consensus.Machine) {
+		for _, g := range run.machine.Groups() {
+			for _, m := range g.Members {
+				hosts[m.Host] = true
+			}
+		}
+		dead = run.machine.Dead()
+	})
+	for _, v := range run.spec.Voters {
+		hosts[v.Host] = true
+	}
+	heard := run.set.Reachable()
+	var news []rollout.HostLife
+	for host := range hosts {
+		alive, since := l.alive(host)
+		if last, ok := heard[host]; ok && !alive && time.Since(last) < silentAfter {
+			alive, since = true, last
+		}
+		if host == l.self {
+			alive = true
+		}
+		if was := !slices.Contains(dead, host); was != alive {
+			news = append(news, rollout.HostLife{Host: host, Alive: alive, For: max(0, time.Since(since))})
+		}
+	}
+	if len(news) == 0 {
+		return true
+	}
+	slices.SortFunc(news, func(a, b rollout.HostLife) int {
+		if a.Host < b.Host {
+			return -1
+		}
+		return 1
+	})
+	return l.propose(ctx, run, t.number, rollout.Liveness{Hosts: news})
+}
+
+// propose submits one command of the leader in its term.
+func (l *leader) propose(ctx context.Context, run *setRun, number uint64, command rollout.Command) bool {
+	data, err := rollout.Encode(command, time.Now())
+	if err != nil {
+		l.log.Error("internal error: a command cannot be encoded", "set", run.spec.Name, "error", err)
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, leadTimeout)
+	defer cancel()
+	result, err := run.set.Lead(ctx, number, data)
+	if err != nil {
+		l.log.Debug("a proposal failed; it is made again if still needed", "set", run.spec.Name, "error", err)
+		return false
+	}
+	if why := refusedBy(result.Response); why != "" {
+		l.log.Debug("a proposal was refused", "set", run.spec.Name, "why", why)
+		return false
+	}
+	return true
+}

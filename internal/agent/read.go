@@ -1,0 +1,389 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// remoteTimeout bounds a question passed on to another host.
+const remoteTimeout = 5 * time.Second
+
+// reader answers operators from the replicated state of the sets this host follows. With ask set, it asks another host for the groups of other sets; hosts answer
+// each other without it, so that no question goes in a circle.
+type reader struct {
+	self    string
+	source  *source
+	sets    *sets
+	repo    func() *configrepo.Repo
+	applier *apply.Applier
+	ask     func(host string) *status.Client // nil: answer for this host alone
+	alive   func(host string) (bool, time.Time)
+	extra   func() []status.Notice
+	changed *signal
+	log     *slog.Logger
+}
+
+var _ status.Source = (*reader)(nil)
+
+// Changed implements status.Source.
+func (r *reader) Changed() <-chan struct{} { return r.changed.Changed() }
+
+// Ready implements status.Source.
+func (r *reader) Ready() error {
+	w := r.source.current()
+	if w == nil {
+		return errors.New("no verified commit yet")
+	}
+	for name, run := range r.sets.list() {
+		if st := run.set.Status(); !st.Quorum {
+			return fmt.Errorf("coordinator set %s has no leader", name)
+		}
+	}
+	return nil
+}
+
+// Report implements status.Source.
+func (r *reader) Report(ctx context.Context, name string) (status.Report, error) {
+	report := status.Report{APIVersion: status.APIVersion, Host: r.self, Notices: r.notices(), Groups: []status.Group{}}
+	w := r.source.current()
+	if w != nil {
+		report.Commit = w.Commit.ID
+		report.Groups = r.groups(ctx, w)
+	}
+	if name == "" {
+		return report, nil
+	}
+	group, err := report.Find(name)
+	if err != nil {
+		return status.Report{}, err
+	}
+	report.Groups = []status.Group{group}
+	return report, nil
+}
+
+// notices collects what a person should know.
+func (r *reader) notices() []status.Notice {
+	all := append(r.source.notices(), r.sets.notices()...)
+	if r.extra != nil {
+		all = append(all, r.extra()...)
+	}
+	if all == nil {
+		all = []status.Notice{}
+	}
+	return all
+}
+
+// groups reports every group of the world and those that left git, sorted by folder.
+func (r *reader) groups(ctx context.Context, w *world) []status.Group {
+	open := r.sets.list()
+	var all []status.Group
+	seen, elsewhere := map[string]bool{}, map[string][]desired.Group{}
+	for _, g := range w.State.Groups {
+		run := open[g.Coordinators]
+		if run == nil {
+			elsewhere[g.Coordinators] = append(elsewhere[g.Coordinators], g)
+			continue
+		}
+		all = append(all, r.followed(run, g, w))
+		seen[string(g.ID)] = true
+	}
+	for _, run := range open {
+		var views []rollout.GroupView
+		run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
+		for _, v := range views {
+			if !seen[v.ID] && v.Orphaned {
+				all = append(all, groupOfView(v, run.set.Status()))
+			}
+		}
+	}
+	for set, groups := range elsewhere {
+		all = append(all, r.remote(ctx, w, set, groups)...)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Group < all[j].Group })
+	return all
+}
+
+// followed reports a group whose set this host follows.
+func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
+	var view rollout.GroupView
+	found := false
+	run.set.View(func(consensus.Machine) { view, found = run.machine.Group(string(g.ID)) })
+	st := run.set.Status()
+	if !found {
+		out := status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: rollout.StateNone, Hosts: []status.Host{},
+			Desired: revisionOf(specOf(w.Commit, g)), Why: "the coordinator set has not taken this group up yet"}
+		for _, m := range g.Members {
+			out.Hosts = append(out.Hosts, status.Host{Name: string(m), Status: "Pending", Health: "unknown", Events: []status.Event{}})
+		}
+		return withQuorum(out, st)
+	}
+	return groupOfView(view, st)
+}
+
+// withQuorum adds that nothing can be decided now.
+func withQuorum(g status.Group, st consensus.Status) status.Group {
+	if !st.Quorum {
+		g.Why = strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %v is up. %s", st.Set, st.Voters, g.Why))
+	}
+	return g
+}
+
+// groupOfView turns the replicated view into the document.
+func groupOfView(v rollout.GroupView, st consensus.Status) status.Group {
+	out := status.Group{
+		Group: v.Group, ID: v.ID, Name: v.Name, Application: v.Application, State: v.State, Why: v.Reason,
+		Desired: revisionOf(v.Desired), Running: revisionOf(v.Running), Hosts: hostsOf(v.Hosts),
+	}
+	if d := v.Deployment; d != nil {
+		out.Deployment = &status.Deployment{ID: d.ID, Creator: d.Creator, Status: d.Status, Wave: d.Wave, Waves: d.Waves, Reason: d.Reason,
+			Leader: st.Leader, Term: st.Term, RollbackOf: d.RollbackOf}
+	}
+	for _, q := range v.Quarantine {
+		out.Quarantined = append(out.Quarantined, q.SpecHash)
+	}
+	return withQuorum(out, st)
+}
+
+func revisionOf(s rollout.Spec) status.Revision {
+	return status.Revision{Commit: s.Commit, SpecHash: s.SpecHash, Digest: s.Digest}
+}
+
+// hostsOf turns hosts into the document's; never nil, so that JSON shows a list.
+func hostsOf(views []rollout.HostView) []status.Host {
+	hosts := []status.Host{}
+	for _, h := range views {
+		alive := "dead"
+		if h.Alive {
+			alive = "alive"
+		}
+		out := status.Host{Name: h.Name, Status: h.Status, Health: string(h.Health), Revision: h.Revision, Alive: alive, Reason: h.Reason,
+			Events: []status.Event{}, BytesFromOrigin: h.FromOrigin, BytesFromPeers: h.FromPeers}
+		for _, e := range h.Events {
+			event := status.Event{Event: e.Event, Status: e.Status, StartTime: e.StartTime, EndTime: e.EndTime}
+			if d := e.Diagnostics; d != nil {
+				event.Diagnostics = &status.Diagnostics{ErrorCode: d.ErrorCode, ScriptName: d.ScriptName, Message: d.Message, LogTail: d.LogTail}
+			}
+			out.Events = append(out.Events, event)
+		}
+		hosts = append(hosts, out)
+	}
+	return hosts
+}
+
+// remote asks a voter of a set this host does not follow.
+func (r *reader) remote(ctx context.Context, w *world, set string, groups []desired.Group) []status.Group {
+	if r.ask == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, remoteTimeout)
+	defer cancel()
+	answer, why := r.askAny(ctx, w, set)
+	var all []status.Group
+	for _, g := range groups {
+		found, err := answer.Find(string(g.ID))
+		if err != nil {
+			found = status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: "Unknown", Hosts: []status.Host{},
+				Desired: revisionOf(specOf(w.Commit, g)), Why: "no host of the group could be asked: " + why}
+		}
+		all = append(all, found)
+	}
+	return all
+}
+
+// askAny asks the voters of a set one after the other, live ones first.
+func (r *reader) askAny(ctx context.Context, w *world, set string) (status.Report, string) {
+	var why []string
+	for _, host := range r.votersByLife(w, set) {
+		report, err := r.ask(host).Report(ctx, "")
+		if err == nil {
+			return report, ""
+		}
+		why = append(why, host+": "+err.Error())
+	}
+	if len(why) == 0 {
+		return status.Report{}, "its coordinator set " + set + " lists no voter"
+	}
+	return status.Report{}, strings.Join(why, "; ")
+}
+
+// votersByLife lists a set's voters, live ones first.
+func (r *reader) votersByLife(w *world, set string) []string {
+	var hosts []string
+	for _, v := range w.State.Sets[set].Voters {
+		hosts = append(hosts, string(v.Host))
+	}
+	sort.SliceStable(hosts, func(i, j int) bool {
+		a, _ := r.alive(hosts[i])
+		b, _ := r.alive(hosts[j])
+		return a && !b
+	})
+	return hosts
+}
+
+// find resolves a group's name to what the world and the sets know of it.
+func (r *reader) find(ctx context.Context, name string) (status.Group, *setRun, error) {
+	report, err := r.Report(ctx, name)
+	if err != nil {
+		return status.Group{}, nil, err
+	}
+	return report.Groups[0], r.sets.ofGroup(report.Groups[0].ID), nil
+}
+
+// History implements status.Source.
+func (r *reader) History(ctx context.Context, name string) (status.History, error) {
+	group, run, err := r.find(ctx, name)
+	if err != nil {
+		return status.History{}, err
+	}
+	if run == nil {
+		return r.remoteHistory(ctx, group)
+	}
+	var past []rollout.DeploymentView
+	run.set.View(func(consensus.Machine) { past, _ = run.machine.History(group.ID) })
+	out := status.History{APIVersion: status.APIVersion, Group: group.Group, Deployments: []status.Past{}}
+	for _, d := range past {
+		signers := d.Signers
+		if signers == nil {
+			signers = []string{}
+		}
+		out.Deployments = append(out.Deployments, status.Past{ID: d.ID, Creator: d.Creator, Commit: d.Commit, Signers: signers, SpecHash: d.SpecHash,
+			Digest: d.Digest, Status: d.Status, StartTime: d.StartTime, EndTime: d.EndTime, RollbackOf: d.RollbackOf, Reason: d.Reason, Hosts: hostsOf(d.Hosts)})
+	}
+	return out, nil
+}
+
+// remoteHistory asks the voters of the group's set.
+func (r *reader) remoteHistory(ctx context.Context, group status.Group) (status.History, error) {
+	w := r.source.current()
+	g, ok := w.group(group.ID)
+	if r.ask == nil || !ok {
+		return status.History{}, fmt.Errorf("cannot show the history of %s: this host does not follow it", group.Group)
+	}
+	var errs []error
+	for _, host := range r.votersByLife(w, g.Coordinators) {
+		history, err := r.ask(host).History(ctx, group.ID)
+		if err == nil {
+			return history, nil
+		}
+		errs = append(errs, err)
+	}
+	return status.History{}, fmt.Errorf("cannot show the history of %s: %w", group.Group, errors.Join(errs...))
+}
+
+// Logs implements status.Source.
+func (r *reader) Logs(ctx context.Context, q status.LogQuery, w io.Writer) error {
+	group, _, err := r.find(ctx, q.Group)
+	if err != nil {
+		return err
+	}
+	q.Group = group.ID
+	hosts := []string{q.Host}
+	if q.Host == "" {
+		hosts = nil
+		for _, h := range group.Hosts {
+			hosts = append(hosts, h.Name)
+		}
+	}
+	if len(hosts) == 1 && hosts[0] == r.self {
+		return r.localLogs(q, w)
+	}
+	if r.ask == nil {
+		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
+	}
+	return r.everyLog(ctx, q, hosts, w)
+}
+
+// everyLog prints the output of each host under a heading.
+func (r *reader) everyLog(ctx context.Context, q status.LogQuery, hosts []string, w io.Writer) error {
+	for _, host := range hosts {
+		if _, err := fmt.Fprintf(w, "==> %s <==\n", host); err != nil {
+			return err
+		}
+		q.Host = host
+		err := error(nil)
+		if host == r.self {
+			err = r.localLogs(q, w)
+		} else {
+			err = r.ask(host).Logs(ctx, q, w)
+		}
+		if err != nil {
+			if _, err := fmt.Fprintf(w, "(%v)\n", err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// localLogs prints what hooks of this host wrote.
+func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
+	releases, err := r.applier.Releases(q.Group)
+	if err != nil {
+		return fmt.Errorf("cannot find hook output of %s on %s: %w", q.Group, r.self, err)
+	}
+	for _, release := range releases {
+		if q.Deployment != "" && release.DeploymentID != q.Deployment || strings.HasPrefix(release.DeploymentID, "prepare-") {
+			continue
+		}
+		log, err := r.applier.Log(apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}, q.Event)
+		if err != nil {
+			return fmt.Errorf("cannot read hook output of %s on %s: %w", release.DeploymentID, r.self, err)
+		}
+		defer log.Close()
+		_, err = io.Copy(w, log)
+		return err
+	}
+	return fmt.Errorf("no deployment %s of this group left hook output on %s", q.Deployment, r.self)
+}
+
+// Operate implements status.Source.
+func (r *reader) Operate(ctx context.Context, op status.Operation) error {
+	if op.Verb == "sync" {
+		return r.source.demand(ctx)
+	}
+	verbs := map[string]rollout.Verb{"stop": rollout.VerbStop, "pause": rollout.VerbPause, "resume": rollout.VerbResume, "retry": rollout.VerbRetry, "skip": rollout.VerbSkip}
+	verb, ok := verbs[op.Verb]
+	if !ok {
+		return fmt.Errorf("%w: there is no operation %q", status.ErrRefused, op.Verb)
+	}
+	group, run, err := r.find(ctx, op.Group)
+	if err != nil {
+		return err
+	}
+	if run == nil {
+		return fmt.Errorf("%w: %s does not follow %s; ask a host of the group", status.ErrRefused, r.self, group.Group)
+	}
+	if st := run.set.Status(); !st.Quorum {
+		return fmt.Errorf("%w: set %s", status.ErrNoQuorum, st.Set)
+	}
+	data, err := rollout.Encode(rollout.Operator{Group: group.ID, ID: operationID(r.self), Verb: verb, Actor: op.Actor, Reason: op.Reason}, time.Now())
+	if err != nil {
+		return fmt.Errorf("%w: %w", status.ErrRefused, err)
+	}
+	result, err := run.set.Submit(ctx, data)
+	if err != nil {
+		return fmt.Errorf("cannot %s %s: %w", op.Verb, group.Group, err)
+	}
+	if why := refusedBy(result.Response); why != "" {
+		return fmt.Errorf("%w: %s", status.ErrRefused, why)
+	}
+	return nil
+}
+
+// operationID makes an operator's request unique, so that submitting it twice does it once.
+func operationID(self string) string {
+	return fmt.Sprintf("%s-%d", self, time.Now().UnixNano())
+}

@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Reload reads the configuration again, as SIGHUP asks. What cannot change in a running agent keeps its value and is named in the error; a file that is wrong
+// changes nothing.
+func (a *Agent) Reload() error {
+	if a.opt.Reload == nil {
+		return errors.New("cannot reload: the configuration did not come from a file")
+	}
+	a.notify(daemon.SdNotifyReloading)
+	defer a.notify(daemon.SdNotifyReady)
+	next, err := a.opt.Reload()
+	if err != nil {
+		return fmt.Errorf("cannot reload, the old configuration stays in force: %w", err)
+	}
+	old := *a.config()
+	var fixed []string
+	keep := func(name string, changed bool, restore func()) {
+		if changed {
+			fixed = append(fixed, name)
+			restore()
+		}
+	}
+	keep("host", next.Host != old.Host, func() { next.Host = old.Host })
+	keep("dataDir", next.DataDir != old.DataDir, func() { next.DataDir = old.DataDir })
+	keep("socket", next.Socket != old.Socket, func() { next.Socket = old.Socket })
+	keep("listen", next.Listen != old.Listen, func() { next.Listen = old.Listen })
+	keep("advertise", next.Advertise != old.Advertise, func() { next.Advertise = old.Advertise })
+	keep("destinationRoot", next.DestinationRoot != old.DestinationRoot, func() { next.DestinationRoot = old.DestinationRoot })
+	keep("timing", next.Timing != old.Timing, func() { next.Timing = old.Timing })
+	keep("repository.introduction", next.Repository.Introduction != old.Repository.Introduction, func() { next.Repository.Introduction = old.Repository.Introduction })
+	repo, err := a.openRepo(&next)
+	if err != nil {
+		return fmt.Errorf("cannot reload, the old configuration stays in force: %w", err)
+	}
+	a.repo.Store(repo)
+	a.cfg.Store(&next)
+	if a.opt.LogLevel != nil {
+		a.opt.LogLevel.Set(next.Log.Level)
+	}
+	a.log.Info("configuration reloaded", "needsRestart", fixed)
+	if len(fixed) > 0 {
+		return fmt.Errorf("these keys change only at a restart: %v", fixed)
+	}
+	return nil
+}

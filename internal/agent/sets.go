@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// Pace of the sets.
+const (
+	setReopenPause = 5 * time.Second        // before a set whose replica stopped is opened again
+	submitTimeout  = 10 * time.Second       // one command of this host
+	submitQueueMax = 256                    // commands waiting for one set; more are dropped, and made again by the Member
+	setsCheck      = 500 * time.Millisecond // how often what nothing announces is looked at: leadership, liveness
+)
+
+// setRun is one coordinator set this host follows.
+type setRun struct {
+	spec    consensus.SetSpec
+	set     *consensus.Set
+	machine *rollout.Machine
+	cancel  context.CancelFunc
+	done    chan struct{}
+	submits chan rollout.Command
+	changed signal
+}
+
+// sets follows the coordinator sets that the world names for this host.
+type sets struct {
+	self      string
+	storage   string
+	consensus *consensus.Consensus
+	world     func() *world
+	worldMove func() <-chan struct{}
+	intro     string
+	lead      func(ctx context.Context, run *setRun)      // leader.go
+	synced    func(set string, list []rollout.Assignment) // member.go
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	open    map[string]*setRun
+	failed  map[string]string // set -> why it could not be opened
+	changed signal
+}
+
+// Run opens and closes sets as the world changes, until ctx ends.
+func (s *sets) Run(ctx context.Context) error {
+	defer s.closeAll()
+	for {
+		move := s.worldMove()
+		s.reconcile(ctx)
+		retry := time.NewTimer(setReopenPause)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return nil
+		case <-move:
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
+}
+
+// wanted lists the sets this host votes in or has a group in.
+func (s *sets) wanted(w *world) map[string]consensus.SetSpec {
+	all := map[string]consensus.SetSpec{}
+	if w == nil {
+		return all
+	}
+	mine := map[string]bool{}
+	for _, g := range w.State.GroupsOf(desired.HostName(s.self)) {
+		mine[g.Coordinators] = true
+	}
+	for name, set := range w.State.Sets {
+		spec := consensus.SetSpec{Name: name, Epoch: set.Epoch, Introduction: s.intro}
+		votes := false
+		for _, v := range set.Voters {
+			spec.Voters = append(spec.Voters, consensus.Voter{Host: string(v.Host), Storage: v.Storage})
+			votes = votes || string(v.Host) == s.self
+		}
+		if votes || mine[name] {
+			all[name] = spec
+		}
+	}
+	return all
+}
+
+// reconcile makes what is open equal to what is wanted.
+func (s *sets) reconcile(ctx context.Context) {
+	wanted := s.wanted(s.world())
+	for name, run := range s.list() {
+		spec, keep := wanted[name]
+		stopped := false
+		select {
+		case <-run.done:
+			stopped = true
+		default:
+		}
+		if keep && !stopped && reflect.DeepEqual(spec, run.spec) {
+			delete(wanted, name)
+			continue
+		}
+		s.close(name, run)
+	}
+	for name, spec := range wanted {
+		if err := s.start(ctx, spec); err != nil {
+			s.note(name, err.Error())
+			continue
+		}
+		s.note(name, "")
+	}
+}
+
+// note keeps and logs, once, why a set could not be opened.
+func (s *sets) note(name, why string) {
+	s.mu.Lock()
+	news := s.failed[name] != why
+	if s.failed == nil {
+		s.failed = map[string]string{}
+	}
+	s.failed[name] = why
+	s.mu.Unlock()
+	if news && why != "" {
+		s.log.Error("a coordinator set cannot be followed", "set", name, "error", why)
+	}
+}
+
+// start opens one set and its loops.
+func (s *sets) start(ctx context.Context, spec consensus.SetSpec) error {
+	machine := rollout.NewMachine()
+	set, err := s.consensus.Open(spec, machine)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	run := &setRun{spec: spec, set: set, machine: machine, cancel: cancel, done: make(chan struct{}), submits: make(chan rollout.Command, submitQueueMax)}
+	var loops sync.WaitGroup
+	loops.Go(func() {
+		if err := set.Run(ctx); err != nil {
+			s.log.Error("a coordinator set stopped on this host", "set", spec.Name, "error", err)
+		}
+		cancel()
+	})
+	loops.Go(func() { s.forward(ctx, run) })
+	loops.Go(func() { s.submit(ctx, run) })
+	loops.Go(func() { s.lead(ctx, run) })
+	go func() { loops.Wait(); close(run.done) }()
+	s.mu.Lock()
+	if s.open == nil {
+		s.open = map[string]*setRun{}
+	}
+	s.open[spec.Name] = run
+	s.mu.Unlock()
+	s.log.Info("following a coordinator set", "set", spec.Name, "epoch", spec.Epoch, "role", string(set.Status().Role))
+	return nil
+}
+
+// forward hands every change of the replicated state to the member and to whoever watches.
+func (s *sets) forward(ctx context.Context, run *setRun) {
+	check := time.NewTicker(setsCheck)
+	defer check.Stop()
+	for {
+		if st := run.set.Status(); st.Leader != "" && st.Quorum {
+			var list []rollout.Assignment
+			run.set.View(func(consensus.Machine) { list = run.machine.Assignments(s.self) })
+			s.synced(run.spec.Name, list)
+		}
+		run.changed.Notify()
+		s.changed.Notify()
+		select {
+		case <-ctx.Done():
+			return
+		case <-run.set.Changed():
+		case <-check.C:
+		}
+	}
+}
+
+// submit sends this host's commands in order.
+func (s *sets) submit(ctx context.Context, run *setRun) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case command := <-run.submits:
+			s.submitOne(ctx, run, command)
+		}
+	}
+}
+
+// submitOne sends one command; what is lost is made again by the Member.
+func (s *sets) submitOne(ctx context.Context, run *setRun, command rollout.Command) {
+	data, err := rollout.Encode(command, time.Now())
+	if err != nil {
+		s.log.Error("internal error: a command cannot be encoded", "set", run.spec.Name, "error", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	if _, err := run.set.Submit(ctx, data); err != nil && ctx.Err() == nil {
+		s.log.Debug("a report did not reach the leader; it is made again", "set", run.spec.Name, "error", err)
+	}
+}
+
+// enqueue queues a command for the set that has group; it never blocks.
+func (s *sets) enqueue(group string, command rollout.Command) {
+	run := s.ofGroup(group)
+	if run == nil {
+		return
+	}
+	select {
+	case run.submits <- command:
+	default:
+	}
+}
+
+// ofGroup finds the open set whose state has group, preferring the one the world names.
+func (s *sets) ofGroup(group string) *setRun {
+	open := s.list()
+	if g, ok := s.world().group(group); ok {
+		if run := open[g.Coordinators]; run != nil {
+			return run
+		}
+	}
+	for _, run := range open {
+		found := false
+		run.set.View(func(consensus.Machine) { _, found = run.machine.Group(group) })
+		if found {
+			return run
+		}
+	}
+	return nil
+}
+
+// list copies the open sets.
+func (s *sets) list() map[string]*setRun {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[string]*setRun, len(s.open))
+	for name, run := range s.open {
+		all[name] = run
+	}
+	return all
+}
+
+// close stops one set and waits for its loops.
+func (s *sets) close(name string, run *setRun) {
+	run.cancel()
+	<-run.done
+	s.mu.Lock()
+	if s.open[name] == run {
+		delete(s.open, name)
+	}
+	s.mu.Unlock()
+}
+
+// closeAll stops every set.
+func (s *sets) closeAll() {
+	open := s.list()
+	for _, run := range open {
+		run.cancel()
+	}
+	for name, run := range open {
+		s.close(name, run)
+	}
+}
+
+// notices reports sets that have no leader, failed, or were described twice.
+func (s *sets) notices() []status.Notice {
+	var all []status.Notice
+	for name, run := range s.list() {
+		st := run.set.Status()
+		for _, p := range st.Problems {
+			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s: %s", name, p)})
+		}
+		if st.Failed != "" {
+			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s", name, st.Failed)})
+		}
+		if !st.Quorum {
+			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: a majority of its voters (%v) must be up and reach each other; nothing is started meanwhile", name, st.Voters)})
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, why := range s.failed {
+		if why != "" {
+			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s cannot be followed: %s", name, why)})
+		}
+	}
+	return all
+}

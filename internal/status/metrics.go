@@ -1,0 +1,106 @@
+package status
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// scrapeTimeout bounds the reading of the state for one scrape.
+const scrapeTimeout = 5 * time.Second
+
+// Metrics returns the handler of /metrics: the process, the Go runtime, and what source reports at the moment of the scrape.
+func Metrics(source Source, version string) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		newCollector(source, version),
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+}
+
+// collector reads the report at each scrape, so that no counter has to be kept beside the state.
+type collector struct {
+	source  Source
+	version string
+
+	build, ready, commit, notices, group, host, bytes, term *prometheus.Desc
+}
+
+func newCollector(source Source, version string) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("gitopsd_"+name, help, labels, nil)
+	}
+	return &collector{
+		source: source, version: version,
+		build:   desc("build_info", "Always 1; the labels say what runs.", "version"),
+		ready:   desc("ready", "1 when this host has a verified commit and a leader for each set it follows."),
+		commit:  desc("commit_info", "Always 1; the label is the accepted commit.", "commit"),
+		notices: desc("notices", "Conditions a person should know of.", "kind"),
+		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "state"),
+		host:    desc("group_hosts", "Hosts of a group by status and health.", "group", "status", "health"),
+		bytes:   desc("bundle_bytes", "Bytes of the last bundle, by where they came from.", "group", "host", "from"),
+		term:    desc("group_leader_term", "Raft term of the group's coordinator set.", "group", "leader"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.build, c.ready, c.commit, c.notices, c.group, c.host, c.bytes, c.term} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(c.build, 1, c.version)
+	ready := 1.0
+	if c.source.Ready() != nil {
+		ready = 0
+	}
+	gauge(c.ready, ready)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	report, err := c.source.Report(ctx, "")
+	if err != nil {
+		return
+	}
+	if report.Commit != "" {
+		gauge(c.commit, 1, report.Commit)
+	}
+	kinds := map[string]float64{}
+	for _, n := range report.Notices {
+		kinds[n.Kind]++
+	}
+	for kind, n := range kinds {
+		gauge(c.notices, n, kind)
+	}
+	for _, g := range report.Groups {
+		c.collectGroup(gauge, g)
+	}
+}
+
+// collectGroup reports one group.
+func (c *collector) collectGroup(gauge func(*prometheus.Desc, float64, ...string), g Group) {
+	gauge(c.group, 1, g.Group, g.State)
+	if g.Deployment != nil && g.Deployment.Leader != "" {
+		gauge(c.term, float64(g.Deployment.Term), g.Group, g.Deployment.Leader)
+	}
+	counts := map[[2]string]float64{}
+	for _, h := range g.Hosts {
+		counts[[2]string{h.Status, h.Health}]++
+		gauge(c.bytes, float64(h.BytesFromOrigin), g.Group, h.Name, "origin")
+		gauge(c.bytes, float64(h.BytesFromPeers), g.Group, h.Name, "peers")
+	}
+	for key, n := range counts {
+		gauge(c.host, n, g.Group, key[0], key[1])
+	}
+}

@@ -1,0 +1,150 @@
+package e2e
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+)
+
+// Credentials of the S3 server for tests.
+const (
+	s3Access = "testaccess"
+	s3Secret = "testsecret0123456789"
+	s3Bucket = "releases"
+)
+
+// s3Server is versitygw behind a proxy that counts what leaves and can be cut.
+type s3Server struct {
+	t           *testing.T
+	url         string
+	credentials string // shared credentials file
+	down        atomic.Bool
+	payload     atomic.Int64 // bytes of archives that left the server
+	refused     atomic.Int64 // requests turned away while down
+}
+
+// newS3 starts the server.
+func newS3(t *testing.T, dir string) *s3Server {
+	t.Helper()
+	s := &s3Server{t: t, credentials: filepath.Join(dir, "s3-credentials")}
+	text := "[default]\naws_access_key_id = " + s3Access + "\naws_secret_access_key = " + s3Secret + "\n"
+	if err := os.WriteFile(s.credentials, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data, sidecar := filepath.Join(dir, "s3"), filepath.Join(dir, "s3-meta")
+	for _, d := range []string{filepath.Join(data, s3Bucket), sidecar} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	backend := freeAddress(t)
+	cmd := exec.Command(versitygw(t), "--port", backend, "--keep-alive", "--quiet", "posix", "--sidecar", sidecar, data)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3Access, "ROOT_SECRET_KEY="+s3Secret)
+	startProcess(t, cmd, filepath.Join(dir, "s3.log"))
+	eventually(t, "the S3 server starts", func() string {
+		conn, err := net.Dial("tcp", backend)
+		if err != nil {
+			return err.Error()
+		}
+		conn.Close()
+		return ""
+	})
+	s.proxy(backend)
+	return s
+}
+
+// proxy stands before the server and counts.
+func (s *s3Server) proxy(backend string) {
+	target := &url.URL{Scheme: "http", Host: backend}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
+		ModifyResponse: func(r *http.Response) error {
+			if r.Request.Method == http.MethodGet && !strings.HasSuffix(r.Request.URL.Path, ".gitopsd-index") {
+				r.Body = &countingBody{ReadCloser: r.Body, n: &s.payload}
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.down.Load() {
+			s.refused.Add(1)
+			http.Error(w, "down for a test", http.StatusServiceUnavailable)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	})}
+	go server.Serve(l)
+	s.t.Cleanup(func() { server.Close() })
+	s.url = "http://" + l.Addr().String()
+}
+
+// put stores an archive and its index.
+func (s *s3Server) put(key, file string, index []byte) {
+	s.t.Helper()
+	for name, body := range map[string]io.ReaderAt{key: mustOpen(s.t, file), key + ".gitopsd-index": strings.NewReader(string(index))} {
+		size := int64(len(index))
+		if f, ok := body.(*os.File); ok {
+			info, err := f.Stat()
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			size = info.Size()
+			defer f.Close()
+		} else if index == nil {
+			continue
+		}
+		err := origin.Put(context.Background(), origin.Location{Kind: origin.S3, Bucket: s3Bucket, Key: name},
+			origin.Options{Endpoint: s.url, Region: "us-east-1", PathStyle: true, CredentialsFile: s.credentials}, body, size, nil)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// countingBody counts what passes.
+type countingBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c *countingBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func mustOpen(t *testing.T, file string) *os.File {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// freeAddress finds a port that is free now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
