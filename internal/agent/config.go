@@ -46,7 +46,6 @@ type Config struct {
 	Limits          LimitsConfig
 	Timing          string // standard | fast: how patient gossip and raft are; fast is for hosts on one machine or one switch
 	Log             LogConfig
-	Timing          string // "default", or "fast" for hosts on one quiet network with little delay
 }
 
 // Join is a peer to try before the inventory is known.
@@ -185,7 +184,6 @@ func configTable(c *Config) strict.Type {
 			strict.May("level", strict.Parsed(&c.Log.Level, "a level", "write debug, info, warn or error", map[string]any{"enum": []string{"debug", "info", "warn", "error"}}, parseLevel), ""),
 			strict.May("format", strict.Enum(&c.Log.Format, "text", "json"), ""),
 		), ""),
-		strict.May("timing", strict.Enum(&c.Timing, "default", "fast"), "fast: silence is noticed sooner; for hosts on one quiet network with little delay"),
 	)
 }
 

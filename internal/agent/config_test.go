@@ -23,7 +23,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err := strict.Explain(problems); err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Host: "web-1", DataDir: "/var/lib/gitopsd", Socket: "/run/gitopsd/api.sock", Listen: "0.0.0.0:7946", DestinationRoot: "/", Timing: "default",
+	want := Config{Host: "web-1", DataDir: "/var/lib/gitopsd", Socket: "/run/gitopsd/api.sock", Listen: "0.0.0.0:7946", DestinationRoot: "/", Timing: "standard",
 		Repository: RepositoryConfig{URLs: []string{}, Branch: "main", Poll: 20 * time.Second, Introduction: "0123456789abcdef0123456789abcdef01234567", AllowedSigners: "/etc/gitopsd/allowed_signers"},
 		S3:         S3Config{Enabled: true, Region: "us-east-1"}, Log: LogConfig{Level: slog.LevelInfo, Format: "text"}}
 	if !reflect.DeepEqual(c, want) {
