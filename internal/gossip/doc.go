@@ -24,7 +24,10 @@
 // constant, the real ones travel in the metadata. So a host that comes back
 // with another address needs no reclaim time and meets no address conflict.
 //
-// Not promised: that Run's end waits for memberlist's own timers (a probe under
-// way ends by itself within one probe interval), or that a fact arrives at all
-// where partitions last.
+// memberlist counts into go-metrics' global, which drops everything unless
+// somebody sets a sink; nothing here does.
+//
+// Not promised: that Run's end waits for a probe that memberlist has under way
+// (it ends by its own timer, within eight probe intervals), or that a fact
+// arrives at all where partitions last.
 package gossip

@@ -130,7 +130,7 @@ func New(o Options) (*Gossip, error) {
 		notify:  map[string][]func(string, []byte){},
 	}
 	g.table = newTable(Member{Name: o.Host, Addr: o.Advertise, State: Alive, Instance: o.Instance, Version: o.Version}, g.touch)
-	g.packets = newPackets(o.Streams, o.Host, o.Allowed, o.Timing, o.Log)
+	g.packets = newPackets(o.Streams, o.Host, o.Allowed, g.table.live, o.Timing, o.Log)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: retransmit, NumNodes: g.table.live}
 	return g, nil
 }

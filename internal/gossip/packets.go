@@ -27,6 +27,7 @@ const (
 	inboxMax      = 256      // received packets waiting
 	statesAtOnce  = 16       // full exchanges others may have with us at once
 	stateBytesMax = 32 << 20 // bytes read in one full exchange
+	keepStreams   = 48       // members up to which idle streams are kept
 	silenceMax    = 2 * time.Minute
 
 	// memberlist wants an IP address of every node; ours are names, and this
@@ -40,6 +41,7 @@ type packets struct {
 	streams Streams
 	self    string
 	allowed func(string) bool
+	live    func() int // members, this host included
 	timing  Timing
 	log     *slog.Logger
 	inbox   chan *memberlist.Packet
@@ -65,9 +67,9 @@ type queue struct {
 
 var _ memberlist.NodeAwareTransport = (*packets)(nil)
 
-func newPackets(s Streams, self string, allowed func(string) bool, timing Timing, log *slog.Logger) *packets {
+func newPackets(s Streams, self string, allowed func(string) bool, live func() int, timing Timing, log *slog.Logger) *packets {
 	p := &packets{
-		streams: s, self: self, allowed: allowed, timing: timing, log: log,
+		streams: s, self: self, allowed: allowed, live: live, timing: timing, log: log,
 		inbox:  make(chan *memberlist.Packet, inboxMax),
 		conns:  make(chan net.Conn),
 		slots:  make(chan struct{}, statesAtOnce),
@@ -212,7 +214,7 @@ func (p *packets) open(ctx context.Context, host string) (transport.Stream, erro
 // take waits for packets and returns them framed, and how many they are; none
 // when the stream should be closed.
 func (p *packets) take(ctx context.Context, host string, q *queue) ([]byte, int) {
-	timer := time.NewTimer(p.timing.StreamIdle)
+	timer := time.NewTimer(p.streamIdle())
 	defer timer.Stop()
 	for {
 		p.mu.Lock()
@@ -247,6 +249,15 @@ func (p *packets) take(ctx context.Context, host string, q *queue) ([]byte, int)
 			return nil, 0
 		}
 	}
+}
+
+// streamIdle keeps streams long while all of them fit the pool of sessions. In
+// a large cluster the next packet goes to somebody else anyway.
+func (p *packets) streamIdle() time.Duration {
+	if p.live() > keepStreams {
+		return min(p.timing.StreamIdle, time.Second)
+	}
+	return p.timing.StreamIdle
 }
 
 // written counts n packets as sent or lost.

@@ -29,7 +29,8 @@ type Timing struct {
 	// exceeds RejoinMin; from then on missing hosts are tried at random
 	// moments between RejoinMin and RejoinMax apart.
 	RejoinFirst, RejoinAlone, RejoinMin, RejoinMax time.Duration
-	// StreamIdle closes a packet stream that nothing was sent on.
+	// StreamIdle closes a packet stream that nothing was sent on; beyond 48
+	// members it is 1 s at most.
 	StreamIdle time.Duration
 	// Leave bounds saying goodbye when Run ends.
 	Leave time.Duration

@@ -236,7 +236,7 @@ func TestWritingNeverWaitsAndForgetsTheOldest(t *testing.T) {
 	streams := &stuck{dials: make(chan string, 16)}
 	timing := LAN()
 	timing.DialTimeout = time.Hour
-	p := newPackets(streams, "me", func(host string) bool { return host != "stranger" }, timing, slog.New(slog.DiscardHandler))
+	p := newPackets(streams, "me", func(host string) bool { return host != "stranger" }, func() int { return 2 }, timing, slog.New(slog.DiscardHandler))
 	p.start()
 	defer p.Shutdown()
 	send := func(host string, i int) {

@@ -144,7 +144,7 @@ func (t *Transport) HTTPClient(alpn string) *http.Client {
 			DisableCompression:     true,
 			MaxIdleConns:           64,
 			MaxIdleConnsPerHost:    4,
-			MaxConnsPerHost:        16,
+			MaxConnsPerHost:        32,
 			IdleConnTimeout:        time.Minute,
 			ResponseHeaderTimeout:  time.Minute,
 			ExpectContinueTimeout:  time.Second,
