@@ -192,7 +192,11 @@ func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Prob
 		if syntax.ContextMsg != "" {
 			message += " " + syntax.ContextMsg
 		}
-		return nil, nil, end, &Problem{Position: at, Message: message}
+		hint := ""
+		if len(rest) > 0 && rest[0] == '\t' {
+			hint = "the line holds a tab: use blanks"
+		}
+		return nil, nil, end, &Problem{Position: at, Message: message, Hint: hint}
 	}
 }
 
