@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/transport"
+	"github.com/spf13/cobra"
+)
+
+// offline runs one of the verbs of this file's commands, and returns what it printed and its exit code.
+func offline(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	root := &cobra.Command{Use: "gitopsd", SilenceErrors: true, SilenceUsage: true}
+	root.AddCommand(configCommand(), initCommand(), groupCommand(), coordinatorsCommand(), hostCommand())
+	var out, hints bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&hints)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	if err != nil {
+		hints.WriteString(err.Error())
+		code = codeError
+		if coded, ok := err.(exitError); ok {
+			code = coded.code
+		}
+	}
+	return out.String(), hints.String(), code
+}
+
+// must runs a verb that has to succeed, and returns its standard output.
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, hints, code := offline(t, args...)
+	if code != 0 {
+		t.Fatalf("gitopsd %s: exit %d\n%s%s", strings.Join(args, " "), code, out, hints)
+	}
+	return out
+}
+
+// TestFromNothingToARepositoryThatValidates types what the README of a new config repository says.
+func TestFromNothingToARepositoryThatValidates(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	dir := filepath.Join(t.TempDir(), "config")
+	out, hints, code := offline(t, "init", dir)
+	if code != 0 || !strings.Contains(out, "trust.yaml") || !strings.Contains(out, "this is not a key yet") || !strings.Contains(hints, "0 problems") && !strings.Contains(hints, "ok, 1 warnings") {
+		t.Fatalf("init: exit %d\n%s%s", code, out, hints)
+	}
+	for _, name := range []string{"web-1", "web-2", "web-3"} {
+		text := must(t, "host", "init", "--data-dir", filepath.Join(t.TempDir(), name), "--name", name, "--address", "10.0.0."+name[4:]+":7946", "--zone", "rack-a", "--tag", "role=shop,env=production")
+		if err := os.WriteFile(filepath.Join(dir, "hosts", name+".yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "coordinators", "init", "web", "--voters", "web-1,web-2,web-3", dir)
+	id := strings.TrimSpace(must(t, "group", "add", "shop/production/website", "--dir", dir, "--application", "shop", "--coordinators", "web"))
+	must(t, "group", "add", "shop/staging/website", "--dir", dir, "--application", "shop", "--coordinators", "web", "--tags", "role=shop,role=edge", "--tags", "env=production")
+	must(t, "config", "validate", dir)
+
+	state, problems := desired.Load(os.DirFS(dir))
+	if len(desired.Bad(problems)) != 0 || len(state.Groups) != 2 {
+		t.Fatalf("groups = %d, problems = %v", len(state.Groups), problems)
+	}
+	g := state.Groups[0]
+	if string(g.ID) != id || len(id) != 16 || g.Name != "shop-production-website" || len(g.Members) != 3 || !g.Policy.Suspend || len(state.Groups[1].Members) != 3 {
+		t.Errorf("group = %+v", g)
+	}
+	if _, hints, code := offline(t, "group", "add", "shop/production/website", "--dir", dir, "--application", "shop"); code != codeError || !strings.Contains(hints, "exists already") {
+		t.Errorf("the same group again: exit %d, %s", code, hints)
+	}
+	if _, hints, code := offline(t, "coordinators", "init", "web", "--voters", "web-1", dir); code != codeError || !strings.Contains(hints, "exists already") {
+		t.Errorf("the same set again: exit %d, %s", code, hints)
+	}
+	must(t, "init", dir) // leaves alone what is there
+}
+
+func TestInitWithSigner(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	key, err := transport.GenerateKey(filepath.Join(home, "id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := transport.PublicKeyLine(key)
+	for name, signer := range map[string]string{"line": line, "line with comment": line + " anna@laptop"} {
+		dir := filepath.Join(t.TempDir(), "c")
+		must(t, "init", dir, "--name", "shop", "--signer", "anna="+signer)
+		out := must(t, "config", "validate", dir, "-o", "json")
+		if !strings.Contains(out, `"ok": true`) || !strings.Contains(out, `"warnings": []`) {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, ".ssh", "id_ed25519.pub"), []byte(line+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "c")
+	must(t, "init", dir)
+	if text, err := os.ReadFile(filepath.Join(dir, "trust.yaml")); err != nil || !strings.Contains(string(text), line) {
+		t.Errorf("the user's own key is not in trust.yaml: %v\n%s", err, text)
+	}
+	for _, bad := range []string{"anna", "anna=", "=x", "anna=/no/such/file", "anna=ssh-ed25519 AAAA", "anna=ssh-dss\nx y"} {
+		if _, _, code := offline(t, "init", filepath.Join(t.TempDir(), "c"), "--signer", bad); code != codeUsage {
+			t.Errorf("--signer %q: exit %d", bad, code)
+		}
+	}
+}
+
+func TestHostInitKeepsWhatIsThere(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	first := must(t, "host", "init", "--data-dir", dir, "--name", "web-1")
+	if again := must(t, "host", "init", "--data-dir", dir, "--name", "web-1"); again != first {
+		t.Errorf("the second time:\n%s\nthe first time:\n%s", again, first)
+	}
+	info, err := os.Stat(filepath.Join(dir, hostKeyFile))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key: %v, %v", info.Mode(), err)
+	}
+	if _, err := transport.LoadKey(filepath.Join(dir, hostKeyFile)); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(dir, hostKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if third := must(t, "host", "init", "--data-dir", dir, "--name", "web-1"); third == first {
+		t.Error("a new key looks like the old one")
+	}
+	if err := os.WriteFile(filepath.Join(dir, storageIDFile), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, hints, code := offline(t, "host", "init", "--data-dir", dir, "--name", "web-1"); code != codeError || !strings.Contains(hints, "16 hexadecimal digits") {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+	for _, args := range [][]string{{}, {"--name", "web 1"}, {"--name", "web-1", "--address", "nowhere"}} {
+		if _, _, code := offline(t, append([]string{"host", "init", "--data-dir", t.TempDir()}, args...)...); code == 0 {
+			t.Errorf("%v was accepted", args)
+		}
+	}
+}
+
+func TestConfigValidateNamesEveryProblem(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "c")
+	must(t, "init", dir, "--signer", "anna=ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOPQh+D3AaNw1mhD8TqosWjKZJqyJhq5HntMjGGZ0H6d")
+	bad := filepath.Join(dir, "a", "group.yaml")
+	if err := os.MkdirAll(filepath.Dir(bad), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bad, []byte("id: short\nsuperseed: x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, _, code := offline(t, "config", "validate", dir, "-o", "json")
+	var v struct {
+		OK     bool
+		Errors []struct {
+			File, Message, Suggestion string
+			Line, Column              int
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil || code != codeInvalid || v.OK {
+		t.Fatalf("exit %d, %v\n%s", code, err, out)
+	}
+	at := slices.IndexFunc(v.Errors, func(e struct {
+		File, Message, Suggestion string
+		Line, Column              int
+	}) bool {
+		return strings.Contains(e.Message, "superseed")
+	})
+	if len(v.Errors) < 5 || at < 0 || v.Errors[at].File != "a/group.yaml" || v.Errors[at].Line != 2 || v.Errors[at].Column != 1 || v.Errors[at].Suggestion != "did you mean supersede?" {
+		t.Errorf("errors = %+v", v.Errors)
+	}
+	text, hints, code := offline(t, "config", "validate", dir)
+	if code != codeInvalid || !strings.Contains(text, "a/group.yaml:2:1: unknown key") || !strings.Contains(hints, "problems") {
+		t.Errorf("exit %d\n%s%s", code, text, hints)
+	}
+	for _, args := range [][]string{{"config", "validate", dir, "-o", "xml"}, {"config", "validate", bad}, {"config", "validate", "a", "b"}} {
+		if _, _, code := offline(t, args...); code != codeUsage {
+			t.Errorf("%v: exit %d", args, code)
+		}
+	}
+	if _, _, code := offline(t, "config", "validate", filepath.Join(dir, "nothing")); code != codeError {
+		t.Errorf("a missing folder: exit %d", code)
+	}
+}
+
+func TestConfigSchemaPrintsEveryKind(t *testing.T) {
+	for _, kind := range schemaKinds() {
+		var schema map[string]any
+		if err := json.Unmarshal([]byte(must(t, "config", "schema", kind)), &schema); err != nil || schema["properties"] == nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if _, hints, code := offline(t, "config", "schema", "pod"); code != codeUsage || !strings.Contains(hints, "group") {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+}
