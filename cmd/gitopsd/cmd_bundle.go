@@ -1,0 +1,379 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/spf13/cobra"
+)
+
+// bundleCommand groups the verbs that make, look at and release bundles; none of them needs an agent.
+func bundleCommand() *cobra.Command {
+	group := &cobra.Command{Use: "bundle", Short: "Make, check, compare and release bundles"}
+	group.AddCommand(bundlePackCommand(), bundleInspectCommand(), bundleVerifyCommand(), bundleDiffCommand(), bundlePinCommand(), bundlePushCommand())
+	return group
+}
+
+func checkBundleOutput(output string) error {
+	switch output {
+	case "table", "json", "yaml":
+		return nil
+	}
+	return exitError{code: codeUsage, err: fmt.Errorf("cannot print %q: the output is table, json or yaml", output)}
+}
+
+// packWorkers leaves nothing idle: packing is the only thing this process does.
+func packWorkers() int { return runtime.GOMAXPROCS(0) }
+
+// packed says what was made.
+type packed struct {
+	File   string        `json:"file"`
+	Digest bundle.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+	Index  bundle.Digest `json:"index"`
+	Frames int           `json:"frames"`
+	Raw    int64         `json:"rawBytes"`
+}
+
+func bundlePackCommand() *cobra.Command {
+	var out, previous, output string
+	cmd := &cobra.Command{
+		Use:   "pack DIR -o FILE.tar.zst",
+		Short: "Pack a directory into a bundle that any tar unpacks and whose unchanged parts never move twice",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				return exitError{code: codeUsage, err: errors.New("say where to write the bundle: -o FILE.tar.zst")}
+			}
+			if err := checkBundleOutput(output); err != nil {
+				return err
+			}
+			made, _, err := packToFile(cmd.Context(), args[0], out, previous)
+			if err != nil {
+				return err
+			}
+			if output != "table" {
+				return printDocument(cmd.OutOrStdout(), output, made)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\ndigest: %s\nsize: %d\nindex: %s\n", made.File, made.Digest, made.Size, made.Index)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "out", "o", "", "file to write")
+	cmd.Flags().StringVar(&previous, "previous", "", "bundle of the release before: its frames are reused where the content is equal")
+	cmd.Flags().StringVar(&output, "output", "table", "table, json or yaml")
+	return cmd
+}
+
+// packToFile packs dir into file, which appears only when it is whole.
+func packToFile(ctx context.Context, dir, file, previous string) (made packed, x *bundle.Index, err error) {
+	if info, err := os.Stat(dir); err != nil {
+		return made, nil, fmt.Errorf("cannot pack: %w", err)
+	} else if !info.IsDir() {
+		return made, nil, fmt.Errorf("cannot pack %s: it is no directory", dir)
+	}
+	if inside(dir, file) {
+		return made, nil, fmt.Errorf("cannot pack %s into %s: the bundle would contain itself; write it elsewhere", dir, file)
+	}
+	var o bundle.PackOptions
+	if previous != "" {
+		before, err := openArchive(previous)
+		if err != nil {
+			return made, nil, err
+		}
+		defer before.Close()
+		old, err := bundle.ReadIndex(before, before.size)
+		if err != nil {
+			return made, nil, fmt.Errorf("cannot use %s as previous bundle: %w", previous, err)
+		}
+		o.Previous = &bundle.Previous{Index: old, Archive: before}
+	}
+	temp, err := os.CreateTemp(filepath.Dir(file), ".gitopsd-pack-")
+	if err != nil {
+		return made, nil, fmt.Errorf("cannot pack: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = temp.Close()
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	x, digest, err := store.Pack(ctx, temp, os.DirFS(dir), o, packWorkers())
+	if err != nil {
+		return made, nil, err
+	}
+	if err = temp.Chmod(0o644); err == nil {
+		err = temp.Sync()
+	}
+	if err == nil {
+		err = temp.Close()
+	}
+	if err == nil {
+		err = os.Rename(temp.Name(), file)
+	}
+	if err != nil {
+		return made, nil, fmt.Errorf("cannot write %s: %w", file, err)
+	}
+	return packed{File: file, Digest: digest, Size: x.ArchiveSize(), Index: x.Digest(), Frames: x.Len(), Raw: x.RawSize()}, x, nil
+}
+
+// inside reports whether file would lie below dir.
+func inside(dir, file string) bool {
+	absDir, err1 := filepath.EvalSymlinks(dir)
+	absFile, err2 := filepath.EvalSymlinks(filepath.Dir(file))
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	absDir, err1 = filepath.Abs(absDir)
+	absFile, err2 = filepath.Abs(absFile)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	rel, err := filepath.Rel(absDir, absFile)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// archiveFile is a bundle on disk.
+type archiveFile struct {
+	*os.File
+	size int64
+	kind bundle.Type
+}
+
+func openArchive(name string) (*archiveFile, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open bundle: %w", err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("cannot open bundle %s: %w", name, err)
+	}
+	kind, ok := bundle.TypeOfName(name)
+	if !ok {
+		kind = bundle.TypeTar // tar finds compression by itself
+	}
+	return &archiveFile{File: file, size: info.Size(), kind: kind}, nil
+}
+
+// indexOf returns the archive's own index, or one of fixed pieces, and the archive's digest.
+func (a *archiveFile) indexOf() (*bundle.Index, bundle.Digest, error) {
+	pieces, err := bundle.IndexOf(io.NewSectionReader(a, 0, a.size), bundle.PieceSizeFor(a.size))
+	if err != nil {
+		return nil, "", err
+	}
+	x, err := bundle.ReadIndex(a, a.size)
+	if errors.Is(err, bundle.ErrNoIndex) {
+		return pieces, pieces.PayloadDigest(), nil
+	}
+	return x, pieces.PayloadDigest(), err
+}
+
+// inspection is what inspect prints.
+type inspection struct {
+	File          string        `json:"file"`
+	Digest        bundle.Digest `json:"digest"`
+	Size          int64         `json:"size"`
+	Type          bundle.Type   `json:"bundleType"`
+	Index         bundle.Digest `json:"index"`
+	IndexBytes    int           `json:"indexBytes"`
+	Framed        bool          `json:"framed"`
+	Pieces        int           `json:"pieces"`
+	RawBytes      int64         `json:"rawBytes"`
+	RawDigest     bundle.Digest `json:"rawDigest,omitempty"`
+	SmallestPiece int           `json:"smallestPiece"`
+	LargestPiece  int           `json:"largestPiece"`
+	Files         int           `json:"files"`
+	Directories   int           `json:"directories"`
+	Links         int           `json:"links"`
+	FileBytes     int64         `json:"fileBytes"`
+	AppSpec       []string      `json:"appspec"`
+}
+
+func bundleInspectCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "Show a bundle's digest, size, pieces and content",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkBundleOutput(output); err != nil {
+				return err
+			}
+			seen, err := inspect(args[0])
+			if err != nil {
+				return err
+			}
+			if output != "table" {
+				return printDocument(cmd.OutOrStdout(), output, seen)
+			}
+			format := "fixed pieces of the raw archive"
+			if seen.Framed {
+				format = "zstd frames cut by content"
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %d bytes\ndigest: %s\nindex:  %s (%d bytes)\npieces: %d %s, %d..%d bytes\nholds:  %d files with %d bytes, %d directories, %d links; appspec: %v\n",
+				seen.File, seen.Type, seen.Size, seen.Digest, seen.Index, seen.IndexBytes, seen.Pieces, format, seen.SmallestPiece, seen.LargestPiece,
+				seen.Files, seen.FileBytes, seen.Directories, seen.Links, seen.AppSpec)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
+	return cmd
+}
+
+func inspect(name string) (inspection, error) {
+	archive, err := openArchive(name)
+	if err != nil {
+		return inspection{}, err
+	}
+	defer archive.Close()
+	x, digest, err := archive.indexOf()
+	if err != nil {
+		return inspection{}, fmt.Errorf("cannot inspect %s: %w", name, err)
+	}
+	seen := inspection{File: name, Digest: digest, Size: archive.size, Type: archive.kind, Index: x.Digest(), IndexBytes: len(x.Encode()), Framed: x.Framed(),
+		Pieces: x.Len(), RawBytes: x.RawSize(), RawDigest: x.RawDigest(), SmallestPiece: x.Piece(0).Size, AppSpec: []string{}}
+	for i := range x.Len() {
+		seen.SmallestPiece, seen.LargestPiece = min(seen.SmallestPiece, x.Piece(i).Size), max(seen.LargestPiece, x.Piece(i).Size)
+	}
+	err = bundle.Walk(archive, archive.size, archive.kind, bundle.Options{}, func(e *bundle.Entry) error {
+		switch e.Type {
+		case bundle.File:
+			seen.Files++
+			seen.FileBytes += e.Size
+			if base := filepath.Base(e.Name); base == "appspec.yml" || base == "appspec.yaml" {
+				seen.AppSpec = append(seen.AppSpec, e.Name)
+			}
+		case bundle.Dir:
+			seen.Directories++
+		default:
+			seen.Links++
+		}
+		return nil
+	})
+	if err != nil {
+		return inspection{}, fmt.Errorf("cannot inspect %s: %w", name, refusal(err))
+	}
+	return seen, nil
+}
+
+// refusal gives an archive that breaks the rules its exit code.
+func refusal(err error) error {
+	if errors.Is(err, bundle.ErrRefused) {
+		return exitError{code: codeInvalid, err: err}
+	}
+	return err
+}
+
+func bundleVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify FILE [DIGEST]",
+		Short: "Check every frame of a bundle, the tar inside, and the digest if one is given",
+		Long:  "Check every frame of a bundle against its index and the tar inside against the rules for archives; of an archive that is not of our own format,\nthe content alone. Ends with 10 if anything is wrong.",
+		Args:  usageArgs(cobra.RangeArgs(1, 2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			archive, err := openArchive(args[0])
+			if err != nil {
+				return err
+			}
+			defer archive.Close()
+			x, digest, err := verifyArchive(archive)
+			if err == nil && len(args) == 2 && digest != bundle.Digest(args[1]) {
+				if _, err := bundle.ParseDigest(args[1]); err != nil {
+					return exitError{code: codeUsage, err: err}
+				}
+				err = fmt.Errorf("its digest is %s, expected %s", digest, args[1])
+			}
+			if err != nil {
+				return exitError{code: codeInvalid, err: fmt.Errorf("%s is no good bundle: %w", args[0], err)}
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good: %d pieces, digest %s, index %s\n", args[0], x.Len(), digest, x.Digest())
+			return err
+		},
+	}
+}
+
+func verifyArchive(archive *archiveFile) (*bundle.Index, bundle.Digest, error) {
+	x, digest, err := bundle.VerifyArchive(archive, archive.size, bundle.Options{})
+	if !errors.Is(err, bundle.ErrNoIndex) {
+		return x, digest, err
+	}
+	if x, digest, err = archive.indexOf(); err != nil {
+		return nil, "", err
+	}
+	return x, digest, bundle.Walk(archive, archive.size, archive.kind, bundle.Options{}, func(e *bundle.Entry) error {
+		if e.Content == nil {
+			return nil
+		}
+		_, err := io.Copy(io.Discard, e.Content)
+		return err
+	})
+}
+
+// difference is what diff prints.
+type difference struct {
+	MovedBytes   int64 `json:"movedBytes"`
+	ReusedBytes  int64 `json:"reusedBytes"`
+	MovedPieces  int   `json:"movedPieces"`
+	ReusedPieces int   `json:"reusedPieces"`
+}
+
+func bundleDiffCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "diff A B",
+		Short: "Say how many bytes a host that has bundle A must fetch for bundle B",
+		Args:  usageArgs(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkBundleOutput(output); err != nil {
+				return err
+			}
+			d, err := diffBundles(args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if output != "table" {
+				return printDocument(cmd.OutOrStdout(), output, d)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "moved:  %d bytes in %d pieces\nreused: %d bytes in %d pieces\n", d.MovedBytes, d.MovedPieces, d.ReusedBytes, d.ReusedPieces)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
+	return cmd
+}
+
+func diffBundles(a, b string) (d difference, err error) {
+	indexes := make([]*bundle.Index, 2)
+	for i, name := range []string{a, b} {
+		archive, err := openArchive(name)
+		if err != nil {
+			return d, err
+		}
+		indexes[i], _, err = archive.indexOf()
+		_ = archive.Close()
+		if err != nil {
+			return d, fmt.Errorf("cannot compare %s: %w", name, err)
+		}
+	}
+	for i, j := range bundle.Reuse(indexes[1], indexes[0]) {
+		size := int64(indexes[1].Piece(i).Size)
+		if j < 0 {
+			d.MovedBytes, d.MovedPieces = d.MovedBytes+size, d.MovedPieces+1
+		} else {
+			d.ReusedBytes, d.ReusedPieces = d.ReusedBytes+size, d.ReusedPieces+1
+		}
+	}
+	return d, nil
+}

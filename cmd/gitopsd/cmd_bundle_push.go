@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+	"github.com/spf13/cobra"
+)
+
+func bundlePinCommand() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "pin FILE",
+		Short: "Write the piece index of an archive made by other tools, so that peers can check its pieces",
+		Args:  usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			archive, err := openArchive(args[0])
+			if err != nil {
+				return err
+			}
+			defer archive.Close()
+			x, digest, err := archive.indexOf()
+			if err != nil {
+				return fmt.Errorf("cannot pin %s: %w", args[0], err)
+			}
+			if out == "" {
+				out = args[0] + bundle.IndexSuffix
+			}
+			if err := os.WriteFile(out, x.Encode(), 0o644); err != nil {
+				return fmt.Errorf("cannot write index: %w", err)
+			}
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s: store it beside the archive, as KEY%s\n", out, bundle.IndexSuffix)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "digest: %s\nsize: %d\nindex: %s\n", digest, archive.size, x.Digest())
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "file to write (default FILE"+bundle.IndexSuffix+")")
+	return cmd
+}
+
+// pushFlags say where to push and how to get there.
+type pushFlags struct {
+	origin   origin.Options
+	previous string
+	group    string
+	force    bool
+	output   string
+}
+
+func bundlePushCommand() *cobra.Command {
+	var f pushFlags
+	cmd := &cobra.Command{
+		Use:   "push DIR|FILE s3://BUCKET/KEY",
+		Short: "Store a bundle and its index, and print or edit the revision to commit",
+		Long: "Pack DIR (or take FILE as it is), store it at the location with its piece index beside it, and print the `revision:` to commit.\n" +
+			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.",
+		Args: usageArgs(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkBundleOutput(f.output); err != nil {
+				return err
+			}
+			to, err := origin.Parse(args[1])
+			if err != nil {
+				return exitError{code: codeUsage, err: err}
+			}
+			rev, err := f.push(cmd.Context(), cmd.ErrOrStderr(), args[0], to)
+			if err != nil {
+				return err
+			}
+			if f.group != "" {
+				return f.editGroup(cmd, rev)
+			}
+			if f.output != "table" {
+				return printDocument(cmd.OutOrStdout(), f.output, map[string]revisionBlock{"revision": rev})
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), rev.yaml())
+			return err
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.origin.Endpoint, "endpoint", "", "URL of a store other than AWS (environment: AWS_ENDPOINT_URL)")
+	fl.StringVar(&f.origin.Region, "region", "", "region of the bucket")
+	fl.BoolVar(&f.origin.PathStyle, "path-style", false, "put the bucket in the path instead of the host name")
+	fl.StringVar(&f.origin.CredentialsFile, "credentials-file", "", "AWS shared credentials file")
+	fl.StringVar(&f.previous, "previous", "", "bundle of the release before, when packing DIR")
+	fl.StringVar(&f.group, "group", "", "group.yaml, or its folder, whose revision is to be edited in place")
+	fl.BoolVar(&f.force, "force", false, "overwrite another bundle at that location")
+	fl.StringVarP(&f.output, "output", "o", "table", "table, json or yaml")
+	return cmd
+}
+
+// revisionBlock is the revision of a group.yaml.
+type revisionBlock struct {
+	RevisionType string             `json:"revisionType"`
+	S3Location   *s3Location        `json:"s3Location,omitempty"`
+	Directory    *directoryLocation `json:"directoryLocation,omitempty"`
+	Digest       bundle.Digest      `json:"digest"`
+	Size         int64              `json:"size"`
+	Index        bundle.Digest      `json:"index"`
+}
+
+type s3Location struct {
+	Bucket     string      `json:"bucket"`
+	Key        string      `json:"key"`
+	BundleType bundle.Type `json:"bundleType"`
+}
+
+type directoryLocation struct {
+	Path       string      `json:"path"`
+	BundleType bundle.Type `json:"bundleType"`
+}
+
+// yaml is the block as group.yaml has it.
+func (r revisionBlock) yaml() string {
+	where := ""
+	if r.S3Location != nil {
+		where = fmt.Sprintf("  s3Location: {bucket: %s, key: %s, bundleType: %s}\n", yamlScalar(r.S3Location.Bucket), yamlScalar(r.S3Location.Key), r.S3Location.BundleType)
+	} else if r.Directory != nil {
+		where = fmt.Sprintf("  directoryLocation: {path: %s, bundleType: %s}\n", yamlScalar(r.Directory.Path), r.Directory.BundleType)
+	}
+	return fmt.Sprintf("revision:\n  revisionType: %s\n%s  digest: %s\n  size: %d\n  index: %s\n", r.RevisionType, where, r.Digest, r.Size, r.Index)
+}
+
+// yamlScalar quotes what is not plainly a word or a path.
+func yamlScalar(s string) string {
+	plain := strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" && strings.ContainsAny(s, "abcdefghijklmnopqrstuvwxyz") && s[0] >= 'a' && s[0] <= 'z'
+	if plain && s != "true" && s != "false" && s != "null" && s != "yes" && s != "no" && s != "on" && s != "off" && s != "y" && s != "n" {
+		return s
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// push packs where needed, stores archive and index, and returns what to commit.
+func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to origin.Location) (rev revisionBlock, err error) {
+	if f.origin.Endpoint == "" {
+		f.origin.Endpoint = os.Getenv("AWS_ENDPOINT_URL")
+	}
+	f.origin.Client = origin.NewClient(f.origin.Timeout)
+	defer f.origin.Client.CloseIdleConnections()
+	info, err := os.Stat(source)
+	if err != nil {
+		return rev, fmt.Errorf("cannot push: %w", err)
+	}
+	if info.IsDir() {
+		scratch, err := os.MkdirTemp("", "gitopsd-push-")
+		if err != nil {
+			return rev, fmt.Errorf("cannot push: %w", err)
+		}
+		defer os.RemoveAll(scratch)
+		file := filepath.Join(scratch, "bundle.tar.zst")
+		if _, _, err := packToFile(ctx, source, file, f.previous); err != nil {
+			return rev, err
+		}
+		source = file
+	}
+	archive, err := openArchive(source)
+	if err != nil {
+		return rev, err
+	}
+	defer archive.Close()
+	x, digest, err := archive.indexOf()
+	if err != nil {
+		return rev, fmt.Errorf("cannot push %s: %w", source, err)
+	}
+	rev = revisionBlock{RevisionType: string(to.Kind), Digest: digest, Size: archive.size, Index: x.Digest()}
+	switch to.Kind {
+	case origin.S3:
+		rev.S3Location = &s3Location{Bucket: to.Bucket, Key: to.Key, BundleType: archive.kind}
+	case origin.Directory:
+		rev.Directory = &directoryLocation{Path: to.Path, BundleType: archive.kind}
+	}
+	return rev, f.store(ctx, hints, archive, x, to)
+}
+
+// store uploads the archive and then its index; the same bundle that is already there is not sent again.
+func (f *pushFlags) store(ctx context.Context, hints io.Writer, archive *archiveFile, x *bundle.Index, to origin.Location) error {
+	there, err := f.alreadyThere(ctx, archive, x, to)
+	if err != nil {
+		return err
+	}
+	if there {
+		_, _ = fmt.Fprintf(hints, "%s is there already\n", to)
+		return nil
+	}
+	step := archive.size / 10
+	next := step
+	err = origin.Put(ctx, to, f.origin, archive, archive.size, func(sent int64) {
+		if sent >= next && archive.size > 32<<20 {
+			_, _ = fmt.Fprintf(hints, "sent %d of %d MiB\n", sent>>20, archive.size>>20)
+			next = sent + step
+		}
+	})
+	if err != nil {
+		return err
+	}
+	beside := to
+	beside.Key, beside.Path = to.Key+bundle.IndexSuffix, to.Path+bundle.IndexSuffix
+	index := x.Encode()
+	if err := origin.Put(ctx, beside, f.origin, bytes.NewReader(index), int64(len(index)), nil); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(hints, "stored %s, %d bytes in %d pieces\n", to, archive.size, x.Len())
+	return nil
+}
+
+// alreadyThere compares size and index with what the location holds. Another bundle there is one that hosts may be fetching just now.
+func (f *pushFlags) alreadyThere(ctx context.Context, archive *archiveFile, x *bundle.Index, to origin.Location) (bool, error) {
+	from, err := origin.Open(to, f.origin)
+	if err != nil {
+		return false, err
+	}
+	size, err := from.Size(ctx)
+	if origin.NotFound(err) || f.force {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	index, err := from.ReadIndex(ctx)
+	if err == nil && size == archive.size && bytes.Equal(index, x.Encode()) {
+		return true, nil
+	}
+	if err != nil && !origin.NotFound(err) {
+		return false, err
+	}
+	return false, exitError{code: codeRefused, err: fmt.Errorf("cannot push to %s: another bundle is stored there, which hosts may be fetching; choose a new key, or --force", to)}
+}
+
+// editGroup writes the revision into group.yaml and says what to do next.
+func (f *pushFlags) editGroup(cmd *cobra.Command, rev revisionBlock) error {
+	file := f.group
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		file = path.Join(file, "group.yaml")
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return fmt.Errorf("cannot edit group: %w", err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("cannot edit group: %w", err)
+	}
+	edited, err := editRevision(text, rev)
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot edit %s: %w; put this into it instead:\n%s", file, err, rev.yaml()))
+	}
+	if bytes.Equal(edited, text) {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is up to date\n", file)
+		return err
+	}
+	if err := os.WriteFile(file, edited, info.Mode().Perm()); err != nil {
+		return fmt.Errorf("cannot edit group: %w", err)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "edited %s; deploy it with: git commit -S -m 'release %s' -- %s\n", file, rev.Digest.Short(), file)
+	return err
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// bundleVerb runs one bundle verb and returns what it printed and its exit code.
+func bundleVerb(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	cmd := bundleCommand()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&bytes.Buffer{})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	var coded exitError
+	switch {
+	case err == nil:
+		return out.String(), 0
+	case errors.As(err, &coded):
+		return err.Error(), coded.code
+	}
+	return err.Error(), codeError
+}
+
+func bundleTree(t *testing.T, small string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, data := range map[string]string{"appspec.yml": "version: 0.0\nos: linux\n", "z/small": small, "big": strings.Repeat("0123456789abcdef", 1<<16)} {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(data), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestBundleVerbs(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a.tar.zst"), filepath.Join(dir, "b.tar.zst")
+	if out, code := bundleVerb(t, "pack", bundleTree(t, "one"), "-o", a); code != 0 {
+		t.Fatal(out)
+	}
+	if out, code := bundleVerb(t, "pack", bundleTree(t, "two"), "-o", b, "--previous", a); code != 0 {
+		t.Fatal(out)
+	}
+	out, code := bundleVerb(t, "inspect", a, "-o", "json")
+	var seen inspection
+	if err := json.Unmarshal([]byte(out), &seen); code != 0 || err != nil {
+		t.Fatalf("%s (%v)", out, err)
+	}
+	data, err := os.ReadFile(a)
+	if err != nil || seen.Digest != bundle.DigestBytes(data) || seen.Files != 3 || !seen.Framed || len(seen.AppSpec) != 1 || seen.Type != bundle.TypeTarZst {
+		t.Errorf("%+v (%v)", seen, err)
+	}
+	var d difference
+	out, _ = bundleVerb(t, "diff", a, b, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &d); err != nil || d.MovedBytes == 0 || d.ReusedBytes == 0 || d.MovedBytes > 4096 {
+		t.Errorf("diff says %s (%v)", out, err)
+	}
+	if out, code := bundleVerb(t, "verify", a, string(seen.Digest)); code != 0 || !strings.Contains(out, "is good") {
+		t.Errorf("verify: %d %s", code, out)
+	}
+	if out, code := bundleVerb(t, "verify", b, string(seen.Digest)); code != codeInvalid {
+		t.Errorf("verify with another's digest: %d %s", code, out)
+	}
+	data[len(data)/3] ^= 1
+	if err := os.WriteFile(a, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := bundleVerb(t, "verify", a); code != codeInvalid {
+		t.Errorf("verify of a damaged bundle: %d %s", code, out)
+	}
+}
+
+func TestBundleVerbsRefuse(t *testing.T) {
+	dir := bundleTree(t, "x")
+	cases := map[string]struct {
+		args []string
+		code int
+	}{
+		"-o FILE":               {[]string{"pack", dir}, codeUsage},
+		"would contain":         {[]string{"pack", dir, "-o", filepath.Join(dir, "self.tar.zst")}, codeError},
+		"no such file":          {[]string{"inspect", filepath.Join(dir, "nothing")}, codeError},
+		"no tar archive":        {[]string{"inspect", filepath.Join(dir, "big")}, codeError},
+		"s3://BUCKET/KEY":       {[]string{"push", dir, "s3://bucket"}, codeUsage},
+		"the output is":         {[]string{"inspect", dir, "-o", "xml"}, codeUsage},
+		"usage: bundle inspect": {[]string{"inspect"}, codeUsage},
+		"nothing can be sto":    {[]string{"push", dir, "https://127.0.0.1:1/x"}, codeError},
+	}
+	for want, c := range cases {
+		if out, code := bundleVerb(t, c.args...); code != c.code || !strings.Contains(out, want) && !strings.Contains(out, "refused") {
+			t.Errorf("%v: exit %d, %q; want %d, %q", c.args, code, out, c.code, want)
+		}
+	}
+}
+
+func TestBundlePushToADirectoryEditsTheGroup(t *testing.T) {
+	releases := t.TempDir()
+	to := filepath.Join(releases, "web-1.tar.zst")
+	out, code := bundleVerb(t, "push", bundleTree(t, "x"), to)
+	if code != 0 || !strings.Contains(out, "revisionType: Directory") || !strings.Contains(out, "index: sha256:") {
+		t.Fatalf("%d %s", code, out)
+	}
+	if again, code := bundleVerb(t, "push", bundleTree(t, "x"), to); code != 0 || again != out {
+		t.Errorf("the same again: %d %s", code, again)
+	}
+	if out, code := bundleVerb(t, "push", bundleTree(t, "other"), to); code != codeRefused {
+		t.Errorf("another bundle on the same key: %d %s", code, out)
+	}
+	group := filepath.Join(t.TempDir(), "group.yaml")
+	if err := os.WriteFile(group, []byte("id: A\n"+out+"waves: [] # all\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(releases, "web-2.tar.zst")
+	if out, code := bundleVerb(t, "push", bundleTree(t, "next"), next, "--group", filepath.Dir(group)); code != 0 || !strings.Contains(out, "git commit") {
+		t.Fatalf("%d %s", code, out)
+	}
+	text, err := os.ReadFile(group)
+	if err != nil || !strings.Contains(string(text), next) || strings.Contains(string(text), to) || !strings.Contains(string(text), "waves: [] # all") {
+		t.Errorf("%s (%v)", text, err)
+	}
+}
+
+func TestBundlePinWritesAnIndexOfAForeignArchive(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skipf("tar is not installed: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "old.tgz")
+	if out, err := exec.Command("tar", "-czf", file, "-C", bundleTree(t, "x"), ".").CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	out, code := bundleVerb(t, "pin", file)
+	encoded, err := os.ReadFile(file + bundle.IndexSuffix)
+	if code != 0 || err != nil {
+		t.Fatalf("%d %s (%v)", code, out, err)
+	}
+	x, err := bundle.DecodeIndex(encoded)
+	if err != nil || x.Framed() || !strings.Contains(out, "index: "+string(x.Digest())) || !strings.Contains(out, "digest: "+string(x.PayloadDigest())) {
+		t.Errorf("%s (%v)", out, err)
+	}
+}
+
+func TestEditRevision(t *testing.T) {
+	digest, index := bundle.DigestBytes([]byte("d")), bundle.DigestBytes([]byte("i"))
+	rev := revisionBlock{RevisionType: "S3", S3Location: &s3Location{Bucket: "releases", Key: "web/2.tar.zst", BundleType: bundle.TypeTarZst}, Digest: digest, Size: 42, Index: index}
+	edits := map[string][2]string{
+		"block with comments": {
+			"# ours\nid: A\nrevision:   # what runs\n  revisionType: S3\n  s3Location:\n    bucket: releases # theirs\n    key: \"web/1.zip\"\n    bundleType: 'zip'\n    version: abc\n  digest: sha256:old # of the archive\n  size: 1\n  index: sha256:old\nattempt: 1\n",
+			"# ours\nid: A\nrevision:   # what runs\n  revisionType: S3\n  s3Location:\n    bucket: releases # theirs\n    key: web/2.tar.zst\n    bundleType: tar.zst\n    version: \"\"\n  digest: " + string(digest) + " # of the archive\n  size: 42\n  index: " + string(index) + "\nattempt: 1\n",
+		},
+		"flow, keys missing": {
+			"revision: {revisionType: S3, s3Location: {bucket: b, key: k}, digest: x}\n",
+			"revision: {index: " + string(index) + ", size: 42, revisionType: S3, s3Location: {bundleType: tar.zst, bucket: releases, key: web/2.tar.zst}, digest: " + string(digest) + "}\n",
+		},
+		"characters of several bytes before": {
+			"revision: {revisionType: S3, s3Location: {bucket: releases, key: \"wéb/ü\", bundleType: tar.zst}, digest: x, size: 42, index: " + string(index) + "} # ñ\n",
+			"revision: {revisionType: S3, s3Location: {bucket: releases, key: web/2.tar.zst, bundleType: tar.zst}, digest: " + string(digest) + ", size: 42, index: " + string(index) + "} # ñ\n",
+		},
+	}
+	for name, c := range edits {
+		got, err := editRevision([]byte(c[0]), rev)
+		if err != nil || string(got) != c[1] {
+			t.Errorf("%s: %v\n%s\nwant\n%s", name, err, got, c[1])
+		}
+	}
+	for want, text := range map[string]string{
+		"no revision":   "id: A\n",
+		"no s3Location": "revision: {revisionType: Https}\n",
+		"safely":        "revision:\n  revisionType: S3\n  s3Location: {bucket: releases, key: k, bundleType: tar.zst}\n  digest: >-\n    folded\n",
+	} {
+		if got, err := editRevision([]byte(text), rev); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q becomes %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
