@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// runAppspec runs `gitopsd appspec` with args; code is the exit code.
+func runAppspec(t *testing.T, args ...string) (out string, code int, err error) {
+	t.Helper()
+	var buffer bytes.Buffer
+	cmd := appspecCommand()
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	cmd.SetOut(&buffer)
+	cmd.SetErr(&buffer)
+	cmd.SetArgs(args)
+	err = cmd.Execute()
+	var coded exitError
+	switch {
+	case errors.As(err, &coded):
+		code = coded.code
+	case err != nil:
+		code = codeError
+	}
+	return buffer.String(), code, err
+}
+
+// writeTree writes files below a new folder; names that end in .sh become executable.
+func writeTree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := os.FileMode(0o644)
+		if strings.HasSuffix(name, ".sh") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const goodAppspec = "version: 0.0\nos: linux\nfiles:\n  - source: web\n    destination: /srv/site\n  - source: app.ini\n    destination: /etc\n" +
+	"permissions:\n  - object: /srv/site\n    mode: 644\n    type: [file]\n" +
+	"hooks:\n  ApplicationStop:\n    - location: stop.sh\n  AfterInstall:\n    - location: plain\n      timeout: 60\n    - location: gone.sh\n      timeout: 60\n"
+
+func TestAppspecValidatePrintsTheVerdict(t *testing.T) {
+	dir := writeTree(t, map[string]string{"good/appspec.yml": goodAppspec, "bad/appspec.yml": "version: '0.0'\nos: linux\n"})
+	out, code, err := runAppspec(t, "validate", filepath.Join(dir, "good"), "-o", "json")
+	var verdict struct {
+		OK     bool
+		Spec   struct{ OS string }
+		Errors []struct {
+			Line, Column int
+			Message      string
+		}
+		Warnings []any
+	}
+	if jsonErr := json.Unmarshal([]byte(out), &verdict); jsonErr != nil || err != nil || code != 0 || !verdict.OK || verdict.Spec.OS != "linux" || verdict.Errors == nil {
+		t.Errorf("good: exit %d, %v, %v\n%s", code, err, jsonErr, out)
+	}
+	out, code, _ = runAppspec(t, "validate", filepath.Join(dir, "bad", "appspec.yml"), "-o", "json")
+	verdict.OK = true
+	if jsonErr := json.Unmarshal([]byte(out), &verdict); jsonErr != nil || code != codeInvalid || verdict.OK || len(verdict.Errors) != 1 || verdict.Errors[0].Line != 1 || verdict.Errors[0].Column != 10 {
+		t.Errorf("bad: exit %d, %v\n%s", code, jsonErr, out)
+	}
+	out, code, _ = runAppspec(t, "validate", filepath.Join(dir, "bad"))
+	if code != codeInvalid || !strings.Contains(out, "bad/appspec.yml:1:10: error: The deployment failed") || !strings.Contains(out, "is refused: 1 errors, 0 warnings") {
+		t.Errorf("table: exit %d\n%s", code, out)
+	}
+	out, code, _ = runAppspec(t, "validate", filepath.Join(dir, "bad"), "-o", "yaml")
+	if code != codeInvalid || !strings.Contains(out, "ok: false") {
+		t.Errorf("yaml: exit %d\n%s", code, out)
+	}
+}
+
+func TestAppspecFindsTheFile(t *testing.T) {
+	dir := writeTree(t, map[string]string{"forge/site-1f2e/AppSpec-notes.txt": "", "forge/site-1f2e/appspec.yml": goodAppspec, "alt/appspec.yaml": goodAppspec, "none/x/readme": "", "two/a/appspec.yml": goodAppspec, "two/b": ""})
+	for _, name := range []string{"forge", "alt"} {
+		if out, code, err := runAppspec(t, "validate", filepath.Join(dir, name)); code != 0 {
+			t.Errorf("%s: exit %d, %v\n%s", name, code, err, out)
+		}
+	}
+	for _, name := range []string{"none", "two"} {
+		if _, code, err := runAppspec(t, "validate", filepath.Join(dir, name)); code != codeInvalid || err == nil || !strings.Contains(err.Error(), "cannot find appspec.yml") {
+			t.Errorf("%s: exit %d, %v", name, code, err)
+		}
+	}
+	if _, code, _ := runAppspec(t, "validate", filepath.Join(dir, "absent")); code != codeError {
+		t.Errorf("an absent path ends with %d", code)
+	}
+	if _, code, _ := runAppspec(t, "validate", dir, "-o", "xml"); code != codeUsage {
+		t.Errorf("-o xml ends with %d", code)
+	}
+}
+
+func TestAppspecExplainSaysWhatWouldHappen(t *testing.T) {
+	bundle := writeTree(t, map[string]string{"appspec.yml": goodAppspec, "stop.sh": "#!/bin/sh\n", "plain": "#!/bin/sh\n", "web/b.html": "", "web/a/x.css": "", "app.ini": ""})
+	host := writeTree(t, map[string]string{"etc/app.ini": "old"})
+	out, code, err := runAppspec(t, "explain", bundle, "--destination-root", host, "-o", "json")
+	if err != nil || code != 0 {
+		t.Fatalf("exit %d, %v\n%s", code, err, out)
+	}
+	var got explanation
+	if err := json.Unmarshal([]byte(strings.Replace(out, `"spec"`, `"Spec_"`, 1)), &got); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var steps []string
+	for _, e := range got.Events {
+		steps = append(steps, string(e.Event)+" from "+string(e.From))
+		for _, s := range e.Scripts {
+			steps = append(steps, "  run "+s.Location+" "+s.State)
+		}
+		for _, f := range e.Files {
+			steps = append(steps, "  "+f.Action+" "+f.Destination+" "+strings.Join(f.Permissions, ";"))
+		}
+	}
+	want := []string{
+		"ApplicationStop from last-successful", "  run stop.sh ready",
+		"DownloadBundle from current", "BeforeInstall from current",
+		"Install from current", "  make folder /srv ", "  make folder /srv/site ", "  make folder /srv/site/a ", "  copy /srv/site/a/x.css mode 644", "  copy /srv/site/b.html mode 644", "  refuse /etc/app.ini ",
+		"AfterInstall from current", "  run plain not executable", "  run gone.sh missing",
+		"ApplicationStart from current", "ValidateService from current",
+	}
+	if strings.Join(steps, "\n") != strings.Join(want, "\n") {
+		t.Errorf("steps:\n%s", strings.Join(steps, "\n"))
+	}
+	problems := strings.Join(got.Problems, "\n")
+	for _, text := range []string{"/etc/app.ini exists", "plain is not executable", "gone.sh is missing"} {
+		if !strings.Contains(problems, text) {
+			t.Errorf("no problem with %q:\n%s", text, problems)
+		}
+	}
+	out, _, _ = runAppspec(t, "explain", bundle, "--destination-root", host)
+	if !strings.Contains(out, " 4 Install (gitopsd itself)") || !strings.Contains(out, "on this host: ") {
+		t.Errorf("table:\n%s", out)
+	}
+	if out, code, _ = runAppspec(t, "explain", bundle, "--kind", "termination", "-o", "yaml"); code != 0 || strings.Contains(out, "AfterInstall") && strings.Contains(out, "event: AfterInstall") {
+		t.Errorf("termination: exit %d\n%s", code, out)
+	}
+	if _, code, _ = runAppspec(t, "explain", bundle, "--kind", "sideways"); code != codeUsage {
+		t.Errorf("an unknown kind ends with %d", code)
+	}
+}
+
+func TestAppspecExplainFindsWhatWouldFail(t *testing.T) {
+	rows := []struct{ text, want string }{
+		{"files: [{source: ../x, destination: /a}]\n", "leads out of the bundle"},
+		{"files: [{source: nope, destination: /a}]\n", "has no file nope"},
+		{"files: [{source: f, destination: /a}, {source: f, destination: /a}]\n", "written twice"},
+		{"files: [{source: f, destination: /a}]\npermissions: [{object: /a, mode: 644}, {object: /a, mode: 600}]\n", "given 2 times"},
+		{"files: [{source: 7, destination: /a}]\n", "must be a path"},
+		{"permissions: [{object: /a, owner: no-such-user-here}]\n", "no user no-such-user-here"},
+		{"hooks: {AfterInstall: [{location: .}]}\n", "a directory"},
+	}
+	for _, row := range rows {
+		bundle := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n" + row.text, "f": ""})
+		out, code, err := runAppspec(t, "explain", bundle, "--destination-root", t.TempDir())
+		if code != 0 || !strings.Contains(out, row.want) {
+			t.Errorf("%q: exit %d, %v, want %q\n%s", row.text, code, err, row.want, out)
+		}
+	}
+	bundle := writeTree(t, map[string]string{"appspec.yml": "version: 1\nos: linux\n"})
+	if out, code, _ := runAppspec(t, "explain", bundle); code != codeInvalid || !strings.Contains(out, "version value (1)") {
+		t.Errorf("a refused file: exit %d\n%s", code, out)
+	}
+}
