@@ -44,17 +44,10 @@ func copyTree(ctx context.Context, from, to string, umask uint32) error {
 	})
 }
 
-// linkTree makes a tree of the same files by hard links, or copies where that
-// is not possible.
-func linkTree(ctx context.Context, from, to string) error {
+// cloneTree copies a release with modes, times and, for root, owners.
+func cloneTree(ctx context.Context, from, to string) error {
 	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
-		if os.Link(path, dest) == nil {
-			return nil
-		}
 		if err := copyFile(path, dest); err != nil {
-			return err
-		}
-		if err := os.Lchown(dest, -1, -1); err != nil {
 			return err
 		}
 		n, _, err := statNode(path)

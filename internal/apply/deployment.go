@@ -324,6 +324,7 @@ type Release struct {
 	Good            bool          `json:"good"`      // the last good release of the group
 	WasGood         bool          `json:"wasGood"`   // a deployment of it succeeded at some time
 	Installed       bool          `json:"installed"` // its files are the ones in place
+	Deployed        bool          `json:"deployed"`  // a deployment has used it; else Preflight alone unpacked it
 	Created         time.Time     `json:"created"`
 	Dir             string        `json:"dir"` // the unpacked bundle with its overlay
 }

@@ -50,6 +50,9 @@ func (a *Applier) release(k Key) (*releaseInfo, error) {
 	if info.Version != stateVersion {
 		return nil, fmt.Errorf("cannot read release %s: format version %d is not known, only %d", k, info.Version, stateVersion)
 	}
+	if info.Key != k { // a crash while it was given to another deployment
+		info.Key = k
+	}
 	info.dir = a.archiveDir(k)
 	return &info, nil
 }
@@ -75,6 +78,9 @@ func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInf
 	if err := a.opts.Disk.MkdirAll(dir, passDir); err != nil {
 		return nil, err
 	}
+	if info, err := a.takePrepared(d); info != nil || err != nil {
+		return info, err
+	}
 	making := filepath.Join(dir, makingPrefix+d.Key().name())
 	if err := os.RemoveAll(making); err != nil {
 		return nil, fmt.Errorf("cannot clear an unfinished release: %w", err)
@@ -98,6 +104,36 @@ func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInf
 	}
 	info.dir = a.archiveDir(d.Key())
 	return info, nil
+}
+
+// takePrepared gives the deployment a release that was unpacked for the same
+// spec by a Preflight under another id and that no deployment has used, nil if
+// there is none.
+func (a *Applier) takePrepared(d *Deployment) (*releaseInfo, error) {
+	if d.SpecHash == "" || d.Source.Digest == "" {
+		return nil, nil
+	}
+	infos, err := a.releases(d.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range infos {
+		if info.SpecHash != d.SpecHash || info.Digest != d.Source.Digest || info.AppSpec == "" || exists(a.deploymentDir(info.Key)) {
+			continue
+		}
+		from := a.releaseDir(info.Key)
+		info.Key, info.Commit, info.Application, info.Created = d.Key(), d.Commit, d.ApplicationName, time.Now().UTC()
+		info.AppSpec = findAppSpec(filepath.Join(from, "archive"), d.AppSpecName)
+		if err := a.writeRelease(from, info); err != nil {
+			return nil, err
+		}
+		if err := a.opts.Disk.Rename(from, a.releaseDir(d.Key())); err != nil {
+			return nil, err
+		}
+		info.dir = a.archiveDir(d.Key())
+		return info, nil
+	}
+	return nil, nil
 }
 
 func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string) (*releaseInfo, error) {
@@ -140,7 +176,7 @@ func (a *Applier) unpack(ctx context.Context, d *Deployment, info *releaseInfo, 
 		}
 		info.Type, info.Timeless, info.Digest, info.Reused = from.Type, from.Timeless, from.Digest, d.Source.Release
 		info.Overlay = append([]string(nil), from.Overlay...)
-		return linkTree(ctx, from.dir, archive)
+		return cloneTree(ctx, from.dir, archive)
 	case d.Source.Type == bundle.TypeDirectory:
 		stat, err := os.Stat(d.Source.Path)
 		if err != nil {
@@ -252,7 +288,7 @@ func (a *Applier) Releases(groupID string) ([]Release, error) {
 		out = append(out, Release{
 			GroupID: groupID, ApplicationName: i.Application, DeploymentID: i.Key.DeploymentID, Attempt: i.Key.Attempt,
 			Commit: i.Commit, SpecHash: i.SpecHash, Digest: i.Digest, Created: i.Created, Dir: i.dir,
-			WasGood: i.WasGood, Good: good != nil && good.Key == i.Key, Installed: installed.Release == i.Key,
+			WasGood: i.WasGood, Deployed: exists(a.deploymentDir(i.Key)), Good: good != nil && good.Key == i.Key, Installed: installed.Release == i.Key,
 		})
 	}
 	return out, nil
