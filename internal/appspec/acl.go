@@ -1,7 +1,6 @@
 package appspec
 
 import (
-	"fmt"
 	"strings"
 )
 
@@ -72,7 +71,7 @@ func ParseACE(text string) (ACE, error) {
 		return a, badACE(text)
 	}
 	if !a.Default && a.Type != ACEMask && a.Name == "" {
-		return a, fmt.Errorf("The deployment failed because of a problem with the acls permission settings in the application specification file. Use mode to set the base acl entry (%s). Update the permissions section of the AppSpec file, and then try again.", clip(text)) //nolint:staticcheck // the agent's words
+		return a, refuse("The deployment failed because of a problem with the acls permission settings in the application specification file. Use mode to set the base acl entry (%s). Update the permissions section of the AppSpec file, and then try again.", clip(text))
 	}
 	return a, a.permissions(parts[n-1], text)
 }
@@ -112,7 +111,7 @@ func (a *ACE) permissions(perms, text string) error {
 			a.Execute = true
 		case '-':
 		default:
-			return fmt.Errorf("The deployment failed because the access control list (ACL) named %s in the application specification file contains an invalid character (%c). Correct the ACL in the hooks section of the AppSpec file, and then try again.", clip(text), r) //nolint:staticcheck // the agent's words
+			return refuse("The deployment failed because the access control list (ACL) named %s in the application specification file contains an invalid character (%c). Correct the ACL in the hooks section of the AppSpec file, and then try again.", clip(text), r)
 		}
 	}
 	return nil
@@ -136,5 +135,5 @@ func aceType(word string) ACEType {
 }
 
 func badACE(text string) error {
-	return fmt.Errorf("The deployment failed because of a problem with the acls permission settings in the application specification file. Invalid acl entry (%s).", clip(text)) //nolint:staticcheck // the agent's words
+	return refuse("The deployment failed because of a problem with the acls permission settings in the application specification file. Invalid acl entry (%s).", clip(text))
 }

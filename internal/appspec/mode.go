@@ -25,11 +25,11 @@ func ParseMode(text string) (Mode, error) {
 	if n := utf8.RuneCountInString(text); n < 3 {
 		text = strings.Repeat("0", 3-n) + text
 	} else if n > 4 {
-		return "", fmt.Errorf("The deployment failed because the length of a permissions mode (%s) in the application specification file is invalid. Permissions modes must be between one and four characters long. Update the permissions section of the AppSpec file, and then try again.", clip(text)) //nolint:staticcheck // the agent's words
+		return "", refuse("The deployment failed because the length of a permissions mode (%s) in the application specification file is invalid. Permissions modes must be between one and four characters long. Update the permissions section of the AppSpec file, and then try again.", clip(text))
 	}
 	for _, r := range text {
 		if r < '0' || r > '7' {
-			return "", fmt.Errorf("The deployment failed because the permissions mode (%s) in the application specification file contains an invalid character (%c). Update the permissions section of the AppSpec file, and then try again.", text, r) //nolint:staticcheck // the agent's words
+			return "", refuse("The deployment failed because the permissions mode (%s) in the application specification file contains an invalid character (%c). Update the permissions section of the AppSpec file, and then try again.", text, r)
 		}
 	}
 	return Mode(text), nil

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -13,15 +15,15 @@ import (
 
 const header = "version: 0.0\nos: linux\n"
 
-// refusal parses src, which must be refused.
-func refusal(t *testing.T, src string) *Error {
+// refused parses src, which must be refused.
+func refused(t *testing.T, src string) *Error {
 	t.Helper()
 	spec, _, err := Parse([]byte(src), Options{FileName: "b/appspec.yml"})
-	var refused *Error
-	if !errors.As(err, &refused) || spec != nil || len(refused.Problems) == 0 {
+	var verdict *Error
+	if !errors.As(err, &verdict) || spec != nil || len(verdict.Problems) == 0 {
 		t.Fatalf("%q: %v, %v, want a refusal", src, spec, err)
 	}
-	return refused
+	return verdict
 }
 
 // accepted parses src, which must be accepted.
@@ -54,7 +56,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		{header + "a: \x01\n", 3, 4},
 	}
 	for _, row := range rows {
-		p := refusal(t, row.src).Problems[0]
+		p := refused(t, row.src).Problems[0]
 		if p.Line != row.line || p.Column != row.column {
 			t.Errorf("%q: %d:%d, want %d:%d (%s)", row.src, p.Line, p.Column, row.line, row.column, p.Message)
 		}
@@ -62,7 +64,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 }
 
 func TestErrorTextIsFileLineColumn(t *testing.T) {
-	err := refusal(t, "version: '0.0'\nos: windows\n")
+	err := refused(t, "version: '0.0'\nos: windows\n")
 	lines := strings.Split(err.Error(), "\n")
 	if len(lines) != 2 || !strings.HasPrefix(lines[0], "b/appspec.yml:1:10: The deployment failed because an invalid version value (0.0)") ||
 		!strings.HasPrefix(lines[1], "b/appspec.yml:2:5: ") || !strings.Contains(lines[1], "Windows hosts") {
@@ -74,7 +76,7 @@ func TestErrorTextIsFileLineColumn(t *testing.T) {
 func TestProblemsComeInTheAgentsOrder(t *testing.T) {
 	src := "file_exists_behavior: x\npermissions:\n  - mode: 9\nfiles:\n  - source: a\nhooks:\n  AfterInstall:\n    - timeout: 1\nos: beos\nversion: 3\n"
 	var got []string
-	for _, p := range refusal(t, src).Problems {
+	for _, p := range refused(t, src).Problems {
 		for _, word := range []string{"version value", "operating system", "no location", "only a source", "no object", "file_exists_behavior value"} {
 			if strings.Contains(p.Message, word) {
 				got = append(got, word)
@@ -103,7 +105,7 @@ func TestHintsSayWhatToDo(t *testing.T) {
 		{header + "\tos: linux\n", "blanks"},
 	}
 	for _, row := range rows {
-		p := refusal(t, row.src).Problems[0]
+		p := refused(t, row.src).Problems[0]
 		if !strings.Contains(p.Hint, row.hint) {
 			t.Errorf("%q: hint %q (%s), want %q", row.src, p.Hint, p.Message, row.hint)
 		}
@@ -194,7 +196,7 @@ func TestBounds(t *testing.T) {
 		{"alias of nothing", header + "a: *b\n", "unknown anchor"},
 	}
 	for _, row := range rows {
-		if p := refusal(t, row.src).Problems[0]; !strings.Contains(p.Message, row.text) {
+		if p := refused(t, row.src).Problems[0]; !strings.Contains(p.Message, row.text) {
 			t.Errorf("%s: %s", row.name, p.Message)
 		}
 	}
@@ -202,10 +204,10 @@ func TestBounds(t *testing.T) {
 	for i := range 2 * maxProblems {
 		many += fmt.Sprintf("  Event%d: [{timeout: 1}]\n", i)
 	}
-	if n := len(refusal(t, many).Problems); n != maxProblems {
+	if n := len(refused(t, many).Problems); n != maxProblems {
 		t.Errorf("%d problems are reported", n)
 	}
-	if text := refusal(t, header+"file_exists_behavior: "+strings.Repeat("y", 100000)).Error(); len(text) > 1000 {
+	if text := refused(t, header+"file_exists_behavior: "+strings.Repeat("y", 100000)).Error(); len(text) > 1000 {
 		t.Errorf("a message of %d bytes", len(text))
 	}
 }
@@ -289,6 +291,17 @@ func quote(text string) string {
 func FuzzParse(f *testing.F) {
 	for _, src := range []string{"", header, header + "hooks: {AfterInstall: [{location: a, timeout: 1:30}]}\n", "\uFEFF" + header, "a: &a [*a]", "%YAML 1.1\n--- |\n\ta\n", "- ? : x\n\t#", "'a'#\n'b'#"} {
 		f.Add([]byte(src))
+	}
+	cases, err := filepath.Glob("testdata/cases/*.appspec.yml")
+	if err != nil || len(cases) == 0 {
+		f.Fatal("no cases to begin with", err)
+	}
+	for _, file := range cases {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(src)
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		spec, warnings, err := Parse(src, Options{})

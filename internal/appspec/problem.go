@@ -71,3 +71,12 @@ func (p Problem) String() string {
 func (w Warning) String() string {
 	return fmt.Sprintf("%d:%d: %s", w.Line, w.Column, w.Message)
 }
+
+// refusal is an error in the agent's own words, which begin with a capital and end with a full stop.
+type refusal string
+
+// Error gives the agent's words.
+func (r refusal) Error() string { return string(r) }
+
+// refuse makes a refusal.
+func refuse(format string, args ...any) error { return refusal(fmt.Sprintf(format, args...)) }

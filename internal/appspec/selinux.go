@@ -1,7 +1,6 @@
 package appspec
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -61,7 +60,7 @@ func ParseRange(text string) (Range, error) {
 			return r, err
 		}
 		if len(r.High) < len(r.Low) || len(r.High) == len(r.Low) && r.High < r.Low {
-			return r, fmt.Errorf("The deployment failed because of a problem with the SELinux range specified (%s) for the context parameter in the permissions section of the application specification file. Make corrections in the permissions section of the AppSpec file, and then try again.", clip(text)) //nolint:staticcheck // the agent's words
+			return r, refuse("The deployment failed because of a problem with the SELinux range specified (%s) for the context parameter in the permissions section of the application specification file. Make corrections in the permissions section of the AppSpec file, and then try again.", clip(text))
 		}
 	}
 	if categories == "" {
@@ -76,7 +75,7 @@ func ParseRange(text string) (Range, error) {
 func halves(text, separator string) (first, second string, err error) {
 	first, second, found := strings.Cut(text, separator)
 	if first == "" || found && second == "" {
-		return "", "", fmt.Errorf("invalid range part %s", clip(text))
+		return "", "", refuse("invalid range part %s", clip(text))
 	}
 	return first, second, nil
 }
@@ -85,7 +84,7 @@ func halves(text, separator string) (first, second string, err error) {
 func sensitivity(text string) (string, error) {
 	digits, found := strings.CutPrefix(text, "s")
 	if !found || !allDigits(digits) {
-		return "", fmt.Errorf("invalid sensitivity %s", clip(text))
+		return "", refuse("invalid sensitivity %s", clip(text))
 	}
 	digits = strings.TrimLeft(digits, "0")
 	if digits == "" {
@@ -112,7 +111,7 @@ func parseCategories(text string) ([]int, error) {
 		}
 	}
 	if twice {
-		return nil, fmt.Errorf("duplicate categories")
+		return nil, refuse("duplicate categories")
 	}
 	var categories []int
 	for n, there := range present {
@@ -140,7 +139,7 @@ func categoryRun(part string) (low, high int, err error) {
 		return 0, 0, err
 	}
 	if high < low {
-		return 0, 0, fmt.Errorf("invalid category range %s.%s", first, last)
+		return 0, 0, refuse("invalid category range %s.%s", first, last)
 	}
 	return low, high, nil
 }
@@ -150,7 +149,7 @@ func category(text string) (int, error) {
 	digits, found := strings.CutPrefix(text, "c")
 	n, err := strconv.Atoi(digits)
 	if !found || !allDigits(digits) || err != nil || n >= categoryCount {
-		return 0, fmt.Errorf("invalid category %s", clip(text))
+		return 0, refuse("invalid category %s", clip(text))
 	}
 	return n, nil
 }
