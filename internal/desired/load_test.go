@@ -24,7 +24,7 @@ func testHost(name string, n int, tags map[string]string) Host {
 const testDigest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 // fleet makes the files of a config repository with three hosts, one set and one group.
-func fleet(t *testing.T) Files {
+func fleet(t testing.TB) Files {
 	t.Helper()
 	files := Files{}
 	add := func(more Files, err error) {

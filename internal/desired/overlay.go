@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"io/fs"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
 
 // The folders of a group that are laid over its bundle, and the one with secrets.
@@ -67,6 +71,9 @@ func (l *loader) overlay(folder string) (files []OverlayFile, ok bool) {
 			return nil, false
 		}
 		files = append(files, file)
+		if file.Path == appspecFile {
+			l.checkAppspec(file.Source)
+		}
 	}
 	return files, len(Bad(l.problems)) == before
 }
@@ -166,6 +173,29 @@ func (l *loader) hashFile(e overlayEntry) (OverlayFile, bool) {
 	tree, source := l.tree, e.source
 	return OverlayFile{Path: e.inside, Mode: mode, Size: int64(n), SHA256: hex.EncodeToString(sum.Sum(nil)), Source: source,
 		Open: func() (fs.File, error) { return tree.Open(source) }}, true
+}
+
+// appspecFile is what CodeDeploy's agent reads at the bundle's root.
+const appspecFile = "appspec.yml"
+
+// checkAppspec judges an appspec.yml that will replace the bundle's, with the verdicts of CodeDeploy's agent.
+func (l *loader) checkAppspec(source string) {
+	src, ok := l.read(source, strict.MaxBytes)
+	if !ok {
+		return
+	}
+	_, warnings, err := appspec.Parse(src, appspec.Options{FileName: source})
+	var refused *appspec.Error
+	if errors.As(err, &refused) {
+		for _, p := range refused.Problems {
+			l.report(Problem{File: source, Line: p.Line, Column: p.Column, Message: p.Message, Suggestion: p.Hint})
+		}
+	} else if err != nil {
+		l.file(source, "", "%v", err)
+	}
+	for _, w := range warnings {
+		l.report(Problem{File: source, Line: w.Line, Column: w.Column, Message: w.Message, Warning: true})
+	}
 }
 
 // refuseSecrets refuses what would otherwise silently not arrive.

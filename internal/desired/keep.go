@@ -1,0 +1,47 @@
+package desired
+
+import (
+	"crypto/ed25519"
+	"maps"
+	"slices"
+)
+
+// Keep gives next the hosts and coordinator sets of old whose files are merely broken in next, and works out every group's members with them. A mistyped
+// hosts/NAME.yaml then neither cuts that host off nor shrinks its groups. Groups that are broken stay left out: nothing new may start for them, and what
+// runs is not touched. Neither argument is changed; old may be nil.
+//
+// What is kept depends on the commit a host had before, so two hosts may keep different things until the file is mended; spec hashes do not depend on it.
+func Keep(old, next *State) *State {
+	if old == nil || len(next.Broken.Hosts)+len(next.Broken.Sets) == 0 {
+		return next
+	}
+	kept := *next
+	kept.Hosts, kept.Sets = maps.Clone(next.Hosts), maps.Clone(next.Sets)
+	for _, name := range next.Broken.Hosts {
+		if host, ok := old.Hosts[name]; ok && !claimed(host, kept.Hosts) {
+			kept.Hosts[name] = host
+		}
+	}
+	for _, name := range next.Broken.Sets {
+		if set, ok := old.Sets[name]; ok {
+			kept.Sets[name] = set
+		}
+	}
+	kept.Groups = slices.Clone(next.Groups)
+	for i := range kept.Groups {
+		kept.Groups[i].Members = kept.Groups[i].Targets.members(kept.Hosts)
+	}
+	return &kept
+}
+
+// claimed says whether another host has one of host's keys by now: an identity is never shared.
+func claimed(host Host, hosts map[HostName]Host) bool {
+	for _, other := range hosts {
+		for _, key := range other.Keys {
+			if slices.ContainsFunc(host.Keys, func(own ed25519.PublicKey) bool { return own.Equal(key) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
