@@ -21,7 +21,7 @@ func (g *group) catchUp(t *turn) {
 	if g.CatchUp != nil || g.Active != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" {
 		return
 	}
-	n, down := 0, 0
+	n, down, waits := 0, 0, false
 	for _, mem := range g.Members {
 		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
 			continue
@@ -40,7 +40,14 @@ func (g *group) catchUp(t *turn) {
 			creator = "CodeDeployAutoUpdate"
 		}
 		probe := &deployment{Spec: g.Running, Policy: g.Desired.Policy}
-		if g.may(t, probe, h) == no { // leadership need not move for one host
+		switch g.may(t, probe, h) {
+		case no:
+			continue
+		case leaderFirst:
+			waits = true
+			if g.Handover == 0 {
+				g.Handover = max(1, t.now)
+			}
 			continue
 		}
 		d := g.newDeployment(t, KindCatchUp, creator, g.Running, g.Desired.Policy)
@@ -51,7 +58,11 @@ func (g *group) catchUp(t *turn) {
 		d.Reason = sentence("%s is behind and is brought to what the group runs", h.Name)
 		g.CatchUp = d
 		g.give(t, d, d.Rows[0], h)
+		g.Handover = 0
 		return
+	}
+	if !waits {
+		g.Handover = 0
 	}
 }
 

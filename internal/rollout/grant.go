@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"slices"
-	"time"
 )
 
 // grant lets hosts of the deployment under way change, as many as the window
@@ -89,6 +88,12 @@ func (g *group) zoneRoom(t *turn, w wave, d *deployment) bool {
 	size := d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
 	down := d.count(func(r *row) bool { return r.Zone == w.Zone && g.isDown(t, r) })
 	return down < size-w.ZoneM
+}
+
+// zoneShut says whether the minimum of the wave's zone lets no healthy host go down.
+func (g *group) zoneShut(d *deployment) bool {
+	w := d.Waves[d.Wave]
+	return w.Zonal && w.ZoneM >= d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
 }
 
 // zoneBroken bounds how many broken hosts of a zone are tried at once.
@@ -188,7 +193,7 @@ func (m *Machine) Needs() Needs {
 		if g.Frozen != "" || g.TargetVersion == 0 {
 			continue
 		}
-		if g.timed(m.s.Now) {
+		if g.timed() {
 			n.Tick = true
 		}
 		if g.Handover > 0 {
@@ -199,11 +204,11 @@ func (m *Machine) Needs() Needs {
 }
 
 // timed says whether anything in the group waits for time to pass.
-func (g *group) timed(now time.Duration) bool {
-	if g.Active != nil && g.still() == "" || g.CatchUp != nil {
+func (g *group) timed() bool {
+	if (g.Active != nil && g.still() == "") || g.CatchUp != nil {
 		return true
 	}
 	return slices.ContainsFunc(g.Hosts, func(h *host) bool {
-		return h.Settle || (h.NotUntil > now && g.outdated(h))
+		return h.Settle || (g.still() == "" && !g.Blocked && g.Running.SpecHash != "" && g.outdated(h))
 	})
 }

@@ -118,7 +118,7 @@ func (g *group) gate(t *turn, d *deployment) bool {
 		limit = defaultSetActive
 	}
 	if t.active >= limit && !d.fast() {
-		d.Status, d.Reason = StateQueued, sentence("%d deployments of this set are under way, which is its limit", t.active)
+		d.Status, d.Reason = StateQueued, sentence("the set has %d of at most %d deployments under way", t.active, limit)
 		return false
 	}
 	g.plan(t, d)
@@ -215,16 +215,20 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	pending := d.count(func(r *row) bool { return r.Status == rowPending })
 	inFlight := d.count(func(r *row) bool { return r.Status.inFlight() })
 	least := d.Policy.MinSuccess.Of(d.N)
+	// Hosts that are down already go first; when only healthy ones are left and the
+	// budget is gone for good, nothing will ever be granted again.
+	free := slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Status == rowPending && !g.healthy(t, g.host(r.Host)) })
+	stuck := pending > 0 && inFlight == 0 && !free && (failed >= d.B || g.zoneShut(d))
 	switch {
 	case d.Granted > 0 && t.now-d.Granted > d.Policy.limit() && g.still() == "" && pending+inFlight > 0:
 		return "TIMEOUT", sentence("%s: not done within %s: %s", d.numbers(), d.Policy.limit(), d.culprits(4))
+	case stuck && failed == 0:
+		return "HEALTH_CONSTRAINTS", sentence("%s: the minimum leaves no healthy host that may be taken down", d.numbers())
 	case d.fast():
-		// Whoever can go back without lowering the number of healthy hosts does so first.
-		free := slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Status == rowPending && !g.healthy(t, g.host(r.Host)) })
-		if pending > 0 && inFlight == 0 && !free && failed >= d.B {
+		if stuck {
 			return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down to go back", d.numbers(), d.culprits(4))
 		}
-	case pending > 0 && failed >= max(1, d.B):
+	case pending > 0 && (failed >= max(1, d.B) || stuck):
 		return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down", d.numbers(), d.culprits(4))
 	case d.Policy.MaxFailures.Set && failed > d.Policy.MaxFailures.Of(d.N):
 		return "HEALTH_CONSTRAINTS", sentence("N=%d maxFailures=%d: %s", d.N, d.Policy.MaxFailures.Of(d.N), d.culprits(4))

@@ -50,7 +50,7 @@ func (g *group) aside(t *turn, d *deployment) string {
 
 // hold says why nothing is in flight although hosts are left.
 func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
-	var silent, unready, busy, waiting []string
+	var silent, unready, busy, waiting, next []string
 	reason := ""
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
@@ -70,6 +70,8 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 			busy = append(busy, h.Name)
 		case h.NotUntil > t.now:
 			waiting = append(waiting, h.Name)
+		default:
+			next = append(next, h.Name)
 		}
 	}
 	down := g.named(d, func(r *row) bool { return g.isDown(t, r) && r.Status != rowFailed })
@@ -79,7 +81,7 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 		return StateInProgress, sentence("%s, leadership moves away before %s itself is next", at, t.m.s.Leader)
 	case len(busy) > 0:
 		return StateQueued, sentence("%s, %s busy with another group", at, list(busy))
-	case len(down)+failed >= max(1, d.B) && len(down) > 0:
+	case len(next) > 0 && len(down)+failed >= d.B && len(down) > 0:
 		return StateHeld, sentence("%s: %s%s not known to be healthy, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)))
 	case len(unready) > 0:
 		return StateQueued, sentence("%s, %s not Ready%s", at, list(unready), reason)
@@ -149,13 +151,17 @@ func (g *group) state() (state, reason string) {
 }
 
 // heldBack: the desired spec failed here. HeldBack says that the group runs its
-// last good one; Failed and Stopped that it was left as it was.
+// last good one, as automatic rollback wants it; Failed and Stopped that it was
+// left as it was.
 func (g *group) heldBack(q *Quarantined) (state, reason string) {
 	d := g.deploymentOf(q.Deployment)
-	if g.Mixed || g.Running.SpecHash == "" {
-		if d != nil && d.Status == StateStopped {
-			return StateStopped, q.Reason
-		}
+	stopped := d != nil && d.Status == StateStopped
+	wanted := d == nil || d.Policy.rollsBackOn(RollbackOnFailure) || (stopped && d.Policy.rollsBackOn(RollbackOnRequest))
+	switch {
+	case !g.Mixed && g.Running.SpecHash != "" && wanted:
+	case stopped:
+		return StateStopped, q.Reason
+	default:
 		return StateFailed, q.Reason
 	}
 	return StateHeldBack, sentence("wants commit %s, runs %s: %s", short(g.Desired.Spec.Commit), short(g.Running.Commit), q.Reason)

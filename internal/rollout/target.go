@@ -55,6 +55,13 @@ func (g *group) take(t *turn, c Target) {
 		g.Changed, g.Waiting = t.now, true
 		g.forgetTries()
 	}
+	if !equalJSON(c.Policy, g.Desired.Policy) {
+		// A minimum that could not be kept says nothing of the revision.
+		g.Quarantine = slices.DeleteFunc(g.Quarantine, func(q Quarantined) bool {
+			d := g.deploymentOf(q.Deployment)
+			return d != nil && d.ErrorCode == "HEALTH_CONSTRAINTS_INVALID"
+		})
+	}
 	g.Desired = want{Spec: c.Spec, Attempt: c.Attempt, Policy: c.Policy, Signers: c.Signers, Subject: c.Subject}
 	for _, mem := range c.Members {
 		g.ensureHost(mem.Host)
