@@ -57,7 +57,7 @@ type Limits struct {
 	FileBytes    int64         `json:"fileBytes"`    // of one file read through Tree; default 16 MiB
 	MemoryBytes  int64         `json:"memoryBytes"`  // address space the child may add to what it starts with; default 1536 MiB
 	Timeout      time.Duration `json:"timeout"`      // of one mirror's turn; default 2 min
-	Packs        int           `json:"packs"`        // in the mirror before it is rewritten as one; default 200
+	Packs        int           `json:"packs"`        // in the mirror before it is rewritten as one; default 100
 }
 
 // Bounds that are not for operators to choose.
@@ -89,7 +89,7 @@ func (l Limits) withDefaults() Limits {
 		l.Timeout = 2 * time.Minute
 	}
 	if l.Packs <= 0 {
-		l.Packs = 200
+		l.Packs = 100
 	}
 	return l
 }

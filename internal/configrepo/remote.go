@@ -115,5 +115,5 @@ func scpLike(raw string) (user, host, p string, ok bool) {
 	if at := strings.LastIndex(before, "@"); at >= 0 {
 		user, host = before[:at], before[at+1:]
 	}
-	return user, host, after, host != "" && after != ""
+	return user, host, after, host != "" && after != "" && after[0] != ':'
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,7 +45,6 @@ func newHTTPUpstream(r remote, branch string, c Credentials, l Limits) (upstream
 			DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    10 * time.Second,
-			ResponseHeaderTimeout:  l.Timeout,
 			MaxResponseHeaderBytes: 64 << 10,
 			MaxIdleConns:           1,
 			ForceAttemptHTTP2:      true,
@@ -175,6 +175,10 @@ func (h *httpUpstream) do(ctx context.Context, method, path, body string, versio
 	}
 	resp, err := h.client.Do(req)
 	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // the mirror is named by the caller
+		}
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
