@@ -226,15 +226,25 @@ func (t *Transport) Addr() net.Addr {
 }
 
 // Advertise returns the address others should use: Options.Advertise, else the
-// listening address, else "".
+// listening address, else, and for one like 0.0.0.0 that says nothing, "".
 func (t *Transport) Advertise() string {
 	if t.advertise != "" {
 		return t.advertise
 	}
-	if a := t.Addr(); a != nil {
+	if a := t.Addr(); a != nil && dialable(a.String()) {
 		return a.String()
 	}
 	return ""
+}
+
+// dialable says whether addr names a port on some machine.
+func dialable(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "" || port == "0" {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return ip == nil || !ip.IsUnspecified()
 }
 
 // Host returns this host's name in the inventory.
@@ -245,12 +255,15 @@ func (t *Transport) Instance() string { return t.id.Instance }
 
 // SetAddress notes where host was heard to be. It is tried after the
 // Directory's address, and may come from anyone: the key decides who answers.
-// An empty addr forgets.
+// An empty addr forgets; one that cannot be dialled is ignored.
 func (t *Transport) SetAddress(host, addr string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if addr == "" {
 		delete(t.learned, host)
+		return
+	}
+	if !dialable(addr) {
 		return
 	}
 	if _, ok := t.learned[host]; ok || len(t.learned) < learnedMax {

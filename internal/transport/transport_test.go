@@ -398,3 +398,36 @@ func TestCancelledDialReturnsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestAddressesThatNameNoMachineAreNotSpread(t *testing.T) {
+	tr, err := New(Options{Identity: Identity{Host: "h", Key: newKey(t), Instance: "i"}, Listen: "0.0.0.0:0", Directory: newInventory()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tr.Advertise(); got != "" {
+		t.Errorf("advertises %q before it listens", got)
+	}
+	tr.listener = wildcard{}
+	if got := tr.Advertise(); got != "" {
+		t.Errorf("advertises %q", got)
+	}
+	tr.advertise = "10.0.0.1:7946"
+	if got := tr.Advertise(); got != "10.0.0.1:7946" {
+		t.Errorf("advertises %q", got)
+	}
+	for _, addr := range []string{"0.0.0.0:7946", "[::]:7946", ":7946", "10.0.0.1", "10.0.0.1:0"} {
+		tr.SetAddress("web-2", addr)
+		if got := tr.addresses("web-2"); len(got) != 0 {
+			t.Errorf("learned %v", got)
+		}
+	}
+	tr.SetAddress("web-2", "web-2.example.com:7946")
+	if got := tr.addresses("web-2"); len(got) != 1 {
+		t.Errorf("learned %v", got)
+	}
+}
+
+// wildcard is a listener on all addresses, without opening a port.
+type wildcard struct{ net.Listener }
+
+func (wildcard) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero, Port: 7946} }
