@@ -21,8 +21,9 @@ func FuzzLoadGroup(f *testing.F) {
 	f.Add([]byte(minimal + "waves: [{hosts: 1}, {rest: true}]\nchecks: [{name: a, exec: {command: [/x, \"${tag:role}\"]}}]\n"))
 	f.Add([]byte("revision: {revisionType: Directory, directoryLocation: {path: /a/../b}}\ntargets: {hosts: [web-1, web-1]}\n"))
 	f.Add([]byte("ec2TagSet: {ec2TagSetList: [[{Key: a}]]}\nonPremisesTagSet: [[{Value: b, Type: VALUE_ONLY}]]\nzonalConfig: {}\n"))
+	good := fleet(f)
 	f.Fuzz(func(t *testing.T, src []byte) {
-		files := fleet(t)
+		files := maps.Clone(good)
 		files[groupPath] = string(src)
 		state, problems := Load(tree(files))
 		if (len(Bad(problems)) == 0) != (len(state.Groups) == 1) {
@@ -44,7 +45,7 @@ func FuzzLoadInventory(f *testing.F) {
 	f.Add([]byte(good["fleet.yaml"]), []byte(good["trust.yaml"]), []byte(good["hosts/web-1.yaml"]), []byte(good["coordinators/web.yaml"]))
 	f.Add([]byte("name: x\ndeploymentConfigs: {a: {maxUnavailable: 0}}\n"), []byte(""), []byte("tags: {a=b: c}\n"), []byte("epoch: 0\nvoters: [a]\n"))
 	f.Fuzz(func(t *testing.T, fleetYAML, trustYAML, host, set []byte) {
-		files := fleet(t)
+		files := maps.Clone(good)
 		files["fleet.yaml"], files["trust.yaml"], files["hosts/web-1.yaml"], files["coordinators/web.yaml"] = string(fleetYAML), string(trustYAML), string(host), string(set)
 		state, _ := Load(tree(files))
 		for _, s := range state.Sets {

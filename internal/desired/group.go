@@ -3,7 +3,6 @@ package desired
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -112,7 +111,7 @@ func defaultPolicy() policyFile {
 // groupTable lists the keys of group.yaml, bound to g, which holds the defaults already.
 func groupTable(g *groupFile) strict.Type {
 	g.attempt, g.alarms.enabled = 1, true
-	name := strict.Match(regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]{1,100}$`), "a name (1 to 100 letters, digits or + = , . @ _ -)")
+	name := strict.Match(groupNameForm, "a name (1 to 100 letters, digits or + = , . @ _ -)")
 	keys := []strict.Key{
 		strict.Need("id", strict.String(&g.id, strict.Match(groupIDForm, "an id (8 to 64 letters, digits, dashes or underscores)")), "identity for life; gitopsd group add makes one"),
 		strict.Need("applicationName", strict.String(&g.application, name), ""),
@@ -258,5 +257,5 @@ func checkTable(c *Check) strict.Type {
 }
 
 func headerRule() strict.Rule {
-	return strict.Match(regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`), "a header's name")
+	return strict.Match(headerForm, "a header's name")
 }

@@ -12,14 +12,16 @@ import (
 )
 
 var (
-	hostNameForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-	setNameForm  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$`)
-	groupIDForm  = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
-	storageForm  = regexp.MustCompile(`^[0-9a-f]{16}$`)
-	digestForm   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	commitForm   = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	unitForm     = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,255}$`)
-	dnsForm      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	hostNameForm  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+	setNameForm   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$`)
+	groupIDForm   = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
+	storageForm   = regexp.MustCompile(`^[0-9a-f]{16}$`)
+	digestForm    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	commitForm    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	unitForm      = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,255}$`)
+	groupNameForm = regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]{1,100}$`)
+	headerForm    = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	dnsForm       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 )
 
 // HostNameRule is what a host may be called: it is a file name, a URL's host and one half of HOST/STORAGE.
