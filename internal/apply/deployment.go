@@ -93,6 +93,9 @@ type Deployment struct {
 	// files of a group that is not among them are taken over by a deployment of
 	// the same application; those of any other group are never touched.
 	LiveGroups []string `json:"liveGroups,omitempty"`
+	// Remove takes the application away: ApplicationStop of the last good release
+	// runs, then everything the group has in place is removed. Source is empty.
+	Remove bool `json:"remove,omitempty"`
 	// HoldGood keeps a successful deployment from becoming the group's last good
 	// release until MarkGood is called.
 	HoldGood bool `json:"holdGood,omitempty"`
@@ -113,6 +116,9 @@ func (d *Deployment) normalize() error {
 	d.Attempt = max(1, d.Attempt)
 	if d.Kind == "" {
 		d.Kind = appspec.InPlace
+	}
+	if len(d.Events) == 0 && d.Remove {
+		d.Events = []appspec.Event{appspec.ApplicationStop, appspec.Install}
 	}
 	if len(d.Events) == 0 {
 		d.Events = appspec.Order(d.Kind)
@@ -146,6 +152,9 @@ func (d *Deployment) checkValues() error {
 	if len(d.Events) > 64 {
 		return fmt.Errorf("cannot apply deployment %s: %d lifecycle events are more than 64", d.ID, len(d.Events))
 	}
+	if d.Remove && d.Source != (Source{}) {
+		return fmt.Errorf("cannot apply deployment %s: it removes the application, yet it names a bundle", d.ID)
+	}
 	seen := map[appspec.Event]bool{}
 	for _, e := range d.Events {
 		if !fileName(string(e)) {
@@ -155,6 +164,9 @@ func (d *Deployment) checkValues() error {
 			return fmt.Errorf("cannot apply deployment %s: lifecycle event %s is listed twice", d.ID, e)
 		}
 		seen[e] = true
+	}
+	if seen[appspec.Install] && d.Source == (Source{}) && !d.Remove {
+		return fmt.Errorf("cannot apply deployment %s: Install needs a bundle", d.ID)
 	}
 	return nil
 }

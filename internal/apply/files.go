@@ -122,7 +122,11 @@ func (r *run) unfinished() (*installer, error) {
 }
 
 func (r *run) newInstaller(s *savedPlan) *installer {
-	return &installer{a: r.a, plan: s.Plan, before: s.Before, archive: r.c.release.dir}
+	in := &installer{a: r.a, plan: s.Plan, before: s.Before}
+	if r.c.release != nil {
+		in.archive = r.c.release.dir
+	}
+	return in
 }
 
 // prepareInstall makes the plan and makes it durable, after which the paths in
@@ -133,7 +137,7 @@ func (r *run) prepareInstall(ctx context.Context) (*installer, *Error, error) {
 		return nil, nil, err
 	}
 	defer unlock()
-	p, problems, err := r.a.makePlan(ctx, r.d, r.c)
+	p, problems, err := r.a.makePlan(ctx, r.d, r.c, false)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -214,9 +214,9 @@ func (a *Applier) runHook(ctx context.Context, dir string, req *hookRequest) (*h
 		if err := waitSupervisor(ctx, dir); err != nil {
 			return nil, err
 		}
-		a.reap()
 		res, err := readResult(dir)
 		if err != nil || res != nil {
+			a.reapSoon(res)
 			return res, err
 		}
 		if exists(filepath.Join(dir, begunFile)) {
@@ -328,8 +328,20 @@ func supervisorAlive(dir string) bool {
 	return errors.Is(err, unix.EAGAIN)
 }
 
-// reap takes note of supervisors that ended, so that they do not stay zombies.
-func (a *Applier) reap() {
+// reapSoon waits a moment for a supervisor that wrote its result to be gone,
+// unless it stays to read what processes left behind write.
+func (a *Applier) reapSoon(res *hookResult) {
+	for range 50 {
+		if a.reap() == 0 || res == nil || res.Detached {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// reap takes note of supervisors that ended, so that they do not stay zombies,
+// and returns how many are left.
+func (a *Applier) reap() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	left := a.orphans[:0]
@@ -342,4 +354,5 @@ func (a *Applier) reap() {
 		}
 	}
 	a.orphans = left
+	return len(left)
 }

@@ -122,8 +122,10 @@ func setAttr(path string, a plan.Attr) error {
 			return err
 		}
 	}
-	if err := unix.Chmod(path, a.Mode); err != nil {
-		return &fs.PathError{Op: "chmod", Path: path, Err: err}
+	if !a.Inherit {
+		if err := unix.Chmod(path, a.Mode); err != nil {
+			return &fs.PathError{Op: "chmod", Path: path, Err: err}
+		}
 	}
 	for _, acl := range []struct {
 		name  string

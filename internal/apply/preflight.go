@@ -19,7 +19,7 @@ type checked struct {
 	spec     *appspec.Spec
 	previous *revision // the last good release
 	recent   *revision // the release unpacked last
-	plan     *plan.Plan
+	idle     bool      // Install would have nothing to do
 	report   PreflightReport
 }
 
@@ -59,7 +59,7 @@ func (a *Applier) check(ctx context.Context, d *Deployment) (*checked, error) {
 		return nil, err
 	}
 	if d.Source == (Source{}) {
-		return c, a.checkScripts(d, c)
+		return c, a.checkInstall(ctx, d, c)
 	}
 	c.release, err = a.ensureRelease(ctx, d)
 	var bad *bundleError
@@ -134,6 +134,11 @@ func (a *Applier) checkSpec(d *Deployment, c *checked) error {
 		return err
 	}
 	c.spec = spec
+	installed, err := a.installed(d.GroupID)
+	if err != nil {
+		return err
+	}
+	c.idle = len(spec.Files) == 0 && len(installed.Entries) == 0
 	for _, p := range spec.Unusable() {
 		c.refuse(appspec.Install, c.release.AppSpec+":"+p.String(), true)
 	}
@@ -250,7 +255,7 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 	if !installs {
 		return nil
 	}
-	p, problems, err := a.makePlan(ctx, d, c)
+	p, problems, err := a.makePlan(ctx, d, c, true)
 	if err != nil {
 		return err
 	}
@@ -264,7 +269,6 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 	if len(problems) > 0 {
 		return nil
 	}
-	c.plan = p
 	c.report.Warnings = append(c.report.Warnings, p.Warnings...)
 	c.report.Changes = PlanCounts{Unchanged: p.Unchanged, Removed: len(p.Removals), Kept: len(p.Kept), Bytes: p.SizeBytes}
 	for _, u := range p.Units {
@@ -276,15 +280,26 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 	return nil
 }
 
-// makePlan plans Install from what is on the disk now.
-func (a *Applier) makePlan(ctx context.Context, d *Deployment, c *checked) (*plan.Plan, []plan.Problem, error) {
-	var before listing
-	if err := readState(filepath.Join(a.releaseDir(c.release.Key), "files.json"), &before); err != nil {
-		return nil, nil, err
+// makePlan plans Install from what is on the disk now. Without a release it
+// removes what the group has in place. A trial takes what another Install of the
+// group is putting in place at this moment for installed.
+func (a *Applier) makePlan(ctx context.Context, d *Deployment, c *checked, trial bool) (*plan.Plan, []plan.Problem, error) {
+	spec, tree, modTime := &appspec.Spec{}, plan.NewTree(nil), d.CommitTime
+	if c.release != nil {
+		var err error
+		if tree, err = a.releaseTree(ctx, c.release); err != nil {
+			return nil, nil, err
+		}
+		spec = c.spec
+		if modTime.IsZero() {
+			modTime = c.release.Created
+		}
 	}
-	files, err := listRelease(ctx, c.release.dir, &before)
-	if err != nil {
+	var claimed []plan.Entry
+	if claim, err := a.claim(d.GroupID); err != nil {
 		return nil, nil, err
+	} else if claim != nil && trial {
+		claimed = claim.Entries
 	}
 	previous, err := a.installed(d.GroupID)
 	if err != nil {
@@ -294,17 +309,27 @@ func (a *Applier) makePlan(ctx context.Context, d *Deployment, c *checked) (*pla
 	if err != nil {
 		return nil, nil, err
 	}
-	modTime := d.CommitTime
-	if modTime.IsZero() {
-		modTime = c.release.Created
-	}
 	p, problems := plan.Build(plan.Input{
-		Spec: c.spec, Release: files.tree(c.release), Host: newHost(), Root: a.opts.DestinationRoot, WorkDir: a.opts.WorkDir,
+		Spec: spec, Release: tree, Host: newHost(), Root: a.opts.DestinationRoot, WorkDir: a.opts.WorkDir,
 		Behavior: d.behavior(), Umask: a.umask, Privileged: os.Geteuid() == 0, UID: os.Geteuid(), GIDs: ownGroups(),
 		Application: d.ApplicationName, Tag: tagOf(d.Key()), ModTimeNS: modTime.UnixNano(),
-		Previous: previous.Entries, Others: others,
+		Previous: append(claimed, previous.Entries...), Others: others,
 	})
 	return p, problems, nil
+}
+
+// releaseTree lists a release as it is now: scripts may have changed it since it
+// was unpacked.
+func (a *Applier) releaseTree(ctx context.Context, info *releaseInfo) (*plan.Tree, error) {
+	var before listing
+	if err := readState(filepath.Join(a.releaseDir(info.Key), "files.json"), &before); err != nil {
+		return nil, err
+	}
+	files, err := listRelease(ctx, info.dir, &before)
+	if err != nil {
+		return nil, err
+	}
+	return files.tree(info), nil
 }
 
 // claims lists what other groups have in place or are putting in place.

@@ -200,7 +200,7 @@ func (r *run) refused() Result {
 		switch {
 		case e == refusal.Event:
 			rep.Status, rep.Error, before = StatusFailed, refusal, false
-		case before && e == appspec.DownloadBundle, before && e != appspec.Install && len(scripts) == 0:
+		case before && e == appspec.DownloadBundle, before && e != appspec.Install && len(scripts) == 0, before && e == appspec.Install && r.c.idle:
 			rep.Status = StatusSucceeded
 		}
 		res.Events = append(res.Events, rep)

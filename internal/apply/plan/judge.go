@@ -138,6 +138,7 @@ func (b *builder) setDefaults(t *target) {
 	t.attr = Attr{UID: -1, GID: -1}
 	if t.dir {
 		t.attr.Mode = 0o777 &^ b.in.Umask
+		t.attr.Inherit = !t.exists
 		if n := b.in.Host.Lstat(t.path); t.exists {
 			t.attr.Mode, t.attr.UID, t.attr.GID = n.Mode, n.UID, n.GID
 			if b.allOurs(t.path) {

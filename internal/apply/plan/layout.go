@@ -110,7 +110,7 @@ func (b *builder) change(t *target) {
 
 func (a Attr) equal(b Attr) bool {
 	same := a.Context == nil && b.Context == nil || a.Context != nil && b.Context != nil && *a.Context == *b.Context
-	return same && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && bytes.Equal(a.Access, b.Access) && bytes.Equal(a.Default, b.Default)
+	return same && a.Mode == b.Mode && a.Inherit == b.Inherit && a.UID == b.UID && a.GID == b.GID && bytes.Equal(a.Access, b.Access) && bytes.Equal(a.Default, b.Default)
 }
 
 // clean plans the removal of what earlier deployments put in place and this one

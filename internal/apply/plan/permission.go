@@ -122,10 +122,7 @@ func (b *builder) setOn(t *target, p *appspec.Permission) {
 	}
 	b.setOwner(t, p)
 	if p.Mode != "" {
-		t.attr.Mode = p.Mode.Bits()
-		if t.dir && t.exists && len(p.Mode) <= 3 {
-			t.attr.Mode |= b.in.Host.Lstat(t.path).Mode & 0o2000
-		}
+		t.attr.Mode, t.attr.Inherit = p.Mode.Bits(), false
 	}
 	if p.ACLs != nil {
 		t.attr.Access, t.attr.Default = b.acl(t, p)

@@ -37,7 +37,8 @@ type Entry struct {
 // Attr is what Install sets on a path.
 type Attr struct {
 	Mode    uint32   `json:"mode"`
-	UID     int      `json:"uid"` // -1: left as it comes
+	Inherit bool     `json:"inherit,omitempty"` // a directory keeps the mode it is made with, which its parent may add to
+	UID     int      `json:"uid"`               // -1: left as it comes
 	GID     int      `json:"gid"`
 	Access  []byte   `json:"access,omitempty"`  // system.posix_acl_access
 	Default []byte   `json:"default,omitempty"` // system.posix_acl_default
