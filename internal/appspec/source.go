@@ -256,13 +256,49 @@ func (r *reader) checkNode(node *yaml.Node, at Position) *Problem {
 	if node.Kind == yaml.ScalarNode && r.flow > 0 && node.Style == 0 && strings.HasPrefix(node.Value, ":") {
 		return &Problem{Position: at, Message: "did not find expected node content while parsing a flow node", Hint: "put what begins with a colon in quotes"}
 	}
-	if node.Kind != yaml.MappingNode || node.Style&yaml.FlowStyle != 0 {
+	if node.Kind != yaml.MappingNode {
 		return nil
+	}
+	if node.Style&yaml.FlowStyle != 0 {
+		return r.checkFlowKeys(node)
 	}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := node.Content[i]
 		if key.Kind == yaml.ScalarNode && key.Value == "" && key.Style == 0 && key.Anchor == "" && r.char(key.Line, key.Column) == ':' {
 			return &Problem{Position: Position{key.Line, key.Column}, Message: "did not find expected key while parsing a block mapping"}
+		}
+	}
+	return nil
+}
+
+// checkFlowKeys refuses what the agent's library does not take between braces: a plain key whose colon stands on a later line, and one
+// whose colon is followed by a bracket or a comma.
+func (r *reader) checkFlowKeys(node *yaml.Node) *Problem {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key := node.Content[i]
+		if key.Kind != yaml.ScalarNode || key.Style != 0 || key.Value == "" || key.Anchor != "" {
+			continue
+		}
+		line, column := key.Line, key.Column
+		for _, c := range key.Value {
+			if r.char(line, column) != c {
+				return nil // the key itself goes over several lines
+			}
+			column++
+		}
+		if r.char(line, column) == ':' && isFlowMark(r.char(line, column+1)) {
+			return &Problem{Position: Position{line, column}, Message: "found unexpected ':' while scanning a plain scalar", Hint: "put a blank after the colon"}
+		}
+		for isBlank(r.char(line, column)) {
+			column++
+		}
+		for r.char(line, column) == 0 && line < len(r.lines) {
+			for line, column = line+1, 1; isBlank(r.char(line, column)); {
+				column++
+			}
+		}
+		if line > key.Line && r.char(line, column) == ':' {
+			return &Problem{Position: Position{line, column}, Message: "did not find expected ',' or '}' while parsing a flow mapping", Hint: "put the colon behind its key"}
 		}
 	}
 	return nil
