@@ -127,7 +127,8 @@ func (c *Consensus) Close() error {
 
 // Open prepares a set; its Run takes part in it. The machine must be fresh.
 // Another list of voters under an epoch that was seen before is ignored, and
-// reported in Status.Problems; an epoch older than one seen before is refused.
+// reported in Status.Problems; so is, for now, the next epoch. An epoch older
+// than one seen before is refused.
 func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
 	if err := spec.check(); err != nil {
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)

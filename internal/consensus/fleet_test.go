@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -226,6 +227,19 @@ func (h *host) mustSubmit(command string) Result {
 		h.fleet.t.Fatalf("response %q to %q", r.Response, command)
 	}
 	return r
+}
+
+// insist submits until it is certain that the command was applied.
+func (h *host) insist(command string) {
+	h.fleet.t.Helper()
+	for {
+		switch _, err := h.submit(command); {
+		case err == nil:
+			return
+		case !errors.Is(err, ErrUnknown):
+			h.fleet.t.Fatalf("%s: %v", h.name, err)
+		}
+	}
 }
 
 func (h *host) lines() (lines []string) {

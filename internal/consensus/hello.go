@@ -3,6 +3,7 @@ package consensus
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -42,18 +43,21 @@ type hello struct {
 	term   uint64
 }
 
-// life is how far a voter's store has come. It never goes back, unless the
-// store was lost or restored from a backup.
+// life tells which store a voter has and how far that has come. It changes, or
+// goes back, only if the store was lost or restored from a backup.
 type life struct {
+	birth  uint64 // random, made with the store
 	starts uint64
 	term   uint64
 }
 
-func (l life) encode() []byte { return appendUint(appendUint(nil, l.starts), l.term) }
+func (l life) encode() []byte {
+	return appendUint(appendUint(appendUint(nil, l.birth), l.starts), l.term)
+}
 
 func decodeLife(b []byte) (life, error) {
 	d := &decoder{b: b}
-	l := life{starts: d.uint(), term: d.uint()}
+	l := life{birth: d.uint(), starts: d.uint(), term: d.uint()}
 	return l, d.done()
 }
 
@@ -88,7 +92,7 @@ func decodeHello(b []byte) (hello, error) {
 	h.from = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
 	h.to = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
 	var err error
-	if h.life, err = decodeLife(d.bytes(2 * binary.MaxVarintLen64)); err != nil {
+	if h.life, err = decodeLife(d.bytes(3 * binary.MaxVarintLen64)); err != nil {
 		d.fail(err)
 	}
 	h.follow, h.fresh = d.bool(), d.bool()
@@ -226,9 +230,9 @@ func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) err
 		if err != nil {
 			return fmt.Errorf("the store's record of %s is damaged: %w", v, err)
 		}
-		if l.starts < known.starts || l.term < known.term {
-			return &refusal{peer: "voter", reason: fmt.Sprintf("%s has started %d times and reached term %d, but %d starts and term %d were seen: its store was lost or restored from a backup, it needs a new storage id",
-				v, l.starts, l.term, known.starts, known.term)}
+		if l.birth != known.birth || l.starts < known.starts || l.term < known.term {
+			return &refusal{peer: "voter", reason: fmt.Sprintf("%s has store %x, started %d times and at term %d, but store %x with %d starts and term %d was seen: its store was lost or restored from a backup, it needs a new storage id",
+				v, l.birth, l.starts, l.term, known.birth, known.starts, known.term)}
 		}
 	}
 	if next := l.encode(); !bytes.Equal(b, next) {
@@ -239,21 +243,22 @@ func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) err
 
 // begin counts one more start of this host as a voter of a cluster. It also
 // waits for writes of an earlier run that are still on their way.
-func (s *store) begin(limit time.Duration, id clusterID) (uint64, error) {
-	key := "starts\x00" + string(id[:])
+func (s *store) begin(limit time.Duration, id clusterID) (life, error) {
+	key := "life\x00" + string(id[:])
 	b, err := s.meta(key)
 	if err != nil {
-		return 0, err
+		return life{}, err
 	}
-	d := &decoder{b: b}
-	var starts uint64
-	if b != nil {
-		if starts = d.uint(); d.done() != nil {
-			return 0, errors.New("the store's count of starts is damaged")
-		}
+	var l life
+	if b == nil {
+		var random [8]byte
+		rand.Read(random[:])
+		l.birth = binary.BigEndian.Uint64(random[:])
+	} else if l, err = decodeLife(b); err != nil {
+		return life{}, fmt.Errorf("the store's record of its own life is damaged: %w", err)
 	}
-	starts++
-	return starts, s.putMeta(limit, key, appendUint(nil, starts))
+	l.starts++
+	return l, s.putMeta(limit, key, l.encode())
 }
 
 // isClosed tells ends of streams that are not worth a word.

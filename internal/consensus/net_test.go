@@ -95,7 +95,8 @@ func link(a, b string) [2]string {
 	return [2]string{a, b}
 }
 
-// breakWhere closes every connection between hosts for which bad holds.
+// breakWhere closes every connection between hosts for which bad, called under
+// the lock, holds.
 func (n *network) breakWhere(bad func(a, b string) bool) {
 	n.mu.Lock()
 	var conns []*pipe
@@ -129,11 +130,7 @@ func (n *network) split(left, right []string) {
 		}
 	}
 	n.mu.Unlock()
-	n.breakWhere(func(a, b string) bool {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		return n.cuts[link(a, b)]
-	})
+	n.breakWhere(func(a, b string) bool { return n.cuts[link(a, b)] })
 }
 
 func (n *network) heal() {

@@ -169,7 +169,14 @@ func (s *Set) runVoter(ctx, inner context.Context) error {
 	}
 	watching := s.start(inner, v.watch)
 	attending := s.start(inner, func(ctx context.Context) { s.attend(ctx, v) })
-	s.log.Info("voting", "set", s.spec.Name, "epoch", s.spec.Epoch, "voter", s.self.String(), "starts", v.starts)
+	s.log.Info("voting", "set", s.spec.Name, "epoch", s.spec.Epoch, "voter", s.self.String(), "starts", v.born.starts)
+	var greeting sync.WaitGroup
+	defer greeting.Wait()
+	for _, to := range s.spec.Voters {
+		if to != s.self {
+			greeting.Go(func() { v.introduce(inner, to) })
+		}
+	}
 	select {
 	case <-ctx.Done():
 		if s.batch.leading() != 0 && len(s.spec.Voters) > 1 {
@@ -245,7 +252,9 @@ func (s *Set) life() life {
 	if v == nil {
 		return life{}
 	}
-	return life{starts: v.starts, term: v.raft.CurrentTerm()}
+	l := v.born
+	l.term = v.raft.CurrentTerm()
+	return l
 }
 
 // enter admits a session; leave must be called after it.

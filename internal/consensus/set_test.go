@@ -161,7 +161,7 @@ func TestStrandedObserver(t *testing.T) {
 		from := f.hosts["o1"].set.Status().StreamedFrom
 		rest := slices.DeleteFunc([]string{"v1", "v2", "v3"}, func(n string) bool { return n == from })
 		f.net.split([]string{from}, rest)
-		f.hosts[rest[0]].mustSubmit("during")
+		f.hosts[rest[0]].insist("during")
 		f.agree("during", "o1", rest[0], rest[1])
 	})
 }
@@ -301,6 +301,7 @@ func TestBatching(t *testing.T) {
 	virtual(t, 3, 0, func(t *testing.T, f *fleet) {
 		f.run()
 		h := f.leader()
+		h.mustSubmit("first")
 		first, _, _ := h.set.rep.applied()
 		const n = 400
 		at := time.Now()

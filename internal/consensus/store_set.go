@@ -153,6 +153,34 @@ func (s *setStore) DeleteRange(first, last uint64) error {
 	return nil
 }
 
+// bear gives an empty set its first state, as raft.BootstrapCluster does but
+// in one transaction: raft's two writes, cut between, would leave a voter that
+// has state, and so is never born again, but no configuration.
+func (s *setStore) bear(conf raft.Configuration) {
+	entry := &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(conf)}
+	err := s.store.update(s.limit, func(tx *bolt.Tx) error {
+		set, err := tx.Bucket(bucketSets).CreateBucketIfNotExists(s.id[:])
+		if err != nil {
+			return err
+		}
+		stable, err := set.CreateBucketIfNotExists(bucketStable)
+		if err != nil {
+			return err
+		}
+		if err := stable.Put([]byte("CurrentTerm"), binary.BigEndian.AppendUint64(nil, 1)); err != nil {
+			return err
+		}
+		logs, err := set.CreateBucketIfNotExists(bucketLog)
+		if err != nil {
+			return err
+		}
+		return logs.Put(binary.BigEndian.AppendUint64(nil, 1), encodeLog(entry))
+	})
+	if err != nil {
+		s.die(err)
+	}
+}
+
 // Set implements raft.StableStore.
 func (s *setStore) Set(key, value []byte) error {
 	key, value = bytes.Clone(key), bytes.Clone(value)

@@ -35,12 +35,30 @@ func (c *Consensus) adoptSpec(spec SetSpec) (SetSpec, []string, error) {
 		return spec, nil, fmt.Errorf("epoch %d is older than epoch %d, which this host has already joined", spec.Epoch, highest)
 	case highest != 0 && highest+1 != spec.Epoch:
 		return spec, nil, fmt.Errorf("epoch goes from %d to %d, it must rise by exactly one", highest, spec.Epoch)
+	case highest != 0:
+		return c.stay(spec, highest, line)
+	case spec.Epoch != 1:
+		return spec, nil, fmt.Errorf("it is in epoch %d; this version cannot carry a set over to a new epoch yet, only epoch 1 can be joined", spec.Epoch)
 	}
 	key := prefix + string(binary.BigEndian.AppendUint64(nil, spec.Epoch))
 	if err := c.store.putMeta(c.opt.Timing.Stall, key, []byte(wanted)); err != nil {
 		return spec, nil, err
 	}
 	return spec, nil, nil
+}
+
+// stay keeps a set in the epoch it is in. To be born again its voters would have
+// to leave that for good and agree on the most advanced state among them; as
+// long as that is not there, an empty new epoch would forget every grant.
+func (c *Consensus) stay(spec SetSpec, epoch uint64, line string) (SetSpec, []string, error) {
+	wanted := spec.Epoch
+	spec.Epoch = epoch
+	born, err := parseBorn(spec, line)
+	if err != nil {
+		return spec, nil, err
+	}
+	return born, []string{fmt.Sprintf("coordinator set %s: this version cannot carry a set over to a new epoch yet; epoch %d is ignored, the set stays in epoch %d with voters %s",
+		spec.Name, wanted, epoch, strings.Join(born.sorted(), ", "))}, nil
 }
 
 // parseBorn reads what adoptSpec recorded; an introduction that differs too is

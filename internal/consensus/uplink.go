@@ -289,7 +289,8 @@ func (u *uplink) submit(ctx context.Context, from string, hop bool, command []by
 	}
 	timeout := submitMax
 	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(deadline))
+		left := time.Until(deadline) // the voter gives up first, so that we hear how it ended
+		timeout = min(timeout, left-left/4)
 	}
 	ch := make(chan result, 1)
 	u.mu.Lock()

@@ -26,11 +26,11 @@ const (
 
 // voter is a voter's raft.
 type voter struct {
-	set    *Set
-	starts uint64
-	raft   *raft.Raft
-	layer  *layer
-	trans  *raft.NetworkTransport
+	set   *Set
+	born  life // without term
+	raft  *raft.Raft
+	layer *layer
+	trans *raft.NetworkTransport
 }
 
 // config is raft's configuration.
@@ -53,7 +53,7 @@ func (v *voter) config() *raft.Config {
 // startVoter starts raft, and first gives the cluster its birth if this host
 // has no state of it.
 func (s *Set) startVoter(ctx context.Context) (*voter, error) {
-	starts, err := s.c.store.begin(s.c.opt.Timing.Stall, s.id)
+	born, err := s.c.store.begin(s.c.opt.Timing.Stall, s.id)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (s *Set) startVoter(ctx context.Context) (*voter, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &voter{set: s, starts: starts, layer: newLayer(ctx, s)}
+	v := &voter{set: s, born: born, layer: newLayer(ctx, s)}
 	v.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: v.layer, MaxPool: connPool, MaxRPCsInFlight: 1, Timeout: max(5*s.c.opt.Timing.Heartbeat, 2*time.Second),
 		Logger: raftLog{log: s.log, name: "raft"}, MsgpackUseNewTimeFormat: true,
@@ -108,9 +108,7 @@ func (v *voter) boot(snaps *snapshots) error {
 		}
 		conf := v.config()
 		if !state {
-			if err = raft.BootstrapCluster(conf, logs, ss, snaps, v.trans, s.birth()); err != nil {
-				return
-			}
+			ss.bear(s.birth())
 		}
 		v.raft, err = raft.NewRaft(conf, fsm{v}, logs, ss, snaps, v.trans)
 	}()
@@ -283,6 +281,24 @@ func (v *voter) flush(batch []*pending) {
 			}
 		}
 		p.done <- r
+	}
+}
+
+// introduce greets another voter from time to time, so that all of them know
+// each other's stores, those that otherwise talk only to the leader too.
+func (v *voter) introduce(ctx context.Context, to Voter) {
+	t := v.set.c.opt.Timing
+	for ctx.Err() == nil {
+		pause := 20 * t.Keepalive
+		if conn, err := v.set.dial(ctx, to, ProtocolObserve, hello{}); err == nil {
+			conn.Close()
+		} else {
+			pause = t.Heartbeat
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
 }
 
