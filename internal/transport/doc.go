@@ -11,7 +11,8 @@
 // Directory no longer names. A dialled connection counts only once the peer's
 // hello arrived: in TLS 1.3 a refused client learns of it no sooner. Every
 // number of handshakes, connections, sessions, streams and bytes of header is
-// bounded by a name in limits.go, and every wait has a timeout.
+// bounded by a name in limits.go, and every wait of its own has a timeout; how
+// long a handler or a request's body may take is for its owner to bound.
 //
 // A host that is not in the Directory reaches nothing but HistoryALPN, where
 // its Peer has Known false; the same holds for a dialled host, so what comes
