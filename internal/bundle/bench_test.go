@@ -36,7 +36,7 @@ func BenchmarkPack(b *testing.B) {
 		}
 		index = x
 	}
-	b.SetBytes(index.RawSize())
+	b.ReportMetric(float64(index.RawSize())*float64(b.N)/1e6/b.Elapsed().Seconds(), "MB/s")
 	b.ReportMetric(float64(index.RawSize())/float64(index.ArchiveSize()), "ratio")
 	b.ReportMetric(float64(index.Len()), "frames")
 	if whole, err := exec.Command("sh", "-c", "tar -C "+dir+" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -3 -c | wc -c").Output(); err == nil {

@@ -35,8 +35,13 @@ func sampleTree(seed byte) fstest.MapFS {
 // sample packs a tree and returns the archive and its reference, index included.
 func sample(t testing.TB, seed byte) ([]byte, Ref) {
 	t.Helper()
+	return pack(t, sampleTree(seed))
+}
+
+func pack(t testing.TB, tree fs.FS) ([]byte, Ref) {
+	t.Helper()
 	var out bytes.Buffer
-	x, digest, err := bundle.Pack(&out, sampleTree(seed), bundle.PackOptions{})
+	x, digest, err := bundle.Pack(&out, tree, bundle.PackOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -445,9 +450,9 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 
 // The power is cut before every single durable operation of a whole life; a fresh start must always get to the end.
 func TestPowerCutAtEveryStep(t *testing.T) {
-	archive, ref := sample(t, 1)
+	archive, ref := pack(t, fstest.MapFS{"a": {Data: noise(1, 70<<10)}, "b": {Data: noise(2, 70<<10)}, "c": {Data: noise(3, 70<<10)}})
 	life := func(dir string, disk *durable.Disk) error {
-		s, err := Open(Options{Dir: dir, KeepFree: -1, SyncEvery: 256 << 10, Disk: disk})
+		s, err := Open(Options{Dir: dir, KeepFree: -1, SyncEvery: 100 << 10, Disk: disk})
 		if err != nil {
 			return err
 		}
