@@ -65,11 +65,27 @@ func (g *group) grant(t *turn) {
 			leaderNext = true
 		}
 	}
+	if flying == 0 && !leaderNext {
+		g.pullForward(t, d)
+	}
 	switch {
 	case !leaderNext || others > 0: // the leader's own host is last
 		g.Handover = 0
 	case g.Handover == 0:
 		g.Handover = max(1, t.now)
+	}
+}
+
+// pullForward takes a host of a later wave that is down already, when nothing in
+// the wave under way can move because that host uses the budget.
+func (g *group) pullForward(t *turn, d *deployment) {
+	for _, r := range d.Rows {
+		h := g.host(r.Host)
+		if r.Status == rowPending && r.Wave > d.Wave && !g.healthy(t, h) && g.may(t, d, h) == yes {
+			r.Wave = d.Wave
+			g.give(t, d, r, h)
+			return
+		}
 	}
 }
 
