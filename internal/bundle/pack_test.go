@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -137,7 +138,11 @@ func TestTarToolUnpacksABundle(t *testing.T) {
 			t.Skipf("%s is not installed: %v", tool, err)
 		}
 	}
-	archive, _, _ := pack(t, sampleTree(), PackOptions{})
+	tree := sampleTree()
+	for _, name := range []string{"bin", "scripts", "src", "Ünïcode", "long", path.Dir("long/" + longName())} {
+		tree[name] = &fstest.MapFile{Mode: fs.ModeDir | 0o755} // a MapFS's own directories are read-only: no ordinary user could clean up
+	}
+	archive, _, _ := pack(t, tree, PackOptions{})
 	dir := t.TempDir()
 	file := filepath.Join(dir, "b.tar.zst")
 	if err := os.WriteFile(file, archive, 0o600); err != nil {

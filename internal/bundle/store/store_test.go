@@ -432,6 +432,7 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 		t.Errorf("rot is served: %v", err)
 	}
 	dest := filepath.Join(t.TempDir(), "out")
+	removeAtEnd(t, dest)
 	if err := s.Unpack(t.Context(), ref.Digest, dest); !errors.Is(err, ErrMismatch) {
 		t.Errorf("rot is unpacked: %v", err)
 	}

@@ -104,17 +104,17 @@ func prepareDestination(destDir string) (made bool, err error) {
 // clearDestination leaves destDir as prepareDestination found it.
 func clearDestination(root *os.Root, destDir string, made bool) error {
 	if made {
-		return removeAll(destDir)
+		return RemoveTree(destDir)
 	}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	for _, entry := range entries {
-		err = errors.Join(err, removeAll(path.Join(destDir, entry.Name())))
+		err = errors.Join(err, RemoveTree(path.Join(destDir, entry.Name())))
 	}
 	return err
 }
 
-// removeAll deletes a tree even where a directory's mode keeps an ordinary user out.
-func removeAll(name string) error {
+// RemoveTree deletes an unpacked tree, even where a directory's mode keeps an ordinary user from changing it. No link is followed.
+func RemoveTree(name string) error {
 	err := os.RemoveAll(name)
 	if !errors.Is(err, fs.ErrPermission) {
 		return err

@@ -59,10 +59,20 @@ func writeTemp(t testing.TB, data []byte) string {
 func unpack(t testing.TB, file string, kind bundle.Type) string {
 	t.Helper()
 	dest := filepath.Join(t.TempDir(), "dest")
+	removeAtEnd(t, dest)
 	if err := UnpackArchive(context.Background(), file, kind, dest, UnpackOptions{KeepFree: -1}); err != nil {
 		t.Fatal(err)
 	}
 	return dest
+}
+
+// removeAtEnd helps an ordinary user's test out of directories that it may not write to.
+func removeAtEnd(t testing.TB, dir string) {
+	t.Cleanup(func() {
+		if err := RemoveTree(dir); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func mustRead(t testing.TB, parts ...string) string {
