@@ -467,3 +467,53 @@ func TestNewRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// Sets share a store and nothing else.
+func TestSetsFailAlone(t *testing.T) {
+	virtual(t, 1, 0, func(t *testing.T, f *fleet) {
+		f.run()
+		h := f.leader()
+		spec := f.spec
+		spec.Name = "api"
+		other, err := h.c.Open(spec, newNotes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var ended error
+		var wg sync.WaitGroup
+		wg.Go(func() { ended = other.Run(ctx) })
+		if r, err := other.Submit(ctx, []byte("there")); err != nil || string(r.Response) != "did there" {
+			t.Error(r, err)
+		}
+		h.mustSubmit("here")
+		if n := h.count("there"); n != 0 {
+			t.Error("a command of one set reached another")
+		}
+		h.submit("panic")
+		<-h.done
+		if _, err := other.Submit(ctx, []byte("still")); err != nil {
+			t.Errorf("the other set: %v", err)
+		}
+		cancel()
+		wg.Wait()
+		if ended != nil {
+			t.Error(ended)
+		}
+	})
+}
+
+func TestFastTimingInRealTime(t *testing.T) {
+	f := newFleet(t, 3, 2, FastTiming())
+	defer f.end()
+	f.run()
+	f.hosts["o1"].mustSubmit("before")
+	f.agree("before")
+	f.leader().crash()
+	f.hosts["o2"].insist("after")
+	for _, h := range f.hosts {
+		if h.cancel != nil {
+			f.agree("after", h.name)
+		}
+	}
+}

@@ -208,6 +208,9 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 	if s.voting() == nil {
 		return nil, fmt.Errorf("%s is not running set %s at the moment", s.self, h.set)
 	}
+	if h.follow && s.rep.doubtful() {
+		return nil, fmt.Errorf("the state of %s differs from the set's, follow another voter", s.self)
+	}
 	if s.spec.has(h.from) {
 		return s, c.store.remember(c.opt.Timing.Stall, s.id, h.from, h.life)
 	}

@@ -151,6 +151,9 @@ func (x *session) write(ctx context.Context) error {
 		_, _, next := s.rep.applied()
 		more := false
 		if x.hello.follow {
+			if s.rep.doubtful() {
+				return errDiverged
+			}
 			entries, snap, wake, err := s.rep.after(index, term, fresh)
 			if err != nil {
 				return errors.Join(err, x.send(frameDiverged, []byte(err.Error())))

@@ -53,6 +53,7 @@ type replica struct {
 	recent  []entry
 	bytes   int
 	floor   uint64        // every entry after it is in recent
+	doubt   bool          // the state differed from the leader's
 	cached  *state        // a snapshot not older than floor, for observers
 	woken   chan struct{} // closed after the next change
 }
@@ -86,6 +87,7 @@ func (r *replica) apply(index, term uint64, data []byte) ([]outcome, error) {
 		return nil, fmt.Errorf("cannot apply entry %d: %w", index, err)
 	}
 	diverged := r.compare(e.check)
+	r.doubt = r.doubt || diverged != nil
 	r.remember(entry{prev: r.at.applied, index: index, term: term, data: data})
 	r.at.applied, r.at.term = index, term
 	r.at.count++
@@ -141,6 +143,13 @@ func (r *replica) remember(e entry) {
 	}
 }
 
+// doubtful tells whether others should not take this state for theirs.
+func (r *replica) doubtful() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.doubt
+}
+
 // lastCheck gives the latest own comparison point.
 func (r *replica) lastCheck() check {
 	r.mu.Lock()
@@ -177,7 +186,7 @@ func (r *replica) restore(st state) error {
 	}
 	r.at = st
 	r.at.machine = nil
-	r.recent, r.bytes, r.floor, r.cached = nil, 0, st.applied, nil
+	r.recent, r.bytes, r.floor, r.cached, r.doubt = nil, 0, st.applied, nil, false
 	close(r.woken)
 	r.woken = make(chan struct{})
 	return nil

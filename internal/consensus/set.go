@@ -180,7 +180,7 @@ func (s *Set) runVoter(ctx, inner context.Context) error {
 	select {
 	case <-ctx.Done():
 		if s.batch.leading() != 0 && len(s.spec.Voters) > 1 {
-			v.raft.LeadershipTransfer().Error() // gives up after the election timeout
+			s.resign(v)
 		}
 	case <-s.failed:
 	}
@@ -192,6 +192,22 @@ func (s *Set) runVoter(ctx, inner context.Context) error {
 	watching()
 	attending()
 	return nil
+}
+
+// resign hands leadership to any voter, for as long as an election would take.
+func (s *Set) resign(v *voter) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v.raft.LeadershipTransfer().Error()
+	}()
+	timer := time.NewTimer(2 * s.c.opt.Timing.Election)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-s.failed:
+	case <-timer.C:
+	}
 }
 
 // runObserver follows the voters until ctx ends or the replica fails.

@@ -131,7 +131,7 @@ func (s *Set) detach(u *uplink) {
 	s.mu.Lock()
 	if s.link == u {
 		s.link = nil
-		if u.follow && s.heard.leader == u.peer.Host {
+		if u.follow && !s.fresh && s.heard.leader == u.peer.Host {
 			s.avoid = u.peer.Host // it may be the leader that just crashed
 		}
 		s.heard.quorum = false

@@ -233,6 +233,10 @@ func (v *voter) lead(ctx context.Context, term uint64) {
 	if v.raft.State() != raft.Leader || v.raft.CurrentTerm() != term {
 		return
 	}
+	if s.rep.doubtful() {
+		s.resign(v) // a state in doubt must not decide
+		return
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, to := range s.spec.Voters {
