@@ -85,6 +85,9 @@ func TestSyncTakesTurnsAndHonoursItsContext(t *testing.T) {
 
 // What passes every cap but needs too much memory kills the child, not us.
 func TestTheChildDiesAloneOfMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector has its own address space, and dies of a limit on it in its own words")
+	}
 	f := newFixture(t)
 	f.o.URLs, f.o.Child = nil, testChild()
 	f.o.Limits.ObjectBytes, f.o.Limits.MemoryBytes = 1<<30, 64<<20

@@ -1,0 +1,5 @@
+//go:build !race
+
+package configrepo
+
+const raceDetector = false
