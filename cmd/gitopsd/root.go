@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/gitopsd/gitopsd/internal/demo"
 	"github.com/spf13/cobra"
 )
 
@@ -48,6 +49,8 @@ func hiddenVerb(args []string) (code int, handled bool) {
 		return apply.SuperviseMain(args[1:]), true
 	case "fetch-child":
 		return configrepo.ChildMain(args[1:]), true
+	case "demo-app":
+		return demo.AppMain(args[1:]), true
 	case "-Y": // git calls gpg.ssh.program as it calls ssh-keygen
 		return sshSignMain(args), true
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/transport"
 )
 
 // Bounds of the exchange.
@@ -133,7 +134,7 @@ func take(ctx context.Context, l *rate.Limiter, n int) error {
 // Run serves peers until ctx ends.
 func (s *Swarm) Run(ctx context.Context) error {
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: leaseTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }}
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: transport.ConnContext}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -13,8 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 )
 
 // Credentials of the S3 server for tests.
@@ -42,7 +39,7 @@ func newS3(t *testing.T, dir string) *s3Server {
 	if err := os.WriteFile(s.credentials, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	data, sidecar := filepath.Join(dir, "s3"), filepath.Join(dir, "s3-meta")
+	data, sidecar := filepath.Join(dir, "s3"), filepath.Join(dir, "meta")
 	for _, d := range []string{filepath.Join(data, s3Bucket), sidecar} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -94,29 +91,6 @@ func (s *s3Server) proxy(backend string) {
 	s.url = "http://" + l.Addr().String()
 }
 
-// put stores an archive and its index.
-func (s *s3Server) put(key, file string, index []byte) {
-	s.t.Helper()
-	for name, body := range map[string]io.ReaderAt{key: mustOpen(s.t, file), key + ".gitopsd-index": strings.NewReader(string(index))} {
-		size := int64(len(index))
-		if f, ok := body.(*os.File); ok {
-			info, err := f.Stat()
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			size = info.Size()
-			defer f.Close()
-		} else if index == nil {
-			continue
-		}
-		err := origin.Put(context.Background(), origin.Location{Kind: origin.S3, Bucket: s3Bucket, Key: name},
-			origin.Options{Endpoint: s.url, Region: "us-east-1", PathStyle: true, CredentialsFile: s.credentials}, body, size, nil)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
-
 // countingBody counts what passes.
 type countingBody struct {
 	io.ReadCloser
@@ -127,15 +101,6 @@ func (c *countingBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.n.Add(int64(n))
 	return n, err
-}
-
-func mustOpen(t *testing.T, file string) *os.File {
-	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
 }
 
 // freeAddress finds a port that is free now.
