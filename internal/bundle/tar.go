@@ -76,7 +76,7 @@ func (s *tarSource) next() (*Entry, bool, error) {
 	}
 	e := &Entry{Name: h.Name, Mode: h.FileInfo().Mode() & modeBits, ModTime: h.ModTime, UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives still say RegA
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		e.Type, e.Size, e.Content = File, h.Size, s.tar
 		e.Sparse = h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
 	case tar.TypeDir:
