@@ -111,6 +111,8 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Reason, h.Whole = rowFailed, sentence("failed its checks: %s", h.Proof), false
 		case r.Status == rowUnavailable && g.healthy(t, h):
 			r.Status, r.Reason = rowSucceeded, ""
+		case r.Status == rowBehind && r.Token != (Token{}) && h.Grant == nil && !dead && (!h.Whole || h.Check == HealthUnhealthy):
+			r.Status, r.Reason = rowFailed, "was restarted in the middle, and what it went back to is not healthy"
 		case r.Status.inFlight() && dead && silent >= d.Policy.lostAfter():
 			r.Status, r.Reason = rowLost, sentence("silent for %s in the middle", silent.Round(time.Second))
 		case r.Status != rowPending:

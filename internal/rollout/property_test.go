@@ -2,6 +2,9 @@ package rollout
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,15 +55,18 @@ func TestFleetInvariants(t *testing.T) {
 			f.heal()
 			f.calm = false
 		}
-		for range rapid.IntRange(0, 250).Draw(rt, "steps") {
+		for range rapid.IntRange(0, 100).Draw(rt, "steps") * 4 {
 			f.happen()
 		}
 		f.heal()
 		f.truth()
-		reached[f.summary()] = true
+		for _, what := range f.summary() {
+			reached[what] = true
+		}
 	})
-	if len(reached) < 5 {
-		t.Errorf("the fleet only ever saw %v", reached)
+	t.Logf("deployments that ended: %s", strings.Join(slices.Sorted(maps.Keys(reached)), ", "))
+	if !reached["forward Succeeded"] {
+		t.Error("no deployment of any fleet ever succeeded")
 	}
 }
 
@@ -69,7 +75,9 @@ func (f *fleet) happen() {
 	t := f.t
 	h := f.hosts[rapid.IntRange(0, len(f.hosts)-1).Draw(t, "host")]
 	switch what := rapid.IntRange(0, 99).Draw(t, "what"); {
-	case what < 25:
+	case what < 35:
+		f.round()
+	case what < 40:
 		h.sync()
 	case what < 45:
 		if len(f.net) > 0 {
