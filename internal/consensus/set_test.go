@@ -330,3 +330,31 @@ func TestBatching(t *testing.T) {
 		}
 	})
 }
+
+// Followers and observers learn of a commit at once, not with raft's next
+// message. In virtual time only waiting for timers takes any.
+func TestCommitsArePrompt(t *testing.T) {
+	virtual(t, 3, 2, func(t *testing.T, f *fleet) {
+		f.run()
+		f.hosts["o1"].mustSubmit("warm")
+		f.agree("warm")
+		<-time.After(time.Minute)
+		for i := range 50 {
+			at := time.Now()
+			r := f.hosts["o1"].mustSubmit(fmt.Sprint(i))
+			for name, h := range f.hosts {
+				for {
+					index, _, next := h.set.rep.applied()
+					if IndexOf(1, index) >= r.Index {
+						break
+					}
+					<-next
+				}
+				if took := time.Since(at); took > 20*time.Millisecond {
+					t.Errorf("%s learnt of submission %d after %v", name, i, took)
+				}
+			}
+			<-time.After(time.Second)
+		}
+	})
+}

@@ -20,6 +20,8 @@ const (
 	// snapshotTrail is how many entries stay for followers that are behind.
 	snapshotTrail = 2048
 	snapshotPause = time.Minute
+	// announcePause is how soon a commit notice that came before its entry is repeated.
+	announcePause = time.Millisecond
 	logCache      = 256
 	connPool      = 3 // replication, heartbeats, commit notices
 )
@@ -311,31 +313,47 @@ func (v *voter) introduce(ctx context.Context, to Voter) {
 // that raft would then, an AppendEntries without entries, right away.
 func (v *voter) announce(ctx context.Context, term uint64, to Voter) {
 	var sent uint64
-	self := v.set.self
-	for ctx.Err() == nil {
-		index, at, next := v.set.rep.applied()
-		if at == term && index > sent {
-			addr := v.trans.EncodePeer(raft.ServerID(self.String()), raft.ServerAddress(self.Host))
-			req := &raft.AppendEntriesRequest{
-				RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(self.String()), Addr: addr},
-				Term:      term, Leader: addr, PrevLogEntry: index, PrevLogTerm: at, LeaderCommitIndex: index,
-			}
-			var resp raft.AppendEntriesResponse
-			err := v.trans.AppendEntries(raft.ServerID(to.String()), raft.ServerAddress(to.Host), req, &resp)
-			sent = index
-			if err != nil {
-				select { // it is away; raft goes on trying
-				case <-time.After(v.set.c.opt.Timing.Heartbeat):
-				case <-ctx.Done():
-				}
-			}
-			continue
-		}
+	retry := announcePause
+	pause := func(d time.Duration) {
 		select {
-		case <-next:
+		case <-time.After(d):
 		case <-ctx.Done():
 		}
 	}
+	for ctx.Err() == nil {
+		index, at, next := v.set.rep.applied()
+		if at != term || index <= sent {
+			select {
+			case <-next:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		heard, err := v.tell(to, index, term)
+		switch {
+		case err != nil: // it is away; raft goes on trying
+			sent = index
+			pause(v.set.c.opt.Timing.Heartbeat)
+		case !heard && retry < v.set.c.opt.Timing.Commit: // the entry itself is still on its way
+			pause(retry)
+			retry *= 2
+		default:
+			sent, retry = index, announcePause
+		}
+	}
+}
+
+// tell sends one commit notice; heard is false if the follower lacks the entry.
+func (v *voter) tell(to Voter, index, term uint64) (heard bool, err error) {
+	self := v.set.self
+	addr := v.trans.EncodePeer(raft.ServerID(self.String()), raft.ServerAddress(self.Host))
+	req := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(self.String()), Addr: addr},
+		Term:      term, Leader: addr, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+	}
+	var resp raft.AppendEntriesResponse
+	err = v.trans.AppendEntries(raft.ServerID(to.String()), raft.ServerAddress(to.Host), req, &resp)
+	return resp.Success, err
 }
 
 // fsm is the raft.FSM of a voter.
