@@ -66,7 +66,7 @@ func (g *group) grant(t *turn) {
 		}
 	}
 	if flying == 0 && !leaderNext {
-		g.pullForward(t, d)
+		leaderNext = g.pullForward(t, d)
 	}
 	switch {
 	case !leaderNext || others > 0: // the leader's own host is last
@@ -77,16 +77,24 @@ func (g *group) grant(t *turn) {
 }
 
 // pullForward takes a host of a later wave that is down already, when nothing in
-// the wave under way can move because that host uses the budget.
-func (g *group) pullForward(t *turn, d *deployment) {
+// the wave under way can move because that host uses the budget. It says whether
+// leadership must move first.
+func (g *group) pullForward(t *turn, d *deployment) (leaderNext bool) {
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
-		if r.Status == rowPending && r.Wave > d.Wave && !g.healthy(t, h) && g.may(t, d, h) == yes {
+		if r.Status != rowPending || r.Wave <= d.Wave || g.healthy(t, h) {
+			continue
+		}
+		switch g.may(t, d, h) {
+		case yes:
 			r.Wave = d.Wave
 			g.give(t, d, r, h)
-			return
+			return false
+		case leaderFirst:
+			leaderNext = true
 		}
 	}
+	return leaderNext
 }
 
 // flying says whether a row's host is between a grant and a verdict, be it of an
