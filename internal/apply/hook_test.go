@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -256,16 +255,24 @@ func TestResumeAdoptsARunningHook(t *testing.T) {
 // killSupervisor kills the process that holds a hook's pipe, and the hook.
 func killSupervisor(t *testing.T, dir string) {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", "grep -slz -- '"+dir+"' /proc/[0-9]*/cmdline").Output()
-	if err != nil {
-		t.Fatalf("no supervisor found: %v", err)
-	}
-	for _, path := range strings.Fields(string(out)) {
-		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
-		cmd, _ := os.ReadFile(path)
-		if pid != os.Getpid() && strings.Contains(string(cmd), "supervise") {
-			syscall.Kill(pid, syscall.SIGKILL)
+	found := false
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		cmd, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(cmd), "supervise\x00"+dir) {
+			continue
 		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		found = true
+	}
+	if !found {
+		t.Fatal("no supervisor found")
 	}
 }
 
