@@ -268,11 +268,14 @@ func (a *Agent) noteClone(host, detail string) {
 	a.changed.Notify()
 }
 
-// cloneNotices reports hosts that were seen twice.
-func (a *Agent) cloneNotices() []status.Notice {
+// hostNotices reports hosts that were seen twice, and peers that sent wrong bytes.
+func (a *Agent) hostNotices() []status.Notice {
+	var all []status.Notice
+	for host, why := range a.swarm.Suspects() {
+		all = append(all, status.Notice{Kind: "CorruptPeer", Host: host, Message: why})
+	}
 	a.clonesMu.Lock()
 	defer a.clonesMu.Unlock()
-	var all []status.Notice
 	for host, detail := range a.clones {
 		all = append(all, status.Notice{Kind: "ClonedHost", Host: host, Message: detail + "; give one of them a key of its own with `gitopsd host init`"})
 	}
@@ -305,7 +308,7 @@ func (a *Agent) buildLoops() {
 		pull: func(ctx context.Context, host, have string) ([]byte, string, error) {
 			return pullHistory(ctx, history, host, have)
 		},
-		publish: a.publishTip, hints: make(chan hint, hintsMax), demands: make(chan chan error, 1)}
+		publish: a.publishTip, hints: make(chan hint, hintsMax), demands: make(chan chan error, 1), swaps: make(chan func(), 1)}
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, s3: func() S3Config { return a.config().S3 }, verifier: verify, applier: a.applier,

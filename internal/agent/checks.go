@@ -23,7 +23,8 @@ type checks struct {
 
 // checkRun is the prober of one group.
 type checkRun struct {
-	specs  []desired.Check
+	specs  []desired.Check // as committed
+	host   desired.Host    // whose tags stand in them
 	prober *health.Prober
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -43,7 +44,7 @@ func (c *checks) follow(ctx context.Context, w *world) {
 		c.runs = map[string]*checkRun{}
 	}
 	for id, run := range c.runs {
-		if g, ok := wanted[id]; !ok || !reflect.DeepEqual(g.Checks, run.specs) {
+		if g, ok := wanted[id]; !ok || !reflect.DeepEqual(g.Checks, run.specs) || !reflect.DeepEqual(w.State.Hosts[desired.HostName(c.self)].Tags, run.host.Tags) {
 			run.cancel()
 			delete(c.runs, id)
 		}
@@ -52,7 +53,7 @@ func (c *checks) follow(ctx context.Context, w *world) {
 		if c.runs[id] != nil {
 			continue
 		}
-		run, err := c.start(ctx, id, g)
+		run, err := c.start(ctx, id, g, w.State.Hosts[desired.HostName(c.self)])
 		if err != nil {
 			c.log.Error("the health checks of a group cannot run", "group", g.Folder, "error", err)
 			continue
@@ -62,13 +63,21 @@ func (c *checks) follow(ctx context.Context, w *world) {
 }
 
 // start runs one prober until ctx ends or it is replaced.
-func (c *checks) start(ctx context.Context, id string, g desired.Group) (*checkRun, error) {
-	prober, err := health.New(health.Options{Group: g.Folder, Checks: g.Checks, Log: c.log})
+func (c *checks) start(ctx context.Context, id string, g desired.Group, host desired.Host) (*checkRun, error) {
+	var specs []desired.Check
+	for _, spec := range g.Checks {
+		mine, err := spec.For(host)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, mine)
+	}
+	prober, err := health.New(health.Options{Group: g.Folder, Checks: specs, Log: c.log})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	run := &checkRun{specs: g.Checks, prober: prober, cancel: cancel, done: make(chan struct{})}
+	run := &checkRun{specs: g.Checks, host: host, prober: prober, cancel: cancel, done: make(chan struct{})}
 	var loops sync.WaitGroup
 	loops.Go(func() { _ = prober.Run(ctx) })
 	loops.Go(func() {

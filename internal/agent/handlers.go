@@ -13,7 +13,7 @@ type handlers struct{ operators, hosts http.Handler }
 
 func (a *Agent) handlers() handlers {
 	local := &reader{self: a.config().Host, source: a.source, sets: a.sets, repo: func() *configrepo.Repo { return a.repo.Load() }, applier: a.applier,
-		alive: a.isAlive, extra: a.cloneNotices, changed: &a.changed, log: a.log}
+		alive: a.isAlive, extra: a.hostNotices, changed: &a.changed, log: a.log}
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)
 	fleet.ask = func(host string) *status.Client { return status.NewHTTPClient(client, host) }

@@ -3,9 +3,13 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 )
+
+// reloadTimeout bounds how long a reload waits for a fetch under way.
+const reloadTimeout = 30 * time.Second
 
 // Reload reads the configuration again, as SIGHUP asks. What cannot change in a running agent keeps its value and is named in the error; a file that is wrong
 // changes nothing.
@@ -35,12 +39,9 @@ func (a *Agent) Reload() error {
 	keep("destinationRoot", next.DestinationRoot != old.DestinationRoot, func() { next.DestinationRoot = old.DestinationRoot })
 	keep("timing", next.Timing != old.Timing, func() { next.Timing = old.Timing })
 	keep("repository.introduction", next.Repository.Introduction != old.Repository.Introduction, func() { next.Repository.Introduction = old.Repository.Introduction })
-	repo, err := a.openRepo(&next)
-	if err != nil {
+	if err := a.swap(&next); err != nil {
 		return fmt.Errorf("cannot reload, the old configuration stays in force: %w", err)
 	}
-	a.repo.Store(repo)
-	a.cfg.Store(&next)
 	if a.opt.LogLevel != nil {
 		a.opt.LogLevel.Set(next.Log.Level)
 	}
@@ -49,4 +50,30 @@ func (a *Agent) Reload() error {
 		return fmt.Errorf("these keys change only at a restart: %v", fixed)
 	}
 	return nil
+}
+
+// swap puts a configuration in force between two cycles of the source loop, so that two owners never share the mirror.
+func (a *Agent) swap(next *Config) error {
+	done := make(chan error, 1)
+	change := func() {
+		repo, err := a.openRepo(next)
+		if err == nil {
+			a.repo.Store(repo)
+			a.cfg.Store(next)
+		}
+		done <- err
+	}
+	patience := time.NewTimer(reloadTimeout)
+	defer patience.Stop()
+	select {
+	case a.source.swaps <- change:
+	case <-patience.C:
+		return errors.New("the config repository is busy; try again")
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-patience.C:
+		return errors.New("the config repository is busy; the reload happens when its cycle ends")
+	}
 }

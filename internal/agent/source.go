@@ -63,6 +63,7 @@ type source struct {
 
 	hints   chan hint
 	demands chan chan error
+	swaps   chan func() // changes of the repository object, made between two cycles
 
 	mu       sync.Mutex
 	world    *world
@@ -125,6 +126,8 @@ func (s *source) Run(ctx context.Context) error {
 		case h := <-s.hints:
 			s.follow(ctx, h)
 			continue
+		case swap := <-s.swaps:
+			swap()
 		case answer := <-s.demands:
 			answer <- s.sync(ctx)
 		case <-poll.C:
@@ -246,15 +249,12 @@ func (s *source) pullFromAnyone(ctx context.Context) error {
 func (s *source) pullFrom(ctx context.Context, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
-	have := ""
-	if c, ok := s.repo().Accepted(); ok {
-		have = c.ID
-	}
+	have := s.repo().Have()
 	pack, tip, err := s.pull(ctx, host, have)
 	if err != nil {
 		return err
 	}
-	if tip == have {
+	if tip == have && have != "" {
 		s.recover()
 		return nil
 	}
@@ -301,6 +301,7 @@ func (s *source) load() error {
 	}
 	w := &world{Commit: commit, State: state, Problems: problems}
 	if old := s.effective(); old != nil && old.Commit.ID != commit.ID {
+		w.State = desired.Keep(old.State, state)
 		if held := heldRemoval(old, w); held != "" {
 			w = &world{Commit: old.Commit, State: old.State, Problems: problems, Held: held}
 		}
@@ -405,7 +406,11 @@ func (s *source) notices() []status.Notice {
 		all = append(all, status.Notice{Kind: "MassRemoval", Message: s.world.Held})
 	}
 	for _, p := range s.world.Problems {
-		all = append(all, status.Notice{Kind: "InvalidConfig", Subject: path.Dir(p.File), Message: p.String()})
+		kind := "InvalidConfig"
+		if p.Warning {
+			kind = "ConfigWarning"
+		}
+		all = append(all, status.Notice{Kind: kind, Subject: path.Dir(p.File), Message: p.String()})
 	}
 	return all
 }

@@ -19,7 +19,7 @@ import (
 
 // fleet is a config repository, an S3 server and hosts on loopback.
 type fleet struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	git   *gitServer
 	s3    *s3Server
@@ -53,7 +53,7 @@ type fleetOptions struct {
 }
 
 // makeSigner makes the key that signs commits.
-func makeSigner(t *testing.T, key, allowed string) {
+func makeSigner(t testing.TB, key, allowed string) {
 	t.Helper()
 	signer := newSigner(t, key)
 	if err := os.WriteFile(allowed, []byte("anna@example.com "+signer+"\n"), 0o644); err != nil {
@@ -62,7 +62,7 @@ func makeSigner(t *testing.T, key, allowed string) {
 }
 
 // newFleet makes everything but the first release, and starts the agents.
-func newFleet(t *testing.T, o fleetOptions) *fleet {
+func newFleet(t testing.TB, o fleetOptions) *fleet {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {

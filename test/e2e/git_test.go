@@ -14,7 +14,7 @@ import (
 
 // gitServer serves one bare repository by git's own http-backend, and holds a working copy that commits are made in.
 type gitServer struct {
-	t       *testing.T
+	t       testing.TB
 	bare    string
 	work    string
 	url     string
@@ -25,7 +25,7 @@ type gitServer struct {
 }
 
 // newGit makes the repository, its signer and its server.
-func newGit(t *testing.T, dir string) *gitServer {
+func newGit(t testing.TB, dir string) *gitServer {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Fatal("these tests need git")

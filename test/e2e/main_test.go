@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 }
 
 // versitygw finds the S3 server that scripts/tools builds.
-func versitygw(t *testing.T) string {
+func versitygw(t testing.TB) string {
 	t.Helper()
 	cache := os.Getenv("GITOPSD_TEST_CACHE")
 	if cache == "" {

@@ -10,14 +10,14 @@ import (
 
 // process is one running program of a test.
 type process struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
 }
 
 // startProcess starts a program whose output goes to the end of a file; the test's end kills it.
-func startProcess(t *testing.T, cmd *exec.Cmd, log string) *process {
+func startProcess(t testing.TB, cmd *exec.Cmd, log string) *process {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

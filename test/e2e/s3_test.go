@@ -23,7 +23,7 @@ const (
 
 // s3Server is versitygw behind a proxy that counts what leaves and can be cut.
 type s3Server struct {
-	t           *testing.T
+	t           testing.TB
 	url         string
 	credentials string // shared credentials file
 	down        atomic.Bool
@@ -32,7 +32,7 @@ type s3Server struct {
 }
 
 // newS3 starts the server.
-func newS3(t *testing.T, dir string) *s3Server {
+func newS3(t testing.TB, dir string) *s3Server {
 	t.Helper()
 	s := &s3Server{t: t, credentials: filepath.Join(dir, "s3-credentials")}
 	text := "[default]\naws_access_key_id = " + s3Access + "\naws_secret_access_key = " + s3Secret + "\n"
@@ -104,7 +104,7 @@ func (c *countingBody) Read(p []byte) (int, error) {
 }
 
 // freeAddress finds a port that is free now.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

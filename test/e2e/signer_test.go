@@ -9,7 +9,7 @@ import (
 )
 
 // newSigner makes an ed25519 key at path, and path.pub, and returns the public line.
-func newSigner(t *testing.T, path string) string {
+func newSigner(t testing.TB, path string) string {
 	t.Helper()
 	key, private, err := sign.GenerateKey("anna@example.com")
 	if err != nil {

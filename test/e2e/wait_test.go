@@ -9,7 +9,7 @@ import (
 const patience = 90 * time.Second
 
 // eventually waits until check returns "", and fails with the last thing it said.
-func eventually(t *testing.T, what string, check func() string) {
+func eventually(t testing.TB, what string, check func() string) {
 	t.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
