@@ -29,7 +29,7 @@ type setRun struct {
 	machine *rollout.Machine
 	cancel  context.CancelFunc
 	done    chan struct{}
-	submits chan rollout.Command
+	submits *outbox
 	changed signal
 }
 
@@ -141,7 +141,7 @@ func (s *sets) start(ctx context.Context, spec consensus.SetSpec) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	run := &setRun{spec: spec, set: set, machine: machine, cancel: cancel, done: make(chan struct{}), submits: make(chan rollout.Command, submitQueueMax)}
+	run := &setRun{spec: spec, set: set, machine: machine, cancel: cancel, done: make(chan struct{}), submits: newOutbox()}
 	var loops sync.WaitGroup
 	loops.Go(func() {
 		if err := set.Run(ctx); err != nil {
@@ -186,12 +186,23 @@ func (s *sets) forward(ctx context.Context, run *setRun) {
 
 // submit sends this host's commands in order.
 func (s *sets) submit(ctx context.Context, run *setRun) {
-	for {
+	lingered := false
+	for ctx.Err() == nil {
+		command, linger, ok := run.submits.take(lingered)
+		if ok {
+			s.submitOne(ctx, run, command)
+			lingered = false
+			continue
+		}
+		var patience <-chan time.Time
+		if linger {
+			patience = time.After(progressLinger)
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case command := <-run.submits:
-			s.submitOne(ctx, run, command)
+		case <-patience:
+			lingered = true
+		case <-run.submits.news:
 		}
 	}
 }
@@ -216,10 +227,7 @@ func (s *sets) enqueue(group string, command rollout.Command) {
 	if run == nil {
 		return
 	}
-	select {
-	case run.submits <- command:
-	default:
-	}
+	run.submits.put(command)
 }
 
 // ofGroup finds the open set whose state has group, preferring the one the world names.

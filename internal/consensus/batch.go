@@ -12,7 +12,7 @@ const (
 	queueBytes = 16 << 20
 	// burstMax is how many entries may follow each other at once before the
 	// leader keeps to one per Timing.Batch.
-	burstMax = 16
+	burstMax = 64
 )
 
 // reply is what became of a queued command.

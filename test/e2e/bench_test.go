@@ -51,6 +51,12 @@ func benchmarkPush(b *testing.B, config string) {
 		b.StopTimer()
 	}
 	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/deploy")
+	if dir := os.Getenv("E2E_KEEP_LOGS"); dir != "" {
+		for _, h := range f.hosts {
+			text, _ := os.ReadFile(filepath.Join(h.dir, "agent.log"))
+			_ = os.WriteFile(filepath.Join(dir, config+"-"+h.name+".log"), text, 0o644)
+		}
+	}
 	b.ReportMetric(0, "ns/op")
 }
 
