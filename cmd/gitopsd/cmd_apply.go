@@ -90,6 +90,9 @@ func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 		observe = func(u apply.EventUpdate) { printEvent(cmd.ErrOrStderr(), u.Report) }
 	}
 	res, err := applyOrResume(cmd.Context(), a, d, cmd.ErrOrStderr(), observe)
+	if errors.Is(err, apply.ErrInterrupted) {
+		return exitError{code: codeStopped, err: fmt.Errorf("%w; run it again with --deployment-id %s to go on", err, d.ID)}
+	}
 	if err != nil {
 		return err
 	}

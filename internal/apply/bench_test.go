@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 			os.Exit(applyAndDie(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // applyAndDie applies the deployment in a file and kills itself with -9 at the

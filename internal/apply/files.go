@@ -207,6 +207,11 @@ func (r *run) finishInstall(rep EventReport, in *installer) (EventReport, error)
 	if err := in.clean(); err != nil {
 		return rep, err
 	}
+	if in.cleans() { // else what was removed could come back with the power
+		if err := in.sync(); err != nil {
+			return rep, err
+		}
+	}
 	for _, k := range in.plan.Kept {
 		r.kept = append(r.kept, k.Path)
 		rep.Warnings = append(rep.Warnings, fmt.Sprintf("%s was kept: %s", k.Path, k.Reason))

@@ -292,6 +292,16 @@ func (in *installer) clean() error {
 	return nil
 }
 
+// cleans tells whether clean has anything to do.
+func (in *installer) cleans() bool {
+	for i := range in.plan.Units {
+		if in.plan.Units[i].Old != plan.None {
+			return true
+		}
+	}
+	return len(in.plan.Removals)+len(in.plan.Rmdir) > 0
+}
+
 func (in *installer) discard(saved string) error {
 	if !exists(saved) {
 		return nil

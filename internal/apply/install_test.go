@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gitopsd/gitopsd/internal/apply/plan"
 	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -335,6 +337,63 @@ func TestNotEnoughSpace(t *testing.T) {
 	res := w.apply(a, w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})))
 	if res.Error == nil || res.Began || !strings.Contains(res.Error.Message, "No space left on device") {
 		t.Errorf("%+v", res.Error)
+	}
+}
+
+// The file system runs out of inodes in mid-install: the old version stays.
+func TestOutOfInodes(t *testing.T) {
+	w := newBench(t)
+	if err := unix.Mount("tmpfs", w.target, "tmpfs", 0, "size=4m,nr_inodes=12"); err != nil {
+		t.Skipf("mounting a small file system needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(w.target, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	o := w.options()
+	o.KeepFree = -1
+	a, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := w.apply(a, w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1", "a/d/g": "2"}))); res.Outcome != OutcomeSucceeded {
+		t.Fatal(res.Error)
+	}
+	before := w.tree()
+	files := map[string]string{"appspec.yml": plainSpec}
+	for i := range 20 {
+		files[fmt.Sprintf("a/new/%d", i)] = "x"
+	}
+	res := w.apply(a, w.deployment("d-2", w.bundle(files)))
+	if res.Error == nil || res.Error.Event != appspec.Install || res.Error.Code != CodeUnknown || !strings.Contains(res.Error.Message, "no space left on device") {
+		t.Fatalf("%+v", res.Error)
+	}
+	if got := w.tree(); got != before {
+		t.Errorf("the tree is\n%s\nand was\n%s", got, before)
+	}
+	big := w.deployment("d-3", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/big": strings.Repeat("x", 5<<20)}))
+	if res := w.apply(a, big); res.Error == nil || res.Began || w.tree() != before {
+		t.Errorf("%+v", res.Error)
+	}
+	if res := w.apply(a, w.deployment("d-4", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "3"}))); res.Outcome != OutcomeSucceeded {
+		t.Error(res.Error)
+	}
+}
+
+// Releases that were only prepared do not pile up.
+func TestPreparedReleasesAreBounded(t *testing.T) {
+	w := newBench(t)
+	dir := w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})
+	w.succeed(w.deployment("d-1", dir))
+	a := w.applier()
+	for i := range 8 {
+		if report, err := a.Preflight(context.Background(), w.deployment(fmt.Sprintf("prepare-%d", i), dir)); err != nil || !report.OK {
+			t.Fatal(err, report)
+		}
+	}
+	if r, err := a.Releases("g1"); err != nil || len(r) != 5 || r[4].DeploymentID != "d-1" {
+		t.Errorf("%v %+v", err, r)
 	}
 }
 

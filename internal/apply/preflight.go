@@ -70,6 +70,9 @@ func (a *Applier) check(ctx context.Context, d *Deployment) (*checked, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.retain(d.GroupID, max(d.MaxRevisions, 2), d.Key()); err != nil {
+		a.log.Warn("cannot remove old releases", "group", d.GroupID, "error", err)
+	}
 	if err := a.checkSpec(d, c); err != nil || !c.report.OK {
 		return c, err
 	}

@@ -365,8 +365,9 @@ const deploymentsKept = 10
 // retain removes old releases of a group, oldest first, so that at most max
 // stay, and the journals of deployments that have no release any more. The last
 // good release, the one in place, the one unpacked last and those of pending
-// deployments always stay. The caller holds the group's lock.
-func (a *Applier) retain(groupID string, max int) error {
+// deployments always stay, and so does the one that is about to be used. The
+// caller holds the group's lock.
+func (a *Applier) retain(groupID string, max int, used Key) error {
 	infos, err := a.releases(groupID)
 	if err != nil {
 		return err
@@ -375,6 +376,7 @@ func (a *Applier) retain(groupID string, max int) error {
 	if err != nil {
 		return err
 	}
+	keep[used] = true
 	left := len(infos)
 	for i := len(infos) - 1; i >= 0 && left > max; i-- {
 		k := infos[i].Key

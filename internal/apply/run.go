@@ -309,7 +309,7 @@ func (r *run) cleanUp() {
 		return // somebody prepares the next deployment; it will clean up
 	}
 	defer unlock()
-	if err := r.a.retain(r.d.GroupID, r.d.MaxRevisions); err != nil {
+	if err := r.a.retain(r.d.GroupID, r.d.MaxRevisions, r.key); err != nil {
 		r.a.log.Warn("cannot remove old releases", "group", r.d.GroupID, "error", err)
 	}
 }
