@@ -3,6 +3,7 @@ package e2e
 import "testing"
 
 func TestCommitDeploysAndRevertRollsBack(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, fleetOptions{hosts: 5, voters: 3})
 	f.deploy(release{name: "one", size: 4 << 20}, "deploymentConfigName: CodeDeployDefault.AllAtOnce\n")
 	f.awaitRelease("one")

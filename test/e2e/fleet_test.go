@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 	"math/rand"
@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 // fleet is a config repository, an S3 server and hosts on loopback.
@@ -410,33 +412,13 @@ func (f *fleet) awaitRelease(name string, hosts ...*host) {
 	})
 }
 
-// groupStatus is what tests read of `gitopsd status -o json`.
-type groupStatus struct {
-	Group      string
-	State      string
-	Why        string
-	Desired    struct{ Commit, SpecHash string }
-	Running    struct{ Commit, SpecHash string }
-	Deployment *struct{ ID, Creator, Status, Reason, Leader, RollbackOf string }
-	Hosts      []struct {
-		Name, Status, Health, Revision, Reason string
-		BytesFromOrigin, BytesFromPeers        int64
-		Events                                 []struct {
-			Event, Status string
-			Diagnostics   *struct{ ErrorCode, ScriptName, Message, LogTail string }
-		}
-	}
-}
-
-// status asks one host; ok is false when it did not answer.
-func (h *host) status(group string) (g groupStatus, notices []struct{ Kind, Host, Message string }, ok bool) {
-	out, code, _ := h.f.try("status", group, "--addr", h.socket, "-o", "json")
-	var report struct {
-		Groups  []groupStatus
-		Notices []struct{ Kind, Host, Message string }
-	}
-	if code != 0 || json.Unmarshal([]byte(out), &report) != nil || len(report.Groups) == 0 {
-		return groupStatus{}, nil, false
+// status asks one host over its socket; ok is false when it did not answer.
+func (h *host) status(group string) (g status.Group, notices []status.Notice, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	report, err := status.NewClient(h.socket).Report(ctx, group)
+	if err != nil || len(report.Groups) == 0 {
+		return status.Group{}, report.Notices, false
 	}
 	return report.Groups[0], report.Notices, true
 }
@@ -448,9 +430,9 @@ func (f *fleet) why(h *host) string {
 }
 
 // awaitState waits until a host reports a state of the website.
-func (h *host) awaitState(state string) groupStatus {
+func (h *host) awaitState(state string) status.Group {
 	h.f.t.Helper()
-	var last groupStatus
+	var last status.Group
 	eventually(h.f.t, h.name+" reports "+state, func() string {
 		g, _, ok := h.status(website)
 		if last = g; !ok {

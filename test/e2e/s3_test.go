@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -103,13 +104,28 @@ func (c *countingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// freeAddress finds a port that is free now.
+// nextPort is where freeAddress looks next: below the range that the kernel takes the ports of outgoing connections from, so that an agent that is down for a
+// while finds its port again.
+var nextPort atomic.Int64
+
+// Ports that freeAddress hands out.
+const (
+	portsFrom = 10240
+	portsTo   = 32000
+)
+
+// freeAddress finds a port that is free now, and never the same twice.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range portsTo - portsFrom {
+		port := portsFrom + (int64(os.Getpid())*97+nextPort.Add(1))%(portsTo-portsFrom)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.FormatInt(port, 10))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }

@@ -11,7 +11,13 @@ const patience = 90 * time.Second
 // eventually waits until check returns "", and fails with the last thing it said.
 func eventually(t testing.TB, what string, check func() string) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
+	eventuallyWithin(t, patience, what, check)
+}
+
+// eventuallyWithin is eventually where the product itself waits for long.
+func eventuallyWithin(t testing.TB, limit time.Duration, what string, check func() string) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	pace := time.NewTicker(25 * time.Millisecond)
 	defer pace.Stop()

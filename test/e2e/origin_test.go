@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// dealtBytes is a bundle large enough that its pieces are dealt among hosts.
+const dealtBytes = 16<<20 + 4096
+
+func TestOneCopyLeavesS3ForFiveHosts(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{hosts: 5, voters: 3})
+	revision := f.publish(release{name: "one", size: dealtBytes})
+	f.s3.payload.Store(0)
+	f.commitRevision(revision, allAtOnce, "release one")
+	f.awaitRelease("one")
+	f.awaitSettled()
+	if left, size := f.s3.payload.Load(), sizeOf(t, revision); left != size {
+		t.Errorf("%d bytes left S3 for five hosts, the archive has %d", left, size)
+	}
+	f.assertOnce()
+}
+
+func TestHostWithoutAnyRouteDeploys(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{hosts: 3, voters: 1, noGit: []int{2}, noS3: []int{2}})
+	revision := f.publish(release{name: "one", size: 2 << 20})
+	f.s3.payload.Store(0)
+	f.commitRevision(revision, allAtOnce, "release one")
+	f.awaitRelease("one")
+	f.deploy(release{name: "two"}, oneAtATime)
+	f.awaitRelease("two")
+	f.git.run(f.git.work, "revert", "--no-edit", "-S", "HEAD")
+	reverted := f.git.push()
+	f.awaitRelease("one")
+	if code := f.hosts[2].wait(reverted); code != 0 {
+		t.Errorf("wait on the host without routes exits %d, want 0", code)
+	}
+	for _, h := range f.awaitSettled().Hosts {
+		if h.Name == f.hosts[2].name && h.BytesFromOrigin != 0 {
+			t.Errorf("the host without a route to S3 reports %d bytes from there", h.BytesFromOrigin)
+		}
+	}
+	f.assertOnce()
+}
+
+func TestS3DownAtCommitTimeComesBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, fleetOptions{hosts: 3, voters: 3})
+	f.deploy(release{name: "one"}, allAtOnce)
+	f.awaitRelease("one")
+	revision := f.publish(release{name: "two", size: 1 << 20})
+	f.s3.down.Store(true)
+	commit := f.commitRevision(revision, allAtOnce, "release two")
+	f.hosts[1].awaitGroup("that the bundle cannot be had", func(g status.Group) string {
+		if g.State != "Queued" && g.State != "Created" || !strings.Contains(g.Why, "503") {
+			return "no word of it"
+		}
+		return ""
+	})
+	contains(t, "why", f.command("why", website, "--addr", f.hosts[2].socket), "cannot get the bundle", "503")
+	if f.s3.refused.Load() == 0 {
+		t.Error("nobody asked S3 while it was down")
+	}
+	if n := f.count("", "", "two"); n != 0 {
+		t.Errorf("%d hooks ran without the bundle", n)
+	}
+	f.awaitRelease("one")
+	f.s3.down.Store(false)
+	f.awaitRelease("two")
+	if code := f.hosts[0].wait(commit); code != 0 {
+		t.Errorf("wait exits %d, want 0", code)
+	}
+	f.assertOnce()
+}
