@@ -34,7 +34,8 @@ var (
 type Options struct {
 	// StateDir holds releases, journals and hook output. Required; made if missing.
 	StateDir string
-	// DestinationRoot is put before every destination and permission object; empty means /.
+	// DestinationRoot is put before every destination and permission object;
+	// empty means /. Install makes it if it is missing.
 	DestinationRoot string
 	// WorkDir is what relative destinations are relative to, and the working
 	// directory of hooks; empty means that of this process.

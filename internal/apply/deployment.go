@@ -305,7 +305,7 @@ type PlanCounts struct {
 // Journal describes a deployment that has begun and not ended.
 type Journal struct {
 	Key        Key
-	Deployment Deployment
+	Deployment Deployment // without Overlay and Begin
 	SameBoot   bool // the host has not been rebooted since it began
 	Began      bool // the point of no return was passed
 	Events     []EventReport

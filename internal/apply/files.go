@@ -137,6 +137,9 @@ func (r *run) prepareInstall(ctx context.Context) (*installer, *Error, error) {
 		return nil, nil, err
 	}
 	defer unlock()
+	if err := r.a.opts.Disk.MkdirAll(r.a.opts.DestinationRoot, 0o755); err != nil {
+		return nil, installFault(err.Error(), false), nil
+	}
 	p, problems, err := r.a.makePlan(ctx, r.d, r.c, false)
 	if err != nil {
 		return nil, nil, err

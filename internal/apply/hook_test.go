@@ -216,7 +216,7 @@ func interrupted(t *testing.T, w *workbench, d Deployment, started string) *Appl
 
 func slowHook(w *workbench) (d Deployment, started, goOn string) {
 	started, goOn = filepath.Join(w.dir, "started"), filepath.Join(w.dir, "go-on")
-	d = w.deployment("d-1", w.bundle(hooked("HOOK; touch "+started+"; while [ ! -e "+goOn+" ]; do sleep 0.02; done; echo done", "")))
+	d = w.deployment("d-1", w.bundle(hooked("HOOK; touch "+started+"; while [ ! -e "+goOn+" ] && [ -e "+started+" ]; do sleep 0.02; done; echo done", "")))
 	return d, started, goOn
 }
 
@@ -322,6 +322,25 @@ func TestUndoWaitsAndStartsThePreviousRelease(t *testing.T) {
 		t.Error(log)
 	}
 	w.once()
+}
+
+// Giving up a deployment that began and did nothing does not start again what
+// was never stopped.
+func TestUndoOfNothing(t *testing.T) {
+	w := newBench(t)
+	files := map[string]string{"appspec.yml": "version: 0.0\nos: linux\nhooks:\n  ApplicationStop: [{location: s.sh}]\n  ApplicationStart: [{location: s.sh}]\n", "s.sh": "HOOK"}
+	w.succeed(w.deployment("d-1", w.bundle(files)))
+	before := len(w.ran())
+	ctx, cancel := context.WithCancel(context.Background())
+	d := w.deployment("d-2", w.bundle(files))
+	d.Begin = func(context.Context) error { cancel(); return nil }
+	if _, err := w.applier().Apply(ctx, d, nil); !errors.Is(err, ErrInterrupted) {
+		t.Fatal(err)
+	}
+	res, err := w.applier().Resume(context.Background(), d.Key(), Undo, nil)
+	if err != nil || !res.Undone || !res.Began || len(w.ran()) != before {
+		t.Fatalf("%v %+v ran %v", err, res, w.ran())
+	}
 }
 
 func TestStopFailure(t *testing.T) {

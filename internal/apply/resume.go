@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
@@ -17,8 +18,8 @@ import (
 // Continue goes on at the next unstarted step: it waits for a hook that runs,
 // and begins an unfinished Install again after restoring the old version. Undo
 // waits for a hook that runs, restores the old files if Install did not finish,
-// and then runs ApplicationStart and ValidateService of the last good release if
-// the point of no return was passed. After an Install that finished the new
+// and then runs ApplicationStart and ValidateService of the last good release,
+// unless neither a hook nor Install had begun. After an Install that finished the new
 // files stay: going back is a new deployment.
 func (a *Applier) Resume(ctx context.Context, k Key, decision Decision, observe func(EventUpdate)) (Result, error) {
 	if decision != Continue && decision != Undo {
@@ -128,7 +129,7 @@ func (r *run) backward(ctx context.Context) (Result, error) {
 			fault = rep.Error
 		}
 	}
-	if r.story.began && !installed {
+	if r.touched() && !installed {
 		if err := r.startPrevious(ctx); err != nil {
 			return Result{}, err
 		}
@@ -141,6 +142,17 @@ func (r *run) backward(ctx context.Context) (Result, error) {
 	r.cleanUp()
 	res.ScriptsLog = r.a.scriptsLog(r.d)
 	return res, nil
+}
+
+// touched tells whether a hook or Install began, so that the previous release
+// may have been stopped.
+func (r *run) touched() bool {
+	for _, e := range r.d.Events {
+		if exists(filepath.Join(r.a.hookDir(r.key, e, ownVariant), requestFile)) {
+			return true
+		}
+	}
+	return r.story.install != ""
 }
 
 func (r *run) firstUnfinished() appspec.Event {

@@ -149,7 +149,9 @@ func (r *run) open() error {
 	if err := r.a.opts.Disk.MkdirAll(filepath.Join(dir, "hooks"), privateDir); err != nil {
 		return err
 	}
-	if err := r.a.writeState(filepath.Join(dir, "deployment.json"), deploymentState{Version: stateVersion, Deployment: *r.d}); err != nil {
+	d := *r.d
+	d.Overlay = nil // it is in the release
+	if err := r.a.writeState(filepath.Join(dir, "deployment.json"), deploymentState{Version: stateVersion, Deployment: d}); err != nil {
 		return err
 	}
 	log, records, err := r.a.opts.Disk.OpenLog(r.a.journalFile(r.key), recordMax)

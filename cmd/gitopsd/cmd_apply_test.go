@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// runApply runs `gitopsd apply` with args and returns what it prints on stdout.
+func runApply(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := applyCommand()
+	var out, hints bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&hints)
+	cmd.SetArgs(args)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestApply(t *testing.T) {
+	dir := t.TempDir()
+	source := filepath.Join(dir, "bundle")
+	if err := os.Mkdir(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /etc/app}]\n", "f": "hello"} {
+		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	common := []string{source, "--state-dir", filepath.Join(dir, "state"), "--destination-root", filepath.Join(dir, "root"), "-o", "json"}
+	file := filepath.Join(dir, "root/etc/app/f")
+
+	out, err := runApply(t, append(common, "--dry-run")...)
+	var report apply.PreflightReport
+	if err != nil || json.Unmarshal([]byte(out), &report) != nil || !report.OK || report.Changes.Bytes != 5 {
+		t.Fatalf("dry run: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Fatal("a dry run wrote a file")
+	}
+
+	out, err = runApply(t, common...)
+	var res apply.Result
+	if err != nil || json.Unmarshal([]byte(out), &res) != nil || res.Outcome != apply.OutcomeSucceeded || len(res.Events) != 7 {
+		t.Fatalf("apply: %v\n%s", err, out)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "hello" {
+		t.Fatalf("%q %v", data, err)
+	}
+
+	if err := os.Remove(filepath.Join(source, "f")); err != nil {
+		t.Fatal(err)
+	}
+	out, err = runApply(t, common...)
+	var coded exitError
+	if !errors.As(err, &coded) || coded.code != codeFailed || json.Unmarshal([]byte(out), &res) != nil || res.Error == nil || res.Error.Event != appspec.Install {
+		t.Fatalf("a bundle without its source: %v\n%s", err, out)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "hello" {
+		t.Errorf("a refused bundle left %q %v", data, err)
+	}
+}
+
+func TestApplyFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "b.tgz")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := applyFlags{group: "g", application: "a", events: "BeforeBlockTraffic, Install", behavior: "overwrite", creator: "codeDeployRollback", deploymentType: "BLUE_GREEN", s3: "bucket=b,key=k,etag=e"}
+	d, err := f.deployment(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.GroupID != "g" || !strings.HasPrefix(d.ID, "d-") || len(d.ID) != 11 || len(d.Events) != 2 || d.Events[1] != appspec.Install ||
+		d.FileExistsBehavior != appspec.Overwrite || d.Kind != appspec.BlueGreenRollbackReplacement || d.Source.Type != bundle.TypeTgz || d.S3 != (apply.S3{Bucket: "b", Key: "k", ETag: "e"}) {
+		t.Errorf("%+v", d)
+	}
+	for name, spoil := range map[string]func(*applyFlags){
+		"deployment type": func(f *applyFlags) { f.deploymentType = "CANARY" },
+		"s3":              func(f *applyFlags) { f.s3 = "bukket=b" },
+		"revision type":   func(f *applyFlags) { f.revisionType = "rar" },
+	} {
+		bad := f
+		spoil(&bad)
+		if _, err := bad.deployment(path); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
