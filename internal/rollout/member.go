@@ -183,6 +183,9 @@ func (m *Member) take(ev MemberEvent) {
 		}
 	case EvInstalled:
 		g := m.group(ev.Group)
+		if g.Running.SpecHash == ev.Running.SpecHash {
+			ev.Whole = ev.Whole && g.Whole // a hook that failed is remembered here, not on the disk
+		}
 		g.Running, g.Whole = ev.Running, ev.Whole
 	case EvSynced:
 		m.synced(ev)
@@ -260,7 +263,9 @@ func (m *Member) resume(g *memberGroup) {
 		// A journal without a grant of ours: it was not begun by a rollout we know.
 		m.decide(g, g.journal.Deployment, false)
 	case g.journal == nil:
-		m.lostResult(g, o)
+		if g.assign != nil { // by then EvInstalled has told what is on disk
+			m.lostResult(g, o)
+		}
 	case g.journal.Deployment != o.Grant.Deployment:
 		m.decide(g, g.journal.Deployment, false)
 	case g.assign != nil:
@@ -522,7 +527,7 @@ func (m *Member) Deadline() (time.Duration, bool) {
 		}
 	}
 	for _, g := range m.groups {
-		if (g.Open != nil || g.journal != nil) && !g.decided && (g.Open == nil || !g.Open.running && g.Open.Done == nil) {
+		if g.journal != nil && !g.decided && (g.Open == nil || !g.Open.running && g.Open.Done == nil) {
 			arm(m.startAt + silenceLimit)
 		}
 		if g.assign == nil {

@@ -294,11 +294,11 @@ func TestMemberRestarts(t *testing.T) {
 	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "persist", "start d-1", "submit accepted 5")
 	p.restart("boot-1")
 	p.expect(installed)
-	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "verify B", "submit done 5 lapsed")
+	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "persist", "verify B", "submit done 5 lapsed")
 
 	p = inFlight(t) // ended, but the word was lost with the process
 	p.restart("boot-1")
-	p.expect(known(open), "submit done 5 failed")
+	p.expect(known(open), "persist", "submit done 5 failed")
 
 	p = newPupil(t) // a journal nobody here knows of
 	if got := p.restart("boot-1", journal); !slices.Equal(got, []string{"resume d-1 continue=false"}) {
@@ -309,15 +309,13 @@ func TestMemberRestarts(t *testing.T) {
 
 func TestMemberEndedWhileTheAgentDied(t *testing.T) {
 	p := inFlight(t)
-	m, err := NewMember("h1", p.disk)
-	if err != nil {
-		t.Fatal(err)
+	p.restart("boot-1")
+	if at, armed := p.m.Deadline(); armed {
+		t.Errorf("before it heard anything it wants to wake at %s", at)
 	}
-	p.m = m
 	// The release on disk says that d-1 was installed well.
-	m.groups["web"].Running, m.groups["web"].Whole = specOf("B"), true
-	p.expect(EvStarted{Boot: "boot-1"}, "persist")
-	p.expect(known(granted(5, "d-1", "B")), "submit done 5 succeeded")
+	p.expect(EvInstalled{Group: "web", Running: specOf("B"), Whole: true})
+	p.expect(known(granted(5, "d-1", "B")), "persist", "submit done 5 succeeded")
 }
 
 func TestMemberHealth(t *testing.T) {
