@@ -15,6 +15,10 @@ import (
 // copyFile copies the content of a file to a new one with mode 0600, sharing
 // the blocks where the file system can.
 func copyFile(from, to string) error {
+	done, err := copySmall(from, to)
+	if done || err != nil {
+		return err
+	}
 	src, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -31,6 +35,62 @@ func copyFile(from, to string) error {
 		}
 	}
 	return dst.Close()
+}
+
+// smallMax is the size in bytes up to which a file is read and written at once.
+const smallMax = 32 << 10
+
+// copySmall copies a small file with as few system calls as it takes; bundles
+// have many of them. It returns false, having made nothing, for a larger one.
+func copySmall(from, to string) (bool, error) {
+	src, err := retry(func() (int, error) { return unix.Open(from, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return false, &fs.PathError{Op: "open", Path: from, Err: err}
+	}
+	defer unix.Close(src)
+	buf := make([]byte, smallMax+1)
+	n := 0
+	for n < len(buf) {
+		m, err := retry(func() (int, error) { return unix.Read(src, buf[n:]) })
+		if err != nil {
+			return false, &fs.PathError{Op: "read", Path: from, Err: err}
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	if n > smallMax {
+		return false, nil
+	}
+	dst, err := retry(func() (int, error) {
+		return unix.Open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return false, &fs.PathError{Op: "open", Path: to, Err: err}
+	}
+	for buf = buf[:n]; len(buf) > 0; {
+		m, err := retry(func() (int, error) { return unix.Write(dst, buf) })
+		if err != nil {
+			unix.Close(dst)
+			return false, &fs.PathError{Op: "write", Path: to, Err: err}
+		}
+		buf = buf[m:]
+	}
+	if err := unix.Close(dst); err != nil {
+		return false, &fs.PathError{Op: "close", Path: to, Err: err}
+	}
+	return true, nil
+}
+
+// retry repeats a system call that a signal interrupted.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 // copyTree copies a directory as a revision: files get the modes of their

@@ -306,8 +306,8 @@ type PlanCounts struct {
 type Journal struct {
 	Key        Key
 	Deployment Deployment // without Overlay and Begin
-	SameBoot   bool // the host has not been rebooted since it began
-	Began      bool // the point of no return was passed
+	SameBoot   bool       // the host has not been rebooted since it began
+	Began      bool       // the point of no return was passed
 	Events     []EventReport
 	// Running tells that a hook's supervisor is alive.
 	Running bool
