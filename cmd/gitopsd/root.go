@@ -30,6 +30,7 @@ func commands() []*cobra.Command {
 		applyCommand(),
 		bundleCommand(),
 		configCommand(),
+		rolloutCommand(),
 		statusCommand(),
 		whyCommand(),
 		waitCommand(),

@@ -208,7 +208,7 @@ func (d *deployer) installed(group string) (spec rollout.Spec, whole, ok bool) {
 	}
 	for _, r := range releases {
 		if r.Installed {
-			return specOfRelease(r), true, true
+			return specOfRelease(r), r.WasGood, true
 		}
 	}
 	return rollout.Spec{}, false, false
