@@ -36,6 +36,7 @@ func commands() []*cobra.Command {
 		waitCommand(),
 		historyCommand(),
 		logsCommand(),
+		demoCommand(),
 		versionCommand(),
 	)
 }
