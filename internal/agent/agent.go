@@ -312,7 +312,7 @@ func (a *Agent) buildLoops() {
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, s3: func() S3Config { return a.config().S3 }, verifier: verify, applier: a.applier,
-		members: a.bundleHosts, dealer: a.dealer, log: a.log.With("station", "bundles")}
+		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), log: a.log.With("station", "bundles")}
 	deploy := &deployer{self: c.Host, root: c.DestinationRoot, fence: func() FenceConfig { return a.config().Fence }, applier: a.applier, verifier: verify,
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}
 	probes := &checks{self: c.Host, log: a.log.With("station", "health"), news: make(chan string, 64)}
@@ -322,7 +322,8 @@ func (a *Agent) buildLoops() {
 	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, alive: a.isAlive, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
 	a.member = &member{self: c.Host, dir: c.DataDir, sets: a.sets, verifier: verify, bundles: bytes, applier: a.applier, deploy: deploy, checks: probes,
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
-		pending: map[string][]rollout.Assignment{}, news: newWake(), gates: map[string]chan error{}, installed: map[string]bool{}, failed: make(chan error, 1)}
+		pending: map[string][]rollout.Assignment{}, news: newWake(), gates: map[string]chan error{}, installed: map[string]bool{}, failed: make(chan error, 1),
+		targets: map[string]map[string][]string{}, ended: make(chan struct{})}
 	a.sets.lead, a.sets.synced = a.leader.Run, a.member.synced
 }
 

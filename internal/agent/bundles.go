@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
+	"strings"
 	"sync"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
@@ -29,8 +31,13 @@ type bundles struct {
 	dealer   func(set string) string        // the set's leader, or ""
 	log      *slog.Logger
 
+	limit func() int64 // bytes all bundles may use; 0: no limit
+	// changed wakes keep: what must stay on this disk may have changed.
+	changed wake
+
 	mu    sync.Mutex
 	costs map[string]swarm.Progress // by digest, what the last fetch cost
+	said  map[string]string         // by group, why its bundle cannot be had, as logged
 }
 
 // costsMax bounds the digests whose cost is remembered.
@@ -43,7 +50,7 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		return rollout.RefusedByBytes, err.Error()
 	}
 	digest := g.Revision.Digest
-	if err := b.store.Pin("target/"+group, digest); err != nil {
+	if err := b.store.Pin(targetOwner+group, digest); err != nil {
 		return rollout.RefusedByBytes, err.Error()
 	}
 	if _, ok := b.store.Lookup(digest); ok {
@@ -61,17 +68,35 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		Members:     func() []string { return b.members(g) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	}
+	if limit := b.limit(); limit > 0 { // make room among what nobody holds any more
+		if _, err := b.store.Collect(ctx, max(1, limit-job.Ref.Size)); err != nil {
+			return rollout.RefusedByBytes, err.Error()
+		}
+	}
 	err = b.swarm.Fetch(ctx, job)
 	b.note(digest)
 	if err != nil {
-		if ctx.Err() == nil {
-			b.log.Warn("a bundle cannot be had yet", "group", g.Folder, "digest", digest.Short(), "error", err)
+		if ctx.Err() == nil && b.news(group, err.Error()) {
+			b.log.Warn("a bundle cannot be had yet; it is tried again", "group", g.Folder, "digest", digest.Short(), "error", err)
 		}
 		return rollout.RefusedByBytes, err.Error()
 	}
+	b.news(group, "")
 	progress := b.swarm.Progress(digest)
 	b.log.Info("bundle complete", "group", g.Folder, "digest", digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)
 	return "", ""
+}
+
+// news says whether why differs from what was said of the group before, so that the same trouble is logged once.
+func (b *bundles) news(group, why string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.said == nil || len(b.said) >= costsMax {
+		b.said = map[string]string{}
+	}
+	before := b.said[group]
+	b.said[group] = why
+	return before != why
 }
 
 // origin opens a revision's first source of bytes; nil on a host without a route to it.
@@ -125,18 +150,75 @@ func (b *bundles) cost(digest string) (fromOrigin, fromPeers int64) {
 	return p.FromOrigin, p.FromPeers
 }
 
-// pinReleases keeps the bundles of a group's releases on this disk and lets those of pruned ones go.
-func (b *bundles) pinReleases(group string) {
-	releases, err := b.applier.Releases(group)
-	if err != nil {
-		return
-	}
-	for _, r := range releases {
-		if r.Digest == "" {
-			continue
+// keep holds the bundles that this host needs and lets the others go, whenever changed says so, until ctx ends. targets lists the digests that each group prepares
+// for, and the groups of which that is not known yet; what is unpacked for a group it asks apply.
+func (b *bundles) keep(ctx context.Context, targets func() (map[string][]string, map[string]bool)) {
+	for {
+		if err := b.settle(ctx, targets); err != nil && ctx.Err() == nil {
+			b.log.Error("bundles cannot be kept and collected as they should", "error", err)
 		}
-		if err := b.store.Pin("release/"+group+"/"+r.DeploymentID, r.Digest); err != nil {
-			b.log.Error("a bundle cannot be kept", "group", group, "digest", r.Digest.Short(), "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.changed:
 		}
 	}
+}
+
+// Owners of pins: a group that prepares for a bundle, a release that was unpacked from one.
+const (
+	targetOwner  = "target/"
+	releaseOwner = "release/"
+)
+
+// settle pins what groups prepare for and what their releases came from, unpins the rest and collects what nobody holds.
+func (b *bundles) settle(ctx context.Context, targets func() (map[string][]string, map[string]bool)) error {
+	held := b.store.Pins() // before the targets are read: whatever was pinned by then is among them, or is no longer wanted
+	wanted := map[bundle.Digest]map[string]bool{}
+	want := func(owner string, digest bundle.Digest) {
+		if wanted[digest] == nil {
+			wanted[digest] = map[string]bool{}
+		}
+		wanted[digest][owner] = true
+	}
+	groups := map[string]bool{}
+	preparing, unknown := targets()
+	for group, digests := range preparing {
+		groups[group] = true
+		for _, digest := range digests {
+			want(targetOwner+group, bundle.Digest(digest))
+		}
+	}
+	for _, owners := range held {
+		for _, owner := range owners {
+			if rest, ok := strings.CutPrefix(owner, releaseOwner); ok {
+				groups[path.Dir(rest)] = true
+			}
+		}
+	}
+	var errs []error
+	for group := range groups {
+		releases, err := b.applier.Releases(group)
+		if err != nil {
+			return err // rather keep too much
+		}
+		for _, r := range releases {
+			if r.Digest == "" {
+				continue
+			}
+			owner := releaseOwner + group + "/" + r.DeploymentID
+			want(owner, r.Digest)
+			errs = append(errs, b.store.Pin(owner, r.Digest))
+		}
+	}
+	for digest, owners := range held {
+		for _, owner := range owners {
+			group, target := strings.CutPrefix(owner, targetOwner)
+			if (target && !unknown[group] || strings.HasPrefix(owner, releaseOwner)) && !wanted[digest][owner] {
+				errs = append(errs, b.store.Unpin(owner, digest))
+			}
+		}
+	}
+	_, err := b.store.Collect(ctx, b.limit())
+	return errors.Join(append(errs, err)...)
 }

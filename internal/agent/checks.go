@@ -17,6 +17,8 @@ type checks struct {
 	log  *slog.Logger
 	news chan string // groups whose verdict changed; feedHealth reads the verdict itself
 
+	loops sync.WaitGroup // of every prober, replaced ones too
+
 	mu   sync.Mutex
 	runs map[string]*checkRun
 }
@@ -27,7 +29,6 @@ type checkRun struct {
 	host   desired.Host    // whose tags stand in them
 	prober *health.Prober
 	cancel context.CancelFunc
-	done   chan struct{}
 }
 
 // follow starts, stops and replaces probers as the world says.
@@ -77,25 +78,28 @@ func (c *checks) start(ctx context.Context, id string, g desired.Group, host des
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	run := &checkRun{specs: g.Checks, host: host, prober: prober, cancel: cancel, done: make(chan struct{})}
-	var loops sync.WaitGroup
-	loops.Go(func() { _ = prober.Run(ctx) })
-	loops.Go(func() {
+	run := &checkRun{specs: g.Checks, host: host, prober: prober, cancel: cancel}
+	c.loops.Go(func() { _ = prober.Run(ctx) })
+	c.loops.Go(func() {
+		c.tell(ctx, id) // what other checks said before says nothing about these
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-prober.Changed():
 			}
-			select {
-			case c.news <- id:
-			case <-ctx.Done():
-				return
-			}
+			c.tell(ctx, id)
 		}
 	})
-	go func() { loops.Wait(); close(run.done) }()
 	return run, nil
+}
+
+// tell says that the verdict of a group is to be read.
+func (c *checks) tell(ctx context.Context, id string) {
+	select {
+	case c.news <- id:
+	case <-ctx.Done():
+	}
 }
 
 // verdict returns what the checks of a group say now; false when it has none.
@@ -120,11 +124,4 @@ func (c *checks) restart(group string) {
 }
 
 // wait returns once every prober has ended; the context given to follow must have.
-func (c *checks) wait() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, run := range c.runs {
-		run.cancel()
-		<-run.done
-	}
-}
+func (c *checks) wait() { c.loops.Wait() }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -50,6 +50,9 @@ func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spe
 	case err != nil:
 		return refuse(rollout.RefusedByHost, err.Error())
 	case report.OK:
+		if err := d.fencedRelease(deployment.Key()); err != nil {
+			return refuse(rollout.RefusedByHost, err.Error())
+		}
 		return answer
 	case report.Refusal != nil && report.Refusal.Invalid:
 		return refuse(rollout.RefusedBySpec, report.Refusal.Message)
@@ -109,10 +112,21 @@ func (d *deployer) build(group string, spec rollout.Spec) (apply.Deployment, err
 	if s3 := g.Revision.S3; s3 != nil {
 		out.S3 = apply.S3{Bucket: s3.Bucket, Key: s3.Key, Version: s3.Version, ETag: s3.ETag}
 	}
-	for _, live := range d.world().State.Groups {
-		out.LiveGroups = append(out.LiveGroups, string(live.ID))
-	}
+	out.LiveGroups = d.liveGroups()
 	return out, nil
+}
+
+// liveGroups lists the groups this host belongs to, or may belong to: one whose file is broken has not let its hosts go.
+func (d *deployer) liveGroups() []string {
+	w := d.world()
+	var ids []string
+	for _, live := range w.State.GroupsOf(desired.HostName(d.self)) {
+		ids = append(ids, string(live.ID))
+	}
+	for _, id := range w.State.Broken.IDs {
+		ids = append(ids, string(id))
+	}
+	return ids
 }
 
 // environment is what hooks are told beside CodeDeploy's variables.
@@ -132,34 +146,6 @@ func variable(key string) string {
 		}
 		return '_'
 	}, key)
-}
-
-// fenced says whether this host's own file allows a group and its origin.
-func (d *deployer) fenced(g desired.Group) error {
-	fence := d.fence()
-	if !allowed(fence.Groups, g.Folder) {
-		return fmt.Errorf("this host's fence.groups does not allow group %s", g.Folder)
-	}
-	if where := locationOf(g.Revision); !allowed(fence.Origins, where) {
-		return fmt.Errorf("this host's fence.origins does not allow %s", where)
-	}
-	return nil
-}
-
-// allowed matches a value against glob patterns; none means no limit. A pattern that ends in /** matches everything below.
-func allowed(patterns []string, value string) bool {
-	if len(patterns) == 0 {
-		return true
-	}
-	for _, p := range patterns {
-		if below, ok := strings.CutSuffix(p, "/**"); ok && (value == below || strings.HasPrefix(value, below+"/")) {
-			return true
-		}
-		if ok, err := path.Match(p, value); err == nil && ok {
-			return true
-		}
-	}
-	return false
 }
 
 // locationOf names a revision's origin for a fence and for people.
@@ -197,8 +183,8 @@ func readOverlay(g desired.Group) ([]apply.OverlayFile, error) {
 	return all, nil
 }
 
-// installed says what is in place for a group, from the releases on this disk.
-func (d *deployer) installed(group string) (spec rollout.Spec, whole, ok bool) {
+// installed says what is in place for a group, from the releases on this disk, and whether the deployment that put it there went well.
+func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Spec, whole, ok bool) {
 	releases, err := d.applier.Releases(group)
 	if err != nil {
 		if !errors.Is(err, apply.ErrUnknown) {
@@ -208,10 +194,39 @@ func (d *deployer) installed(group string) (spec rollout.Spec, whole, ok bool) {
 	}
 	for _, r := range releases {
 		if r.Installed {
-			return specOfRelease(r), r.WasGood, true
+			result, known := d.result(ctx, keyOf(r))
+			return specOfRelease(r), r.WasGood || known && result.Outcome == apply.OutcomeSucceeded, true
 		}
 	}
 	return rollout.Spec{}, false, false
+}
+
+// ended tells how the deployments of a group ended whose journals are still here.
+func (d *deployer) ended(ctx context.Context, group string) []rollout.EvApplied {
+	releases, err := d.applier.Releases(group)
+	if err != nil {
+		return nil // installed says so
+	}
+	var all []rollout.EvApplied
+	for _, r := range releases {
+		if result, ok := d.result(ctx, keyOf(r)); ok && r.Deployed {
+			all = append(all, appliedOf(keyOf(r), result))
+		}
+	}
+	return all
+}
+
+// result reads the recorded result of a deployment that ended; false for any other.
+func (d *deployer) result(ctx context.Context, key apply.Key) (apply.Result, bool) {
+	if _, pending, err := d.pendingKey(key.GroupID, key.DeploymentID); pending || err != nil {
+		return apply.Result{}, false
+	}
+	result, err := d.applier.Resume(ctx, key, apply.Undo, nil) // of an ended deployment: its recorded result, and nothing happens
+	return result, err == nil
+}
+
+func keyOf(r apply.Release) apply.Key {
+	return apply.Key{GroupID: r.GroupID, DeploymentID: r.DeploymentID, Attempt: r.Attempt}
 }
 
 func specOfRelease(r apply.Release) rollout.Spec {
@@ -242,40 +257,29 @@ func (d *deployer) lastGoodCommit(group string) string {
 	return r.Commit
 }
 
-// markGood makes the newest release of a spec the group's last good one.
+// markGood makes the release of a spec that is in place the group's last good one. One that was only unpacked to get ready is not it.
 func (d *deployer) markGood(group string, spec rollout.Spec) {
 	releases, err := d.applier.Releases(group)
 	if err != nil {
 		d.log.Error("the releases of a group cannot be read", "group", group, "error", err)
 		return
 	}
-	for _, r := range releases {
-		if r.SpecHash != spec.SpecHash {
-			continue
+	if i := slices.IndexFunc(releases, func(r apply.Release) bool { return r.SpecHash == spec.SpecHash && r.Installed }); i >= 0 && !releases[i].Good {
+		if err := d.applier.MarkGood(keyOf(releases[i])); err != nil {
+			d.log.Error("the last good release cannot be marked", "group", group, "deployment", releases[i].DeploymentID, "error", err)
 		}
-		if r.Good {
-			return
-		}
-		if err := d.applier.MarkGood(apply.Key{GroupID: group, DeploymentID: r.DeploymentID, Attempt: r.Attempt}); err != nil {
-			d.log.Error("the last good release cannot be marked", "group", group, "deployment", r.DeploymentID, "error", err)
-		}
-		return
 	}
 }
 
-// pendingKey finds the journal of a deployment.
-func (d *deployer) pendingKey(group, deployment string) (apply.Key, bool) {
+// pendingKey finds the journal of a deployment that has not ended.
+func (d *deployer) pendingKey(group, deployment string) (apply.Key, bool, error) {
 	journals, err := d.applier.Pending()
-	if err != nil {
-		d.log.Error("the journals cannot be read", "error", err)
-		return apply.Key{}, false
-	}
 	for _, j := range journals {
 		if j.Key.GroupID == group && j.Key.DeploymentID == deployment {
-			return j.Key, true
+			return j.Key, true, nil
 		}
 	}
-	return apply.Key{}, false
+	return apply.Key{}, false, err
 }
 
 // appliedOf turns apply's result into the Member's event.
@@ -291,7 +295,9 @@ func appliedOf(key apply.Key, result apply.Result) rollout.EvApplied {
 		ev.Event, ev.ExitCode, ev.ErrorCode, ev.Message = string(e.Event), e.Code, e.ErrorCode, e.Message
 	}
 	for _, r := range result.Events {
-		ev.Events = append(ev.Events, recordOf(r))
+		if !r.Undo {
+			ev.Events = append(ev.Events, recordOf(r))
+		}
 	}
 	return ev
 }

@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 )
@@ -25,6 +29,7 @@ const (
 	memberStateFile   = "member.state"  // below the data directory
 	bootIDFile        = "/proc/sys/kernel/random/boot_id"
 	bundleReportPause = time.Second // between two reports of bytes
+	resumePause       = 200 * time.Millisecond
 )
 
 // member lets rollout.Member decide what this host does, and does it. One goroutine owns the Member; work that takes time runs beside it and comes back as an
@@ -48,7 +53,9 @@ type member struct {
 	mu      sync.Mutex
 	pending map[string][]rollout.Assignment // newest assignments by set, not yet fed
 	news    wake
-	gates   map[string]chan error // by group and deployment: what Begin waits for
+	gates   map[string]chan error          // by group and deployment: what Begin waits for
+	targets map[string]map[string][]string // by set and group, the digests this host prepares for; what must not be collected
+	ended   chan struct{}                  // closed when the loop has ended: no gate is answered any more
 
 	machine   *rollout.Member
 	installed map[string]bool // groups whose releases were reported
@@ -72,9 +79,11 @@ func (m *member) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer m.work.Wait()
 	defer cancel()
+	defer close(m.ended)
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
+	m.beside(func() { m.bundles.keep(ctx, m.keeping) })
 	for {
 		move := m.move()
 		m.reportInstalled(ctx)
@@ -90,7 +99,7 @@ func (m *member) Run(ctx context.Context) error {
 
 // wait handles events until the world moves, ctx ends, or something this host may not survive happens.
 func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
-	for {
+	for ctx.Err() == nil {
 		due := 24 * time.Hour
 		if at, ok := m.machine.Deadline(); ok {
 			due = max(0, at-m.now())
@@ -105,7 +114,7 @@ func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
 		case err := <-m.failed:
 			return err
 		case ev := <-m.events:
-			err = m.step(ctx, ev)
+			err = m.take(ctx, ev)
 		case <-m.news:
 			err = m.feedSynced(ctx)
 		case group := <-m.checks.news:
@@ -118,6 +127,22 @@ func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// take feeds what work beside the loop brought. Checks begin afresh only once the Member knows that a deployment ended: it takes no earlier verdict for the new
+// revision's, and loses no later one.
+func (m *member) take(ctx context.Context, ev rollout.MemberEvent) error {
+	if err := m.step(ctx, ev); err != nil {
+		return err
+	}
+	applied, ok := ev.(rollout.EvApplied)
+	if !ok {
+		return nil
+	}
+	m.bundles.changed.Wake()
+	m.checks.restart(applied.Group)
+	return m.feedHealth(ctx, applied.Group)
 }
 
 // awaitWorld waits for the first accepted commit; false when ctx ended first.
@@ -137,7 +162,7 @@ func (m *member) awaitWorld(ctx context.Context) bool {
 
 // begin restores the Member and tells it what this host finds on its disk.
 func (m *member) begin(ctx context.Context) error {
-	state, err := os.ReadFile(filepath.Join(m.dir, memberStateFile))
+	state, err := readMost(filepath.Join(m.dir, memberStateFile), memberStateMax)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot read which grants this host has accepted: %w", err)
 	}
@@ -153,7 +178,36 @@ func (m *member) begin(ctx context.Context) error {
 		started.Journals = append(started.Journals, rollout.OpenJournal{Group: j.Key.GroupID, Deployment: j.Key.DeploymentID, Stopped: j.Began})
 		m.log.Info("a deployment was under way when the agent ended", "group", j.Key.GroupID, "deployment", j.Key.DeploymentID, "hookRunning", j.Running)
 	}
-	return m.step(ctx, started)
+	if err := m.step(ctx, started); err != nil {
+		return err
+	}
+	return m.reportEnded(ctx)
+}
+
+// readMost reads a file that has at most so many bytes.
+func readMost(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
+	}
+	return data, err
+}
+
+// reportEnded tells the Member how deployments ended whose word may have been lost with the process before. What it knows already it ignores.
+func (m *member) reportEnded(ctx context.Context) error {
+	for _, g := range m.world().State.Groups {
+		for _, ev := range m.deploy.ended(ctx, string(g.ID)) {
+			if err := m.step(ctx, ev); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // bootID is the kernel's, or empty where there is none.
@@ -173,7 +227,7 @@ func (m *member) reportInstalled(ctx context.Context) {
 			continue
 		}
 		m.installed[id] = true
-		spec, whole, ok := m.deploy.installed(id)
+		spec, whole, ok := m.deploy.installed(ctx, id)
 		if !ok {
 			continue
 		}
@@ -218,22 +272,70 @@ func (m *member) feedHealth(ctx context.Context, group string) error {
 	return m.step(ctx, rollout.EvHealth{Group: group, State: rollout.HealthState(verdict.State), Evidence: verdict.Reason()})
 }
 
-// send gives an event to the loop; it waits while the loop is behind, and gives up when ctx ends.
-func (m *member) send(ctx context.Context, ev rollout.MemberEvent) {
+// send gives an event to the loop; it waits while the loop is behind, and gives up, saying so, once ctx has ended: what an interrupted work came to is nobody's fault.
+func (m *member) send(ctx context.Context, ev rollout.MemberEvent) bool {
+	if ctx.Err() != nil {
+		return false
+	}
 	select {
 	case m.events <- ev:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }
 
 // step feeds one event and does what it asks for. An error means that the state could not be persisted: nothing may be done any more.
 func (m *member) step(ctx context.Context, ev rollout.MemberEvent) error {
-	for _, action := range m.machine.Step(ev, m.now()) {
+	actions := m.machine.Step(ev, m.now())
+	if synced, ok := ev.(rollout.EvSynced); ok {
+		m.noteTargets(synced) // before anything is fetched, so that it is never taken for superfluous
+	}
+	for _, action := range actions {
 		if err := m.do(ctx, action); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// noteTargets remembers the bundles that the groups of one set prepare for or were granted.
+func (m *member) noteTargets(ev rollout.EvSynced) {
+	now := map[string][]string{}
+	for _, a := range ev.Assignments {
+		var digests []string
+		for _, spec := range m.machine.Preparing(a.Group) {
+			digests = append(digests, spec.Digest)
+		}
+		if a.Grant != nil {
+			digests = append(digests, a.Grant.Spec.Digest)
+		}
+		slices.Sort(digests)
+		now[a.Group] = slices.Compact(digests)
+	}
+	m.mu.Lock()
+	same := maps.EqualFunc(now, m.targets[ev.Set], slices.Equal[[]string])
+	m.targets[ev.Set] = now
+	m.mu.Unlock()
+	if !same {
+		m.bundles.changed.Wake()
+	}
+}
+
+// keeping lists the digests that each of this host's groups prepares for. Groups whose set has not told yet are named apart: nothing of theirs may be let go.
+func (m *member) keeping() (targets map[string][]string, unknown map[string]bool) {
+	targets, unknown = map[string][]string{}, map[string]bool{}
+	mine := m.world().State.GroupsOf(desired.HostName(m.self))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, g := range mine {
+		if set, synced := m.targets[g.Coordinators]; synced {
+			targets[string(g.ID)] = set[string(g.ID)]
+		} else {
+			unknown[string(g.ID)] = true
+		}
+	}
+	return targets, unknown
 }
 
 // do carries out one action.
@@ -261,6 +363,7 @@ func (m *member) do(ctx context.Context, action rollout.MemberAction) error {
 		m.sets.enqueue(a.Group, a.Command)
 	case rollout.ActMarkGood:
 		m.deploy.markGood(a.Group, a.Spec)
+		m.bundles.changed.Wake()
 	default:
 		return fmt.Errorf("internal error: action %T is not known", action)
 	}
@@ -324,8 +427,11 @@ func (m *member) sendBytes(ctx context.Context, a rollout.ActFetchBundle) {
 	m.send(ctx, rollout.EvBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, FromOrigin: fromOrigin, FromPeers: fromPeers})
 }
 
-// errLapsed vetoes a deployment whose grant has lapsed.
-var errLapsed = errors.New("the grant has lapsed")
+// errLapsed vetoes a deployment whose grant has lapsed, errStopped one that the agent's end came before.
+var (
+	errLapsed  = errors.New("the grant has lapsed")
+	errStopped = errors.New("the agent stops")
+)
 
 // gate is where apply waits before the point of no return until the Member has persisted that it may pass.
 func (m *member) gate(ctx context.Context, group, deployment string) error {
@@ -333,12 +439,20 @@ func (m *member) gate(ctx context.Context, group, deployment string) error {
 	m.mu.Lock()
 	m.gates[group+"/"+deployment] = ch
 	m.mu.Unlock()
-	m.send(ctx, rollout.EvStopping{Group: group, Deployment: deployment})
+	defer m.answerGate(group, deployment, nil) // forgets it
+	if !m.send(ctx, rollout.EvStopping{Group: group, Deployment: deployment}) {
+		return ctx.Err()
+	}
 	select {
 	case err := <-ch:
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-m.ended:
+	}
+	select { // the loop's last word counts: what the Member has persisted must happen
+	case err := <-ch:
+		return err
+	default:
+		return errStopped
 	}
 }
 
@@ -361,14 +475,23 @@ func (m *member) apply(ctx context.Context, grant rollout.Grant) {
 		m.send(ctx, rollout.EvApplied{Group: grant.Group, Deployment: grant.Deployment, Outcome: rollout.OutcomeLapsed, Message: err.Error()})
 		return
 	}
-	d.Begin = func(ctx context.Context) error { return m.gate(ctx, grant.Group, grant.Deployment) }
+	d.Begin = func(ctx context.Context) error {
+		if err := m.deploy.fencedRelease(d.Key()); err != nil {
+			return err
+		}
+		return m.gate(ctx, grant.Group, grant.Deployment)
+	}
 	result, err := m.applier.Apply(ctx, d, m.observe(ctx))
 	m.applied(ctx, d.Key(), result, err)
 }
 
 // resume ends a deployment that an earlier run of the agent began.
 func (m *member) resume(ctx context.Context, a rollout.ActResumeApply) {
-	key, ok := m.deploy.pendingKey(a.Group, a.Deployment)
+	key, ok, err := m.deploy.pendingKey(a.Group, a.Deployment)
+	if err != nil {
+		m.log.Error("a deployment cannot be resumed before the journals can be read", "group", a.Group, "deployment", a.Deployment, "error", err)
+		return // the grant stays open; the next start tries again
+	}
 	if !ok {
 		m.send(ctx, rollout.EvApplied{Group: a.Group, Deployment: a.Deployment, Outcome: rollout.OutcomeFailed, Message: "the journal of this deployment is gone"})
 		return
@@ -377,14 +500,26 @@ func (m *member) resume(ctx context.Context, a rollout.ActResumeApply) {
 	if a.Continue {
 		decision = apply.Continue
 	}
-	result, err := m.applier.Resume(ctx, key, decision, m.observe(ctx))
-	m.applied(ctx, key, result, err)
+	for {
+		result, err := m.applier.Resume(ctx, key, decision, m.observe(ctx))
+		if !errors.Is(err, apply.ErrBusy) {
+			m.applied(ctx, key, result, err)
+			return
+		}
+		select { // another group of the same application is being resumed
+		case <-ctx.Done():
+			return
+		case <-time.After(resumePause):
+		}
+	}
 }
 
 // observe reports each lifecycle event as it changes.
 func (m *member) observe(ctx context.Context) func(apply.EventUpdate) {
 	return func(u apply.EventUpdate) {
-		m.send(ctx, rollout.EvUpdate{Group: u.Key.GroupID, Deployment: u.Key.DeploymentID, Event: recordOf(u.Report)})
+		if !u.Report.Undo { // what ran for the previous release is not the state of this deployment's events
+			m.send(ctx, rollout.EvUpdate{Group: u.Key.GroupID, Deployment: u.Key.DeploymentID, Event: recordOf(u.Report)})
+		}
 		m.log.Info("lifecycle event", "group", u.Key.GroupID, "deployment", u.Key.DeploymentID, "event", string(u.Report.Event), "status", string(u.Report.Status))
 	}
 }
@@ -395,7 +530,7 @@ func (m *member) applied(ctx context.Context, key apply.Key, result apply.Result
 	switch {
 	case errors.Is(err, apply.ErrInterrupted) || ctx.Err() != nil:
 		return
-	case errors.Is(err, apply.ErrVetoed):
+	case errors.Is(err, apply.ErrVetoed), errors.Is(err, apply.ErrBusy):
 		ev.Outcome, ev.Message = rollout.OutcomeLapsed, err.Error()
 	case err != nil:
 		ev.Outcome, ev.ErrorCode, ev.Message = rollout.OutcomeFailed, "UnknownError", err.Error()
@@ -403,7 +538,5 @@ func (m *member) applied(ctx context.Context, key apply.Key, result apply.Result
 	default:
 		ev = appliedOf(key, result)
 	}
-	m.checks.restart(key.GroupID)
-	m.bundles.pinReleases(key.GroupID)
 	m.send(ctx, ev)
 }
