@@ -163,12 +163,19 @@ func (s *sets) start(ctx context.Context, spec consensus.SetSpec) error {
 	return nil
 }
 
-// forward hands every change of the replicated state to the member and to whoever watches.
+// forward hands every change of the replicated state to the member and to whoever watches. The member hears nothing before the state here has caught up with what
+// was committed when the set was opened: after a restart a voter replays its log, and a state on the way would tell that a grant of this host is gone.
 func (s *sets) forward(ctx context.Context, run *setRun) {
 	check := time.NewTicker(setsCheck)
 	defer check.Stop()
+	floor := make(chan uint64, 1)
+	var barrier sync.WaitGroup
+	defer barrier.Wait()
+	barrier.Go(func() { s.barrier(ctx, run, floor) })
+	var known bool
+	var from uint64
 	for {
-		if st := run.set.Status(); st.Leader != "" && st.Quorum {
+		if st := run.set.Status(); known && st.Applied >= from && st.Leader != "" && st.Quorum {
 			var list []rollout.Assignment
 			run.set.View(func(consensus.Machine) { list = run.machine.Assignments(s.self) })
 			s.synced(run.spec.Name, list)
@@ -178,8 +185,28 @@ func (s *sets) forward(ctx context.Context, run *setRun) {
 		select {
 		case <-ctx.Done():
 			return
+		case from = <-floor:
+			known = true
 		case <-run.set.Changed():
 		case <-check.C:
+		}
+	}
+}
+
+// barrier has a command committed that changes nothing, and gives its index: a state that has it has everything that was committed before.
+func (s *sets) barrier(ctx context.Context, run *setRun, floor chan<- uint64) {
+	data, err := rollout.Encode(rollout.Hello{}, time.Now())
+	if err != nil {
+		s.log.Error("internal error: a command cannot be encoded", "set", run.spec.Name, "error", err)
+		return
+	}
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, submitTimeout)
+		result, err := run.set.Submit(try, data)
+		cancel()
+		if err == nil {
+			floor <- result.Index
+			return
 		}
 	}
 }
