@@ -98,7 +98,7 @@ func newFleet(t testing.TB, o fleetOptions) *fleet {
 	return f
 }
 
-// collect prints what the agents logged when a test failed, and ends what hooks left.
+// collect prints the end of what the agents logged when a test failed, keeps all of it in the folder E2E_KEEP names, and ends what hooks left.
 func (f *fleet) collect() {
 	for _, h := range f.hosts {
 		h.killApplication()
@@ -106,6 +106,9 @@ func (f *fleet) collect() {
 			continue
 		}
 		log, _ := os.ReadFile(filepath.Join(h.dir, "agent.log"))
+		if keep := os.Getenv("E2E_KEEP"); keep != "" {
+			_ = os.WriteFile(filepath.Join(keep, f.t.Name()+"-"+h.name+".log"), log, 0o644)
+		}
 		lines := strings.Split(string(log), "\n")
 		if len(lines) > 60 {
 			lines = lines[len(lines)-60:]

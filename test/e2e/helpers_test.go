@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,22 +18,6 @@ const (
 	oneAtATime  = "deploymentConfigName: CodeDeployDefault.OneAtATime\n"
 	rollsBack   = "autoRollbackConfiguration: {enabled: true, events: [DEPLOYMENT_FAILURE]}\n"
 )
-
-var sizeLine = regexp.MustCompile(`(?m)^ *size: (\d+)`)
-
-// sizeOf reads the archive's size from a revision block.
-func sizeOf(t testing.TB, revision string) int64 {
-	t.Helper()
-	found := sizeLine.FindStringSubmatch(revision)
-	if found == nil {
-		t.Fatalf("a revision without a size:\n%s", revision)
-	}
-	size, err := strconv.ParseInt(found[1], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return size
-}
 
 // kill9 ends the agent as the kernel's memory killer would; hooks and the application go on.
 func (h *host) kill9() { h.process.kill() }
