@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,268 +19,257 @@ import (
 // exchange is one bundle on its way to this host.
 type exchange struct {
 	s       *Swarm
-	job     Job
 	digest  bundle.Digest
+	ref     bundle.Ref
+	pin     bundle.Digest // of the index; "" for none
+	order   uint64
+	seed    uint64
 	started time.Time
-	changed broadcast // anything below
-	work    sync.WaitGroup
+	changed broadcast      // anything below
+	work    sync.WaitGroup // listeners
+	pulls   sync.WaitGroup // requests for pieces, and the origin's reader
+	cancel  context.CancelFunc
+	done    chan struct{}
+	err     error // once done
 
 	mu         sync.Mutex
-	partial    *store.Partial // nil until the size is known
+	jobs       []*Job         // of the callers; none once it ends
+	partial    *store.Partial // nil until the index is known
 	index      *bundle.Index
+	picker     *plan.Picker
 	sizes      []int64
-	provider   string // who gave an index that git does not pin
-	version    uint64 // rises with every piece
+	provider   string                 // who gave an index that git does not pin
+	misled     map[bundle.Digest]bool // indexes that did not lead to the bundle's digest
 	peers      map[string]*peer
-	flying     map[int]bool // pieces on their way, from anywhere
-	holding    []int        // of them, those read from the origin
-	failed     []int        // leases given up since the dealer was asked last
-	busy       int          // requests to peers under way
-	reading    bool         // an origin worker is at work
+	busy       int // requests to peers under way
 	suspects   map[string]string
+	fatal      error // of this host's disk
 	fromOrigin int64
 	fromPeers  int64
 	reused     int64
-	rate       int64
-	why        string // what it waits for
+	why        string // what it waits for; "" while it moves
 	lastMove   time.Time
-	turn       int
-	noDealer   time.Time // since when no dealer has answered
-}
+	followed   time.Time // when members were asked for last
+	complete   bool
+	mismatches int
+	scouting   bool
 
-// Fetch makes a bundle complete in the store. It returns an error, and keeps what it has, when nothing moved for ten seconds; call it again later.
-func (s *Swarm) Fetch(ctx context.Context, job Job) error {
-	if _, ok := s.o.Store.Lookup(job.Ref.Digest); ok {
-		return nil
-	}
-	x, err := s.open(job)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	err = x.run(ctx)
-	cancel()
-	x.work.Wait()
-	s.close(x)
-	return err
-}
-
-// errAlready says that the bundle is being fetched by another call.
-var errAlready = errors.New("this bundle is being fetched already")
-
-// open registers an exchange.
-func (s *Swarm) open(job Job) (*exchange, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.exchanges[job.Ref.Digest] != nil {
-		return nil, fmt.Errorf("cannot fetch bundle %s: %w", job.Ref.Digest.Short(), errAlready)
-	}
-	now := time.Now()
-	x := &exchange{s: s, job: job, digest: job.Ref.Digest, started: now, lastMove: now, noDealer: now, peers: map[string]*peer{}, flying: map[int]bool{}, suspects: map[string]string{}}
-	for host, why := range s.past[job.Ref.Digest].Suspects {
-		x.suspects[host] = why
-	}
-	past := s.past[job.Ref.Digest]
-	x.fromOrigin, x.fromPeers, x.reused = past.FromOrigin, past.FromPeers, past.Reused
-	for _, c := range job.Ref.Digest.Hex()[:2] + s.o.Host {
-		x.turn = x.turn*31 + int(c)
-	}
-	x.turn &= 0xffff
-	s.exchanges[job.Ref.Digest] = x
-	s.changed.notify()
-	return x, nil
-}
-
-// close forgets an exchange but for what it cost.
-func (s *Swarm) close(x *exchange) {
-	progress := x.progress()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.exchanges, x.digest)
-	if len(s.past) >= exchangesMax {
-		s.past = map[bundle.Digest]Progress{}
-	}
-	s.past[x.digest] = progress
-	s.changed.notify()
+	holding [][]int // leases being read
+	landed  int64   // bytes of leases that are over
+	rate    int64   // bytes a second the origin gave lately
+	failed  string  // why the last read failed, until the dealer was told
+	wrong   []int   // pieces the origin had wrong, until the dealer was told
+	desk    deskView
 }
 
 // run fetches until the bundle is complete.
 func (x *exchange) run(ctx context.Context) error {
 	x.followMembers(ctx)
-	if err := x.prepare(ctx); err != nil {
-		return err
+	for {
+		if err := x.prepare(ctx); err != nil {
+			return err
+		}
+		again, err := x.gather(ctx)
+		if !again {
+			return err
+		}
 	}
+}
+
+// gather fetches pieces until all are here and the whole is right. again means that the index was wrong and another is to be found.
+func (x *exchange) gather(ctx context.Context) (again bool, err error) {
+	if x.isComplete() {
+		return false, nil
+	}
+	pulling, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		x.pulls.Wait()
+		if again {
+			err = x.restart()
+			again = err == nil
+		}
+	}()
+	x.pulls.Go(func() { x.readOrigin(pulling) })
 	pace := time.NewTicker(tick)
 	defer pace.Stop()
 	for {
 		changed := x.changed.wait()
 		if x.partial.Missing() == 0 {
-			return x.finish(ctx)
+			if more, again, err := x.finish(ctx); !more {
+				return again, err
+			}
 		}
 		x.followMembers(ctx)
-		x.schedule(ctx)
+		for x.startPeerRequest(pulling) {
+		}
 		if err := x.stalled(); err != nil {
-			return err
+			return false, err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("cannot fetch bundle %s: %w", x.digest.Short(), ctx.Err())
+			return false, ctx.Err()
 		case <-changed:
 		case <-pace.C:
 		}
 	}
 }
 
-// stalled gives up for now when nothing has moved for long.
+// stalled gives up for now when nothing has moved for long, or the disk failed.
 func (x *exchange) stalled() error {
+	_, where := x.origin()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if time.Since(x.lastMove) < stallMax {
+	if x.fatal != nil {
+		return x.fatal
+	}
+	if x.scouting || time.Since(x.lastMove) < stallMax {
 		return nil
 	}
-	return fmt.Errorf("cannot fetch bundle %s yet: %s", x.digest.Short(), x.sentence())
+	return fmt.Errorf("cannot fetch bundle %s yet: %s", x.digest.Short(), x.sentence(where))
 }
 
-// sentence says what the exchange waits for. The lock is held.
-func (x *exchange) sentence() string {
-	switch {
-	case x.why != "":
-		return x.why
-	case x.job.Origin == nil && len(x.peers) == 0:
-		return "this host has no route to " + x.job.Where + " and no other host of the group is up"
-	case x.job.Origin == nil:
-		return "this host has no route to " + x.job.Where + ", and no peer has the missing pieces yet"
-	}
-	return "fetching"
-}
-
-// prepare gets the size and the index, and takes what earlier bundles have.
+// prepare gets the index, and takes what earlier bundles have.
 func (x *exchange) prepare(ctx context.Context) error {
 	index, err := x.findIndex(ctx)
 	if err != nil {
 		return err
 	}
-	ref := x.job.Ref
-	if index != nil {
-		ref.Index, ref.Size = index, index.ArchiveSize()
+	if index == nil { // this host read the whole archive
+		x.completed()
+		return nil
 	}
-	if x.job.Ref.Size > 0 && x.job.Ref.Size != ref.Size {
-		return fmt.Errorf("cannot fetch bundle %s: its index speaks of %d bytes, the commit of %d", x.digest.Short(), ref.Size, x.job.Ref.Size)
-	}
-	partial, err := x.s.o.Store.Begin(ref)
+	partial, err := x.begin(index)
 	if errors.Is(err, fs.ErrExist) {
+		x.completed()
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	if err := partial.SetIndex(index); err != nil {
 		return err
 	}
 	_, reused, err := partial.Reuse(ctx)
 	if err != nil {
 		return err
 	}
+	have := partial.Have()
 	x.mu.Lock()
 	x.partial, x.index, x.reused = partial, index, x.reused+reused
-	for i := range index.Len() {
-		x.sizes = append(x.sizes, int64(index.Piece(i).Size))
+	x.sizes = make([]int64, index.Len())
+	for i := range x.sizes {
+		x.sizes[i] = int64(index.Piece(i).Size)
 	}
-	x.lastMove = time.Now()
+	x.picker = plan.NewPicker(x.sizes, plan.Bits(have), x.seed)
+	for host, p := range x.peers {
+		p.placed = false
+		x.place(host, p, nil)
+	}
 	x.mu.Unlock()
-	x.bump()
+	x.moved()
 	return nil
 }
 
-// finish verifies the whole; a mismatch is charged to whoever gave the index, unless git pins it.
-func (x *exchange) finish(ctx context.Context) error {
-	err := x.partial.Finish(ctx)
+// begin opens the partial bundle. What an earlier attempt left of another size goes.
+func (x *exchange) begin(index *bundle.Index) (*store.Partial, error) {
+	ref := x.ref
+	ref.Index, ref.Size = index, index.ArchiveSize()
+	if x.ref.Size > 0 && x.ref.Size != ref.Size {
+		return nil, fmt.Errorf("cannot fetch bundle %s: its index speaks of %d bytes, the commit of %d", x.digest.Short(), ref.Size, x.ref.Size)
+	}
+	if old, ok := x.s.o.Store.Partial(x.digest); ok && old.Ref().Size != ref.Size {
+		if err := old.Discard(); err != nil {
+			return nil, err
+		}
+	}
+	return x.s.o.Store.Begin(ref)
+}
+
+// finish verifies the whole. more means that pieces have to be fetched again, again that the index was wrong: unless git pins it, that is charged to whoever gave it.
+func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
+	err = x.partial.Finish(ctx)
 	if err == nil {
-		x.mu.Lock()
-		x.why = "complete"
-		x.mu.Unlock()
-		return nil
+		x.completed()
+		return false, false, nil
 	}
-	if errors.Is(err, store.ErrMismatch) && x.job.IndexDigest == "" {
-		x.suspect(x.provider, "its index does not lead to the pinned digest")
-		return errors.Join(err, x.partial.Discard())
+	if !errors.Is(err, store.ErrMismatch) {
+		return false, false, err
 	}
+	have := x.partial.Have()
+	x.mu.Lock()
+	provider := x.provider
+	x.mismatches++
+	tooOften := x.mismatches > 2
+	wrongIndex := have.Count() == 0
+	for i := range x.sizes {
+		if !have.Has(i) {
+			x.picker.Lost(i)
+		}
+	}
+	x.mu.Unlock()
+	switch {
+	case !wrongIndex && !tooOften:
+		x.s.log.Warn("pieces of a bundle changed on disk and are fetched again", "digest", x.digest.Short(), "error", err)
+		return true, false, nil
+	case x.pin != "" || !wrongIndex:
+		return false, false, err
+	}
+	x.suspect(provider, "the index it gave does not lead to the pinned digest: "+err.Error())
+	return false, true, nil
+}
+
+// restart forgets an index that was wrong, with all that it led to.
+func (x *exchange) restart() error {
+	x.mu.Lock()
+	x.misled[x.index.Digest()] = true
+	partial := x.partial
+	x.partial, x.index, x.picker = nil, nil, nil
+	for _, p := range x.peers {
+		p.placed = false
+	}
+	x.mu.Unlock()
+	return partial.Discard()
+}
+
+// completed notes the end.
+func (x *exchange) completed() {
+	x.mu.Lock()
+	x.complete, x.why = true, ""
+	x.mu.Unlock()
+}
+
+func (x *exchange) isComplete() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.complete
+}
+
+// keep stores a verified piece and tells the others. store.ErrMismatch means that the bytes are wrong; any other error is this disk's, and ends the fetch.
+func (x *exchange) keep(i int, data []byte) error {
+	err := x.partial.Write(i, data)
+	x.mu.Lock()
+	switch {
+	case err == nil:
+		x.picker.Got(i)
+		x.lastMove, x.why = time.Now(), ""
+	case !errors.Is(err, store.ErrMismatch):
+		x.fatal = err
+	}
+	x.mu.Unlock()
+	x.changed.notify()
 	return err
 }
 
-// schedule starts everything that may be started now.
-func (x *exchange) schedule(ctx context.Context) {
-	for x.startPeerRequest(ctx) {
-	}
+// moved notes progress.
+func (x *exchange) moved() {
 	x.mu.Lock()
-	start := x.job.Origin != nil && !x.reading && (time.Since(x.started) > hearFirst || x.heardAll())
-	if start {
-		x.reading = true
-	}
+	x.lastMove = time.Now()
 	x.mu.Unlock()
-	if start {
-		x.work.Go(func() { x.readOrigin(ctx) })
-	}
+	x.changed.notify()
 }
 
-// heardAll says whether every known peer has told once what it has. The lock is held.
-func (x *exchange) heardAll() bool {
-	for _, p := range x.peers {
-		if !p.heard {
-			return false
-		}
-	}
-	return true
-}
-
-// startPeerRequest starts one request to a peer; false when none can be.
-func (x *exchange) startPeerRequest(ctx context.Context) bool {
+// because notes what the exchange waits for.
+func (x *exchange) because(why string) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.busy >= requestsMax {
-		return false
-	}
-	have := x.partial.Have()
-	var peers []plan.Peer
-	for host, p := range x.peers {
-		if x.suspects[host] == "" && !p.away() {
-			peers = append(peers, plan.Peer{Host: host, Have: p.have, Busy: p.busy, Load: int(p.bytes >> 10)})
-		}
-	}
-	if len(peers) == 0 {
-		return false
-	}
-	sortPeers(peers)
-	x.turn++
-	want, ok := plan.Pick(x.sizes, func(i int) bool { return !have.Has(i) }, func(i int) bool { return x.flying[i] }, peers, requestsPerPeer, x.turn)
-	if !ok {
-		return false
-	}
-	for i := want.From; i < want.From+want.Count; i++ {
-		x.flying[i] = true
-	}
-	x.busy++
-	x.peers[want.Host].busy++
-	x.work.Go(func() { x.fetchFromPeer(ctx, want) })
-	return true
-}
-
-// keep stores a verified piece and tells the others. ErrMismatch means that the bytes are wrong.
-func (x *exchange) keep(i int, data []byte) error {
-	if err := x.partial.Write(i, data); err != nil {
-		return err
-	}
-	x.mu.Lock()
-	x.lastMove, x.why = time.Now(), ""
-	x.mu.Unlock()
-	x.bump()
-	return nil
-}
-
-// bump tells everyone who waits that something changed.
-func (x *exchange) bump() {
-	x.mu.Lock()
-	x.version++
+	x.why = why
 	x.mu.Unlock()
 	x.changed.notify()
 }
@@ -289,7 +281,12 @@ func (x *exchange) suspect(host, why string) {
 	}
 	x.mu.Lock()
 	known := x.suspects[host] != ""
-	x.suspects[host] = why
+	if !known {
+		x.suspects[host] = why
+	}
+	if p := x.peers[host]; p != nil {
+		x.place(host, p, nil)
+	}
 	x.mu.Unlock()
 	if !known {
 		x.s.log.Error("a peer sent wrong bytes and is not asked again for this bundle", "peer", host, "digest", x.digest.Short(), "why", why)
@@ -297,22 +294,87 @@ func (x *exchange) suspect(host, why string) {
 	x.changed.notify()
 }
 
+// sentence says how the exchange is. The lock is held.
+func (x *exchange) sentence(where string) string {
+	reaches := false
+	for _, job := range x.jobs {
+		reaches = reaches || job.Origin != nil
+	}
+	says := x.why
+	switch {
+	case x.complete:
+		return "complete"
+	case says != "":
+	case reaches || x.picker != nil && x.picker.Orphans() == 0:
+		says = "fetching"
+	case len(x.peers) == 0:
+		says = "no origin reachable: this host has no route to " + where + " and no other live host wants or has the bundle"
+	default:
+		says = x.hearsay(where)
+	}
+	if len(x.suspects) > 0 {
+		says += "; not asked because of wrong bytes: " + strings.Join(slices.Sorted(maps.Keys(x.suspects)), ", ")
+	}
+	return says
+}
+
+// hearsay says why a host without a route to the origin waits. The lock is held.
+func (x *exchange) hearsay(where string) string {
+	route, heard, told := "", 0, ""
+	for _, host := range slices.Sorted(maps.Keys(x.peers)) {
+		p := x.peers[host]
+		if p.live {
+			heard++
+		}
+		if p.view.state.Origin && route == "" {
+			route = host
+		}
+		if p.view.state.Origin && p.view.state.Says != "" && told == "" {
+			told = host + " says: " + p.view.state.Says
+		}
+	}
+	switch {
+	case told != "":
+		return told
+	case route != "":
+		return "waiting for pieces from " + route + " and other hosts that reach " + where
+	}
+	return fmt.Sprintf("no origin reachable: neither this host nor any of the %d live hosts it hears (%d listed) has a route to %s, and none of them has the missing pieces", heard, len(x.peers), where)
+}
+
+// state is what this host says of itself in the news. The lock is held.
+func (x *exchange) state() state {
+	var s state
+	for _, job := range x.jobs {
+		s.Origin = s.Origin || job.Origin != nil
+	}
+	for _, run := range x.holding {
+		s.Reading = append(s.Reading, run[:min(len(run), newsListMax-len(s.Reading))]...)
+	}
+	if s.Origin {
+		s.Says = plain(x.why, saysMax)
+	}
+	return s
+}
+
 // progress is what status shows.
 func (x *exchange) progress() Progress {
+	_, where := x.origin()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, Reused: x.reused, Peers: len(x.peers), State: x.sentence(), Suspects: map[string]string{}}
-	for host, why := range x.suspects {
-		p.Suspects[host] = why
-	}
-	if x.index == nil {
-		return p
-	}
-	p.Total = x.index.ArchiveSize()
-	have := x.partial.Have()
-	for i, n := range x.sizes {
-		if have.Has(i) {
-			p.Have += n
+	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, Reused: x.reused, Peers: len(x.peers), State: x.sentence(where), Suspects: maps.Clone(x.suspects)}
+	if p.Total = x.ref.Size; x.complete {
+		if b, ok := x.s.o.Store.Lookup(x.digest); ok {
+			p.Total = b.Ref.Size
+		}
+		p.Have = p.Total
+	} else if x.index != nil {
+		p.Total = x.index.ArchiveSize()
+		have := x.partial.Have()
+		for i, n := range x.sizes {
+			if have.Has(i) {
+				p.Have += n
+			}
 		}
 	}
 	return p

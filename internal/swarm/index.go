@@ -5,222 +5,285 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
 
+const (
+	indexHedge = 500 * time.Millisecond // a peer that has not sent the index by then is not waited for alone
+	indexAsked = 4                      // peers asked for it in one round
+)
+
 // findIndex returns the piece index: from this disk, from a peer, or from the origin, which one host reads for all. Where git pins the index, nothing else is
-// accepted; otherwise the final digest judges it.
+// accepted; otherwise the final digest judges it. It returns nil when this host has read the whole archive meanwhile.
 func (x *exchange) findIndex(ctx context.Context) (*bundle.Index, error) {
-	if p, ok := x.s.o.Store.Partial(x.digest); ok && p.Index() != nil && x.pinned(p.Index()) {
+	if p, ok := x.s.o.Store.Partial(x.digest); ok && p.Index() != nil && x.fits(p.Index()) == nil && !x.misled[p.Index().Digest()] {
 		return p.Index(), nil
 	}
-	begin := time.Now()
-	rest := originPause
+	pause := askPauseMin
 	for {
 		changed := x.changed.wait()
 		if index := x.indexFromPeers(ctx); index != nil {
 			return index, nil
 		}
-		index, err := x.indexFromOrigin(ctx)
-		if index != nil {
+		index, wait, err := x.indexFromOrigin(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case index != nil:
 			return index, nil
+		case err == nil && wait == 0:
+			return nil, nil
+		case err != nil:
+			x.because(err.Error())
+			changed, wait, pause = x.changed.wait(), pause, min(2*pause, askPauseMax)
 		}
-		x.mu.Lock()
-		if err != nil {
-			x.why = err.Error()
-			rest = min(2*rest, originRestMax)
-		}
-		why := x.sentence()
-		x.mu.Unlock()
-		if time.Since(begin) > stallMax {
-			return nil, fmt.Errorf("cannot fetch bundle %s yet: no host has its index: %s", x.digest.Short(), why)
+		if err := x.stalled(); err != nil {
+			return nil, err
 		}
 		x.followMembers(ctx)
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("cannot fetch bundle %s: %w", x.digest.Short(), ctx.Err())
+			return nil, ctx.Err()
 		case <-changed:
-		case <-time.After(rest):
+		case <-time.After(wait):
 		}
 	}
 }
 
-// pinned says whether an index is the one git pins, or git pins none.
-func (x *exchange) pinned(index *bundle.Index) bool {
-	return x.job.IndexDigest == "" || index.Digest() == x.job.IndexDigest
-}
-
-// indexFromPeers asks every peer that said anything.
-func (x *exchange) indexFromPeers(ctx context.Context) *bundle.Index {
-	x.mu.Lock()
-	var hosts []string
-	for host, p := range x.peers {
-		if len(p.have) > 0 && x.suspects[host] == "" {
-			hosts = append(hosts, host)
-		}
-	}
-	x.mu.Unlock()
-	for _, host := range hosts {
-		index, err := x.indexFrom(ctx, host)
-		switch {
-		case err != nil:
-			continue
-		case !x.pinned(index):
-			x.suspect(host, fmt.Sprintf("the index it sent is %s, the commit pins %s", index.Digest().Short(), x.job.IndexDigest.Short()))
-			continue
-		}
-		x.mu.Lock()
-		x.provider = host
-		x.mu.Unlock()
-		return index
+// fits says why an index cannot be this bundle's.
+func (x *exchange) fits(index *bundle.Index) error {
+	switch {
+	case x.pin != "" && index.Digest() != x.pin:
+		return fmt.Errorf("its digest is %s, the commit pins %s", index.Digest(), x.pin)
+	case x.ref.Size > 0 && index.ArchiveSize() != x.ref.Size:
+		return fmt.Errorf("it speaks of %d bytes, the commit of %d", index.ArchiveSize(), x.ref.Size)
+	case !index.Framed() && index.PayloadDigest() != x.digest:
+		return fmt.Errorf("it belongs to %s, not to %s", index.PayloadDigest(), x.digest)
 	}
 	return nil
 }
 
-// indexFrom asks one peer.
-func (x *exchange) indexFrom(ctx context.Context, host string) (*bundle.Index, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+// offer is one peer's index.
+type offer struct {
+	host  string
+	index *bundle.Index
+	err   error
+}
+
+// indexFromPeers asks peers that have a fitting index: one, and others when it takes its time.
+func (x *exchange) indexFromPeers(ctx context.Context) *bundle.Index {
+	hosts := x.indexHosts()
+	if len(hosts) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	offers := make(chan offer, len(hosts))
+	asked, answered := 0, 0
+	hedge := time.NewTicker(indexHedge)
+	defer hedge.Stop()
+	for answered < len(hosts) {
+		if asked == answered || asked == 0 {
+			x.askIndex(ctx, hosts[asked], offers)
+			asked++
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hedge.C:
+			if asked < len(hosts) {
+				x.askIndex(ctx, hosts[asked], offers)
+				asked++
+			}
+		case o := <-offers:
+			answered++
+			if x.accept(o) {
+				return o.index
+			}
+		}
+	}
+	return nil
+}
+
+// indexHosts lists peers to ask.
+func (x *exchange) indexHosts() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var hosts []string
+	now := time.Now()
+	for host, p := range x.peers {
+		offered := p.view.index
+		if offered == "" || x.suspects[host] != "" || x.misled[offered] || x.pin != "" && offered != x.pin || now.Before(p.resume) {
+			continue
+		}
+		hosts = append(hosts, host)
+	}
+	return hosts[:min(len(hosts), indexAsked)]
+}
+
+// askIndex asks one peer.
+func (x *exchange) askIndex(ctx context.Context, host string, offers chan<- offer) {
+	x.work.Go(func() {
+		index, err := x.indexFrom(ctx, host)
+		offers <- offer{host, index, err}
+	})
+}
+
+// accept judges an offer: an index that is malformed, or is not what the commit says, is its sender's fault.
+func (x *exchange) accept(o offer) bool {
+	if o.err == nil {
+		o.err = x.fits(o.index)
+		if o.err == nil {
+			x.mu.Lock()
+			x.provider = o.host
+			wrong := x.misled[o.index.Digest()]
+			x.mu.Unlock()
+			return !wrong
+		}
+	} else if !errors.Is(o.err, errIndex) {
+		x.mu.Lock()
+		if p := x.peers[o.host]; p != nil {
+			p.strike(1)
+		}
+		x.mu.Unlock()
+		return false
+	}
+	x.suspect(o.host, fmt.Sprintf("the index of bundle %s that %s sent is wrong: %v", x.digest.Short(), o.host, o.err))
+	return false
+}
+
+// errIndex says that what a peer sent is no index.
+var errIndex = errors.New("malformed index")
+
+// indexFrom reads one peer's index.
+func (x *exchange) indexFrom(ctx context.Context, host string) (*bundle.Index, error) {
+	ctx, w := watch(ctx, peerIdle, errSilent)
+	defer w.end()
 	resp, err := x.get(ctx, host, "index")
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, bundle.MaxIndexBytes+1))
+	data, err := io.ReadAll(&meter{ctx: ctx, r: io.LimitReader(resp.Body, bundle.MaxIndexBytes+1), w: w, limit: x.s.down, note: func(int) {}})
 	if err != nil {
-		return nil, err
-	}
-	return bundle.DecodeIndex(data)
-}
-
-// indexFromOrigin reads the index, or without one the whole archive, if the dealer says that this host may. It returns nil without an error while another host does.
-func (x *exchange) indexFromOrigin(ctx context.Context) (*bundle.Index, error) {
-	x.mu.Lock()
-	early := time.Since(x.started) < hearFirst && !x.heardAll()
-	x.mu.Unlock()
-	if x.job.Origin == nil || early {
-		return nil, nil
-	}
-	seconds := int64(0)
-	if x.job.IndexDigest == "" {
-		seconds = x.job.Ref.Size / archiveLeaseBy
-	}
-	answer, err := x.askLease(ctx, leaseRequest{Index: true, Rate: seconds})
-	if err != nil || !answer.Index {
-		return nil, err
-	}
-	if x.job.IndexDigest == "" {
-		return x.scout(ctx)
-	}
-	data, err := x.job.Origin.ReadIndex(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the index of %s: %w", x.job.Where, err)
+		return nil, because(ctx, err)
 	}
 	index, err := bundle.DecodeIndex(data)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the index of %s: %w", x.job.Where, err)
-	}
-	if !x.pinned(index) {
-		return nil, fmt.Errorf("cannot use the index of %s: its digest is %s, the commit pins %s", x.job.Where, index.Digest(), x.job.IndexDigest)
+		return nil, fmt.Errorf("%w: %w", errIndex, err)
 	}
 	return index, nil
 }
 
-// scout reads a whole archive that has no pinned index, once for the fleet: it hashes the pieces and gives the others the index, and its copy is the one copy that
-// leaves the origin.
-func (x *exchange) scout(ctx context.Context) (*bundle.Index, error) {
-	size := x.job.Ref.Size
-	if size <= 0 {
-		var err error
-		if size, err = x.job.Origin.Size(ctx); err != nil {
-			return nil, fmt.Errorf("cannot learn the size of %s: %w", x.job.Where, err)
+// indexFromOrigin reads the index, or without a pinned one the whole archive, if the dealer says that this host may. Without index and error, wait says when to
+// ask again; 0 means that the archive is here.
+func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wait time.Duration, err error) {
+	origin, where := x.origin()
+	x.mu.Lock()
+	heard := x.heardEnough()
+	x.mu.Unlock()
+	if origin == nil || !heard {
+		return nil, tick, nil
+	}
+	answer, err := x.askLease(ctx, leaseRequest{})
+	if err != nil {
+		return nil, 0, err
+	}
+	if !answer.Yes {
+		if answer.Why != "" {
+			x.mu.Lock()
+			x.why = answer.Why
+			x.mu.Unlock()
 		}
+		return nil, min(max(time.Duration(answer.Retry)*time.Millisecond, askPauseMin), askPauseMax), nil
 	}
-	if size <= 0 || size > bundle.MaxArchiveBytes {
-		return nil, fmt.Errorf("cannot fetch %s: its size of %d bytes is out of bounds", x.job.Where, size)
+	stop := x.renew(ctx)
+	if x.pin == "" {
+		err = x.scout(ctx, origin, where)
+	} else {
+		index, err = x.readIndex(ctx, origin, where)
 	}
-	if err := os.MkdirAll(x.s.o.Scratch, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make a place for %s: %w", x.job.Where, err)
+	stop()
+	if err != nil && ctx.Err() == nil {
+		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true})
 	}
-	file, err := os.CreateTemp(x.s.o.Scratch, "archive-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a place for %s: %w", x.job.Where, err)
-	}
-	defer func() { file.Close(); os.Remove(file.Name()) }()
-	index, err := x.copyArchive(ctx, file, size)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", x.job.Where, err)
-	}
-	return index, x.fillFrom(ctx, file, index)
+	return index, 0, err
 }
 
-// copyArchive copies the archive to a file and makes its index.
-func (x *exchange) copyArchive(ctx context.Context, file *os.File, size int64) (*bundle.Index, error) {
-	body, err := x.job.Origin.ReadRange(ctx, 0, size)
+// renew tells the dealer again and again that this host still reads.
+func (x *exchange) renew(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		again := time.NewTicker(indexRenew)
+		defer again.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-again.C:
+				_, _ = x.askLease(ctx, leaseRequest{})
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// readIndex reads the pinned index from the origin.
+func (x *exchange) readIndex(ctx context.Context, origin Origin, where string) (*bundle.Index, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, originIdle, errSilent)
+	defer cancel()
+	data, err := origin.ReadIndex(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot read the index of %s: %w", where, because(ctx, err))
+	}
+	index, err := bundle.DecodeIndex(data)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the index of %s: %w", where, err)
+	}
+	if err := x.fits(index); err != nil {
+		return nil, fmt.Errorf("cannot use the index of %s: %w", where, err)
+	}
+	return index, nil
+}
+
+// scout reads a whole archive that has no pinned index into the store, once for the fleet: the store cuts it, and its index then serves the others.
+func (x *exchange) scout(ctx context.Context, origin Origin, where string) error {
+	x.scouts(true)
+	defer x.scouts(false)
+	ctx, w := watch(ctx, originIdle, errSilent)
+	defer w.end()
+	ref := x.ref
+	if ref.Size <= 0 {
+		var err error
+		if ref.Size, err = origin.Size(ctx); err != nil {
+			return fmt.Errorf("cannot learn the size of %s: %w", where, because(ctx, err))
+		}
+		w.again()
+	}
+	if old, ok := x.s.o.Store.Partial(x.digest); ok {
+		if err := old.Discard(); err != nil {
+			return err
+		}
+	}
+	body, err := origin.ReadRange(ctx, 0, ref.Size)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", where, because(ctx, err))
 	}
 	defer body.Close()
-	index, err := bundle.IndexOf(io.TeeReader(&originReader{x: x, ctx: ctx, r: io.LimitReader(body, size)}, file), bundle.PieceSizeFor(size))
-	if err != nil {
-		return nil, err
-	}
-	if index.ArchiveSize() != size {
-		return nil, io.ErrUnexpectedEOF
-	}
-	if got := index.PayloadDigest(); got != x.digest {
-		return nil, fmt.Errorf("its bytes have digest %s, the commit pins %s", got, x.digest)
-	}
-	return index, nil
-}
-
-// fillFrom writes every piece of a file that is the archive.
-func (x *exchange) fillFrom(ctx context.Context, file *os.File, index *bundle.Index) error {
-	ref := x.job.Ref
-	ref.Size, ref.Index = index.ArchiveSize(), index
-	partial, err := x.s.o.Store.Begin(ref)
-	if err != nil {
-		return err
-	}
-	if err := partial.SetIndex(index); err != nil {
-		return err
-	}
-	for i := range index.Len() {
-		piece := index.Piece(i)
-		data := make([]byte, piece.Size)
-		if _, err := file.ReadAt(data, piece.Offset); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if err := partial.Write(i, data); err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	x.because("reading " + where + " for all hosts, the commit pins no index")
+	if err := x.s.o.Store.Import(ctx, ref, &meter{ctx: ctx, r: body, w: w, limit: x.s.down, note: x.countOrigin}); err != nil {
+		return fmt.Errorf("cannot read %s: %w", where, because(ctx, err))
 	}
 	return nil
 }
 
-// originReader counts and throttles what a scout reads.
-type originReader struct {
-	x   *exchange
-	ctx context.Context
-	r   io.Reader
-}
-
-func (o *originReader) Read(p []byte) (int, error) {
-	n, err := o.r.Read(p[:min(len(p), rateBurst)])
-	if n > 0 {
-		if take(o.ctx, o.x.s.down, n) != nil {
-			return n, o.ctx.Err()
-		}
-		o.x.mu.Lock()
-		o.x.fromOrigin += int64(n)
-		o.x.lastMove = time.Now()
-		o.x.mu.Unlock()
-	}
-	return n, err
+// scouts notes whether this host reads the whole archive: that it takes long is no stall, for silence has a bound of its own.
+func (x *exchange) scouts(on bool) {
+	x.mu.Lock()
+	x.scouting = on
+	x.mu.Unlock()
 }

@@ -1,14 +1,16 @@
 package swarm
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
@@ -16,48 +18,59 @@ import (
 
 // peer is another host in an exchange.
 type peer struct {
-	have    plan.Bits
-	heard   bool // it answered, or could not be reached, at least once
-	busy    int
-	bytes   int64
-	resume  time.Time // not asked before: it was busy or out of reach
-	strikes int
+	view    view
+	heard   bool // it told its news, or could not be reached, at least once
+	live    bool // it tells its news now
+	placed  bool // the picker counts on it
+	strikes int  // requests in a row that failed
+	lies    int  // pieces it said it had and had not
+	resume  time.Time
 	cancel  context.CancelFunc
 }
 
-// away says whether the peer is left alone for now.
-func (p *peer) away() bool { return time.Now().Before(p.resume) }
-
-// rest leaves the peer alone for a while that doubles.
-func (p *peer) rest() {
-	p.strikes++
-	p.resume = time.Now().Add(min(50*time.Millisecond<<min(p.strikes, 7), 5*time.Second))
-}
-
-// sortPeers makes the order of a map's peers irrelevant.
-func sortPeers(peers []plan.Peer) {
-	slices.SortFunc(peers, func(a, b plan.Peer) int {
-		if a.Host < b.Host {
-			return -1
-		}
+// asks is how many requests the peer may have under way.
+func (p *peer) asks(now time.Time) int {
+	switch {
+	case now.Before(p.resume):
+		return 0
+	case p.strikes > 0:
 		return 1
-	})
+	}
+	return plan.PeerAsks
 }
 
-// followMembers listens to every live member, and to none that left.
+// strike lets the peer rest, twice as long each time.
+func (p *peer) strike(by int) {
+	p.strikes += by
+	p.resume = time.Now().Add(min(restMin<<min(p.strikes, 10), restMax))
+}
+
+// followMembers listens to every live member, and to none that left; peers whose rest is over count again.
 func (x *exchange) followMembers(ctx context.Context) {
+	now := time.Now()
+	x.mu.Lock()
+	early := now.Sub(x.followed) < tick/2
+	if !early {
+		x.followed = now
+	}
+	x.mu.Unlock()
+	if early {
+		return
+	}
 	members := map[string]bool{}
-	for _, host := range x.job.Members() {
-		if host != x.s.o.Host {
-			members[host] = true
-		}
+	for _, host := range x.members() {
+		members[host] = true
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for host, p := range x.peers {
 		if !members[host] {
 			p.cancel()
+			p.live = false
+			x.place(host, p, nil)
 			delete(x.peers, host)
+		} else if !p.placed {
+			x.place(host, p, nil)
 		}
 	}
 	for host := range members {
@@ -71,117 +84,269 @@ func (x *exchange) followMembers(ctx context.Context) {
 	}
 }
 
+// place brings the picker's knowledge of a peer up to date; gained are the pieces it told of, if nothing else changed. The lock is held.
+func (x *exchange) place(host string, p *peer, gained []int) {
+	if x.picker == nil || x.peers[host] != p {
+		return
+	}
+	usable := p.live && x.suspects[host] == "" && p.view.index == x.index.Digest() && (p.strikes < strikesMax || !time.Now().Before(p.resume))
+	switch {
+	case !usable:
+		if p.placed {
+			x.picker.DropPeer(host)
+		}
+	case p.placed && gained != nil:
+		x.picker.AddPieces(host, gained)
+	default:
+		x.picker.SetPeer(host, p.view.have)
+	}
+	p.placed = usable
+}
+
 // listen hears from one peer what it has, for as long as the exchange lasts.
 func (x *exchange) listen(ctx context.Context, host string, p *peer) {
 	defer p.cancel()
-	version := ""
+	pause := restMin
 	for ctx.Err() == nil {
-		have, next, err := x.askHave(ctx, host, version)
-		x.mu.Lock()
-		p.heard = true
-		if err == nil {
-			p.have = have
+		heard, err := x.hear(ctx, host, p)
+		if heard {
+			pause = restMin
 		}
+		x.mu.Lock()
+		p.heard, p.live, p.view = true, false, view{}
+		x.place(host, p, nil)
 		x.mu.Unlock()
 		x.changed.notify()
-		if err == nil {
-			version = next
-			continue
+		if ctx.Err() != nil {
+			return
 		}
-		x.mu.Lock()
-		p.rest()
-		pause := time.Until(p.resume)
-		x.mu.Unlock()
+		x.s.log.Debug("a peer does not tell what it has", "peer", host, "digest", x.digest.Short(), "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
+		pause = min(2*pause, restMax)
 	}
 }
 
-// askHave asks a peer what it has beyond a version, waiting for news.
-func (x *exchange) askHave(ctx context.Context, host, version string) (plan.Bits, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*pollWait)
-	defer cancel()
-	resp, err := x.get(ctx, host, "have?since="+version)
+// hear follows one stream of news to its end, and says whether there were any.
+func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, err error) {
+	ctx, w := watch(ctx, newsSilence, fmt.Errorf("no news from %s for %v", host, newsSilence))
+	defer w.end()
+	resp, err := x.get(ctx, host, "news")
 	if err != nil {
-		return nil, "", err
+		return false, err
 	}
 	defer resp.Body.Close()
-	have, err := io.ReadAll(io.LimitReader(resp.Body, haveBytesMax))
-	if err != nil {
-		return nil, "", err
+	news := &newsReader{r: bufio.NewReader(resp.Body)}
+	if err := news.begin(); err != nil {
+		return false, err
 	}
-	return have, resp.Header.Get(versionHeader), nil
+	for {
+		w.again()
+		kind, payload, err := news.read()
+		if err != nil {
+			return heard, err
+		}
+		x.mu.Lock()
+		gained, err := news.take(kind, payload)
+		if err == nil && ctx.Err() == nil {
+			heard, p.heard, p.live, p.view = true, true, true, news.view
+			if kind != newsPieces {
+				gained = nil
+			}
+			x.place(host, p, gained)
+		}
+		x.mu.Unlock()
+		if err != nil {
+			return heard, err
+		}
+		if kind != newsAlive {
+			x.changed.notify()
+		}
+	}
 }
 
-// get asks a peer; an answer that is not 200 is an error.
+// statusError is an answer other than 200.
+type statusError struct {
+	host string
+	code int
+	text string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s answered %d: %s", e.host, e.code, e.text)
+}
+
+// get asks a peer; an answer that is not 200 is a *statusError.
 func (x *exchange) get(ctx context.Context, host, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v1/swarm/"+x.digest.Hex()+"/"+path, nil)
+	return x.s.ask(ctx, http.MethodGet, host, x.digest.Hex()+"/"+path, nil)
+}
+
+// ask sends a request of the swarm to another host.
+func (s *Swarm) ask(ctx context.Context, method, host, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+"/v1/swarm/"+path, body)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := x.s.o.Client.Do(req)
+	resp, err := s.o.Client.Do(req)
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 256))
-		return nil, fmt.Errorf("%s answered %s: %.200s", host, resp.Status, text)
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, saysMax))
+		return nil, &statusError{host: host, code: resp.StatusCode, text: plain(string(text), saysMax)}
 	}
 	return resp, nil
 }
 
-// fetchFromPeer reads a run of pieces and keeps each that is right.
-func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
-	err := x.readRun(ctx, w)
+// startPeerRequest starts one request to a peer; false when none can be.
+func (x *exchange) startPeerRequest(ctx context.Context) bool {
 	x.mu.Lock()
-	x.busy--
-	for i := w.From; i < w.From+w.Count; i++ {
-		delete(x.flying, i)
+	defer x.mu.Unlock()
+	if x.busy >= requestsMax || x.fatal != nil {
+		return false
 	}
-	if p := x.peers[w.Host]; p != nil {
-		p.busy--
-		if err != nil {
-			p.rest()
-		} else {
-			p.strikes = 0
+	now := time.Now()
+	want, ok := x.picker.Pick(now.Sub(x.started), func(host string) int {
+		if p := x.peers[host]; p != nil {
+			return p.asks(now)
 		}
+		return 0
+	})
+	if !ok {
+		return false
+	}
+	x.busy++
+	x.pulls.Go(func() { x.fetchFromPeer(ctx, want) })
+	return true
+}
+
+// errSilent is the cause of a request's end when nothing came for long.
+var errSilent = errors.New("it sent nothing for too long")
+
+// fetchFromPeer reads a run of pieces, keeps each that is right, and judges the peer.
+func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
+	n, err := x.readRun(ctx, w)
+	var answer *statusError
+	x.mu.Lock()
+	x.picker.Release(w, n)
+	x.busy--
+	lied := false
+	if p := x.peers[w.Host]; p != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			p.strikes, p.lies = 0, 0
+		case errors.As(err, &answer) && answer.code == http.StatusServiceUnavailable:
+			p.resume = time.Now().Add(restMin)
+		case errors.As(err, &answer) && answer.code == http.StatusNotFound:
+			p.lies++
+			lied = p.lies >= liesMax
+			p.strike(1)
+		case errors.Is(err, errSilent):
+			p.strike(strikesMax)
+		case x.fatal == nil:
+			p.strike(1)
+		}
+		x.place(w.Host, p, []int{})
 	}
 	x.mu.Unlock()
+	if lied {
+		x.suspect(w.Host, fmt.Sprintf("it said it had pieces of bundle %s and had not: %v", x.digest.Short(), err))
+	}
+	if err != nil && ctx.Err() == nil {
+		x.s.log.Debug("pieces could not be had from a peer", "peer", w.Host, "digest", x.digest.Short(), "error", err)
+	}
 	x.changed.notify()
 }
 
-// readRun asks one peer for a run.
-func (x *exchange) readRun(ctx context.Context, w plan.Want) error {
-	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
-	defer cancel()
-	resp, err := x.get(ctx, w.Host, "pieces/"+strconv.Itoa(w.From)+"/"+strconv.Itoa(w.Count))
+// readRun asks one peer for a run and returns how many bytes of it were kept.
+func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err error) {
+	var size int64
+	for i := want.From; i < want.From+want.Count; i++ {
+		size += x.sizes[i]
+	}
+	ctx, stop := context.WithTimeout(ctx, peerRequest+time.Duration(size/peerRate)*time.Second)
+	defer stop()
+	ctx, w := watch(ctx, peerIdle, errSilent)
+	defer w.end()
+	resp, err := x.get(ctx, want.Host, "pieces/"+strconv.Itoa(want.From)+"/"+strconv.Itoa(want.Count))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer resp.Body.Close()
-	for i := w.From; i < w.From+w.Count; i++ {
+	body := &meter{ctx: ctx, r: resp.Body, w: w, limit: x.s.down, note: x.countPeer}
+	for i := want.From; i < want.From+want.Count; i++ {
 		data := make([]byte, x.sizes[i])
-		if err := take(ctx, x.s.down, len(data)); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(resp.Body, data); err != nil {
-			return err
+		if _, err := io.ReadFull(body, data); err != nil {
+			return kept, fmt.Errorf("cannot read piece %d from %s: %w", i, want.Host, because(ctx, err))
 		}
 		if err := x.keep(i, data); err != nil {
 			if errors.Is(err, store.ErrMismatch) {
-				x.suspect(w.Host, fmt.Sprintf("piece %d of bundle %s from %s does not match its sha256: %v", i, x.digest.Short(), w.Host, err))
+				x.suspect(want.Host, fmt.Sprintf("piece %d of bundle %s from %s is wrong: %v", i, x.digest.Short(), want.Host, err))
 			}
-			return err
+			return kept, err
 		}
-		x.mu.Lock()
-		x.fromPeers += int64(len(data))
-		if p := x.peers[w.Host]; p != nil {
-			p.bytes += int64(len(data))
-		}
-		x.mu.Unlock()
+		kept += int64(len(data))
 	}
-	return nil
+	return kept, nil
+}
+
+// countPeer counts bytes that came from peers.
+func (x *exchange) countPeer(n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.fromPeers += int64(n)
+	x.lastMove = time.Now()
+}
+
+// because prefers the cause of a context's end to the error it led to.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// watchdog ends a context when nothing happens for long.
+type watchdog struct {
+	timer *time.Timer
+	idle  time.Duration
+	stop  context.CancelCauseFunc
+}
+
+// watch starts a watchdog; why becomes the cause.
+func watch(ctx context.Context, idle time.Duration, why error) (context.Context, *watchdog) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return ctx, &watchdog{timer: time.AfterFunc(idle, func() { cancel(why) }), idle: idle, stop: cancel}
+}
+
+func (w *watchdog) again() { w.timer.Reset(w.idle) }
+func (w *watchdog) pause() { w.timer.Stop() }
+func (w *watchdog) end()   { w.timer.Stop(); w.stop(nil) }
+
+// meter reads within a rate, under a watchdog that does not count the time this host makes itself wait, and notes what came.
+type meter struct {
+	ctx   context.Context
+	r     io.Reader
+	w     *watchdog
+	limit *rate.Limiter
+	note  func(n int)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	m.w.again()
+	n, err := m.r.Read(p[:min(len(p), rateBurst)])
+	m.w.pause()
+	if n > 0 {
+		m.note(n)
+		if late := take(m.ctx, m.limit, n); late != nil && err == nil {
+			err = late
+		}
+	}
+	return n, err
 }

@@ -1,7 +1,10 @@
 package swarm
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -9,24 +12,30 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
-)
-
-// Bounds and headers of the wire between hosts.
-const (
-	haveBytesMax    = 1 << 20 // a bitmap
-	requestBytesMax = 4 << 20 // a question to the dealer
-	versionHeader   = "X-Gitopsd-Version"
-	completeVersion = "complete"
+	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
 // handler serves what this host has and, where it deals, leases.
 func (s *Swarm) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/swarm/{digest}/have", s.serveHave)
+	mux.HandleFunc("GET /v1/swarm/{digest}/news", s.serveNews)
 	mux.HandleFunc("GET /v1/swarm/{digest}/index", s.serveIndex)
 	mux.HandleFunc("GET /v1/swarm/{digest}/pieces/{from}/{count}", s.servePieces)
 	mux.HandleFunc("POST /v1/swarm/{digest}/lease", s.serveLease)
-	return mux
+	mux.HandleFunc("POST /v1/swarm/{digest}/dealing", s.serveDealing)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.serving.enter() {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
+		defer s.serving.leave()
+		now, control := time.Now(), http.NewResponseController(w)
+		_ = control.SetWriteDeadline(now.Add(writeTimeout))
+		if r.Method == http.MethodPost {
+			_ = control.SetReadDeadline(now.Add(writeTimeout))
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // digestOf reads the digest of a request's path.
@@ -39,83 +48,125 @@ func digestOf(w http.ResponseWriter, r *http.Request) (bundle.Digest, bool) {
 	return digest, true
 }
 
-// holding is what this host has of a bundle.
+// holding is what this host has of a bundle; nothing if index is nil.
 type holding struct {
 	index   *bundle.Index
-	have    store.Bitmap
-	version string
+	have    plan.Bits
 	read    func(i int) ([]byte, error)
-	changed <-chan struct{} // nil when it cannot change any more
+	state   state
+	done    bool
+	members int
+	changed <-chan struct{} // nil where nothing changes
 }
 
-// holdingOf finds what this host has; ok is false when it has nothing.
-func (s *Swarm) holdingOf(digest bundle.Digest) (holding, bool) {
-	if b, ok := s.o.Store.Lookup(digest); ok && b.Ref.Index != nil {
-		all := store.NewBitmap(b.Ref.Index.Len())
-		for i := range b.Ref.Index.Len() {
-			all.Set(i)
-		}
-		return holding{index: b.Ref.Index, have: all, version: completeVersion, read: b.ReadPiece}, true
-	}
+// holdingOf finds what this host has.
+func (s *Swarm) holdingOf(digest bundle.Digest) holding {
 	s.mu.Lock()
 	x := s.exchanges[digest]
 	s.mu.Unlock()
-	if x == nil {
-		return holding{}, false
+	if b, ok := s.o.Store.Lookup(digest); ok && b.Ref.Index != nil {
+		all := plan.NewBits(b.Ref.Index.Len())
+		for i := range b.Ref.Index.Len() {
+			all.Set(i)
+		}
+		return holding{index: b.Ref.Index, have: all, read: b.ReadPiece, done: true}
 	}
-	changed := x.changed.wait()
+	if x == nil {
+		return s.leftover(digest)
+	}
+	h := holding{changed: x.changed.wait()}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.index == nil {
-		return holding{version: "0", changed: changed}, true
+	h.state, h.members = x.state(), len(x.peers)
+	if x.index != nil {
+		h.index, h.have, h.read = x.index, plan.Bits(x.partial.Have()), x.partial.Read
 	}
-	return holding{index: x.index, have: x.partial.Have(), version: strconv.FormatUint(x.version, 10), read: x.partial.Read, changed: changed}, true
+	return h
 }
 
-// serveHave answers with the bitmap once it differs from the version the asker knows, or after a while.
-func (s *Swarm) serveHave(w http.ResponseWriter, r *http.Request) {
+// leftover is what an exchange that gave up, or one before a restart, left on this disk.
+func (s *Swarm) leftover(digest bundle.Digest) holding {
+	p, ok := s.o.Store.Partial(digest)
+	if !ok {
+		return holding{}
+	}
+	index, have := p.Index(), p.Have()
+	if index == nil || len(have) != len(store.NewBitmap(index.Len())) {
+		return holding{}
+	}
+	return holding{index: index, have: plan.Bits(have), read: p.Read}
+}
+
+// view is the holding as the news tell it.
+func (h holding) view() view {
+	if h.index == nil {
+		return view{state: h.state}
+	}
+	return view{index: h.index.Digest(), have: h.have, state: h.state}
+}
+
+// serveNews tells what this host has of a bundle, and what it gets, until the asker leaves. The first news go at once; those after them are gathered for a moment.
+func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 	digest, ok := digestOf(w, r)
 	if !ok {
 		return
 	}
 	select {
-	case s.polls <- struct{}{}:
-		defer func() { <-s.polls }()
+	case s.streams <- struct{}{}:
+		defer func() { <-s.streams }()
 	default:
-		http.Error(w, "too many polls", http.StatusServiceUnavailable)
+		http.Error(w, "too many hosts listen", http.StatusServiceUnavailable)
 		return
 	}
-	since := r.URL.Query().Get("since")
-	patience := time.NewTimer(pollWait)
-	defer patience.Stop()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	news, control := &newsWriter{w: bufio.NewWriter(w)}, http.NewResponseController(w)
+	if _, err := news.w.WriteString(newsMagic); err != nil {
+		return
+	}
 	for {
-		appeared := s.changed.wait()
-		h, _ := s.holdingOf(digest)
-		if h.version != since && h.index != nil || since == "" {
-			s.sendHave(w, h)
-			return
+		appeared := s.appeared.wait()
+		h := s.holdingOf(digest)
+		_ = control.SetWriteDeadline(time.Now().Add(newsSilence))
+		told, err := news.tell(h.view())
+		if err == nil && !told {
+			err = news.frame(newsAlive, nil)
 		}
-		select {
-		case <-r.Context().Done():
+		if err == nil {
+			err = news.w.Flush()
+		}
+		if err == nil {
+			err = control.Flush()
+		}
+		if err != nil || !s.awaitNews(r.Context(), digest, news, h, appeared) {
 			return
-		case <-patience.C:
-			s.sendHave(w, h)
-			return
-		case <-appeared:
-		case <-h.changed:
 		}
 	}
 }
 
-// sendHave writes a bitmap.
-func (s *Swarm) sendHave(w http.ResponseWriter, h holding) {
-	version := h.version
-	if version == "" {
-		version = "none"
+// awaitNews waits until there is something to tell, or it is time for a sign of life; false when the asker is gone.
+func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsWriter, h holding, appeared <-chan struct{}) bool {
+	alive := time.NewTimer(newsAliveAt)
+	defer alive.Stop()
+	gap := time.NewTimer(min(newsGap*time.Duration(max(h.members, 1)), newsGapMax))
+	defer gap.Stop()
+	for open := false; ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-gap.C:
+			open = true
+		case <-alive.C:
+			return true
+		case <-appeared:
+			appeared = s.appeared.wait()
+			h = s.holdingOf(digest)
+		case <-h.changed:
+			h = s.holdingOf(digest)
+		}
+		if (open || h.done) && news.differs(h.view()) {
+			return true
+		}
 	}
-	w.Header().Set(versionHeader, version)
-	w.Header().Set("Content-Type", "application/octet-stream")
-	_, _ = w.Write(h.have)
 }
 
 // serveIndex sends the piece index.
@@ -124,12 +175,13 @@ func (s *Swarm) serveIndex(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	h, _ := s.holdingOf(digest)
+	h := s.holdingOf(digest)
 	if h.index == nil {
 		http.Error(w, "the index is not here yet", http.StatusNotFound)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.Itoa(len(h.index.Encode())))
 	_, _ = w.Write(h.index.Encode())
 }
 
@@ -146,43 +198,57 @@ func (s *Swarm) servePieces(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "busy", http.StatusServiceUnavailable)
 		return
 	}
-	h, _ := s.holdingOf(digest)
+	h := s.holdingOf(digest)
 	from, err1 := strconv.Atoi(r.PathValue("from"))
 	count, err2 := strconv.Atoi(r.PathValue("count"))
 	if h.index == nil || err1 != nil || err2 != nil || from < 0 || count < 1 || count > h.index.Len() || from > h.index.Len()-count {
 		http.Error(w, "no such pieces here", http.StatusNotFound)
 		return
 	}
-	for i := from; i < from+count; i++ {
-		if !h.have.Has(i) {
-			http.Error(w, "not all of these pieces are here", http.StatusNotFound)
-			return
-		}
-	}
-	s.sendPieces(w, r, h, from, count)
-}
-
-// sendPieces writes the bytes.
-func (s *Swarm) sendPieces(w http.ResponseWriter, r *http.Request, h holding, from, count int) {
 	var size int64
 	for i := from; i < from+count; i++ {
-		size += int64(h.index.Piece(i).Size)
+		if size += int64(h.index.Piece(i).Size); !h.have.Has(i) || size > plan.PeerRunMax && count > 1 {
+			http.Error(w, "piece "+strconv.Itoa(i)+" is not here, or these are too many at once", http.StatusNotFound)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	for i := from; i < from+count; i++ {
 		data, err := h.read(i)
 		if err != nil {
-			s.log.Warn("a piece on this disk cannot be served", "piece", i, "error", err)
+			s.log.Warn("a piece on this disk cannot be served", "digest", digest.Short(), "piece", i, "error", err)
 			panic(http.ErrAbortHandler)
 		}
-		if take(r.Context(), s.up, len(data)) != nil {
-			return
-		}
-		if _, err := w.Write(data); err != nil {
+		if s.sendPiece(w, r, data) != nil {
 			return
 		}
 	}
+}
+
+// sendPiece writes a piece within this host's upload rate, in small parts where there is one, so that the asker sees it move.
+func (s *Swarm) sendPiece(w http.ResponseWriter, r *http.Request, data []byte) error {
+	control := http.NewResponseController(w)
+	part := len(data)
+	if s.o.Upload > 0 {
+		part = throttled
+	}
+	for len(data) > 0 {
+		n := min(part, len(data))
+		if err := take(r.Context(), s.up, n); err != nil {
+			return err
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := w.Write(data[:n]); err != nil {
+			return err
+		}
+		if data = data[n:]; s.o.Upload > 0 {
+			if err := control.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // serveLease answers a host that asks this one, as dealer, what to read from the origin.
@@ -192,7 +258,7 @@ func (s *Swarm) serveLease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var q leaseRequest
-	if err := json.NewDecoder(io.LimitReader(r.Body, requestBytesMax)).Decode(&q); err != nil {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, leaseBytesMax)).Decode(&q); err != nil {
 		http.Error(w, "cannot read the request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -204,4 +270,31 @@ func (s *Swarm) serveLease(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// serveDealing takes the index of a bundle that this host, as dealer, does not know yet.
+func (s *Swarm) serveDealing(w http.ResponseWriter, r *http.Request) {
+	digest, ok := digestOf(w, r)
+	if !ok {
+		return
+	}
+	if !s.desk.receive() {
+		http.Error(w, "busy", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.desk.received()
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bundle.MaxIndexBytes))
+	if err != nil {
+		http.Error(w, "cannot read the index: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	index, err := bundle.DecodeIndex(data)
+	if err == nil && !index.Framed() && index.PayloadDigest() != digest {
+		err = errors.New("it belongs to another bundle")
+	}
+	if err != nil {
+		http.Error(w, "cannot use the index: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.desk.open(digest, index, time.Now())
 }

@@ -1,11 +1,18 @@
 // Package swarm brings a bundle to every host of a group while one copy of it leaves its origin.
 //
-// Each host that needs a bundle opens an exchange for it. It hears from the other hosts what they have (a long poll each), asks them for missing pieces rarest
-// first, and serves what it has verified at once. A piece that nobody has is read from the origin by exactly one host: the dealer, the leader of the group's
-// coordinator set, hands it out as a lease (package plan). Without a leader for five seconds the hosts agree on a dealer by rendezvous.
+// Each host that needs a bundle opens an exchange for it. It hears from every other live host, in one long answer each, what that host has (news.go); asks for missing
+// pieces rarest first (package plan); keeps a piece once it matches the index, and serves it on at once. A piece that no host has is read from the origin by exactly one
+// host: the dealer, the leader of the group's coordinator set, hands it out as a lease. After five seconds without a leader that answers the hosts agree on a dealer
+// by rendezvous; what is being read is in the news, so that a new dealer deals nothing twice. The index, where git pins one, is read by one host too; where git pins
+// none, one host reads the whole archive, cuts it, and its index serves all.
 //
-// It guarantees that a piece is kept, and served on, only after its sha256 matched the index, that a host which sent a wrong piece is named and not asked again, and
-// that nobody reads the origin without a lease. It does not promise progress while no host reaches the origin: Fetch then says what it waits for.
+// Guarantees: a piece is kept, and served on, only after its sha256 matched the index; a host that sent a wrong piece or index is named and not asked again for this
+// bundle; nobody reads the origin without a lease, and the dealer's budget bounds what leaves it whatever fails; what a restarted host had verified it does not
+// fetch again; what another host says is bounded before it is believed.
+//
+// Not promised: progress while no live host reaches the origin (Fetch then says so), or one copy only where two groups of different coordinator sets want a bundle at
+// the same time, where the network is cut in two, or where a host lies to the dealer; the budget bounds those. Where git pins no index, a
+// wrong index is found only at the end, by the bundle's digest, and costs its bytes.
 package swarm
 
 import (
@@ -14,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -28,19 +36,30 @@ import (
 
 // Bounds of the exchange.
 const (
-	requestsMax     = 8                      // pieces on their way from peers at a time, one bundle
-	requestsPerPeer = 2                      // of them from one peer
-	uploadsMax      = 16                     // runs served at a time, all bundles; more are turned away at once
-	pollsMax        = 1024                   // long polls held open at a time
-	pollWait        = 10 * time.Second       // a long poll without news
-	peerTimeout     = 30 * time.Second       // one run of pieces from a peer
-	leaseTimeout    = 5 * time.Second        // one question to the dealer
-	hearFirst       = 500 * time.Millisecond // before the origin is read, others are heard for so long
-	dealerPatience  = 5 * time.Second        // without a dealer before one is agreed on
-	stallMax        = 10 * time.Second       // without any progress before Fetch gives up for now
-	tick            = 250 * time.Millisecond // how often what nobody announces is looked at
-	rateBurst       = 1 << 20                // bytes
-	exchangesMax    = 256                    // dealings kept
+	fetchesMax   = 8                      // bundles fetched at a time; others wait for their turn
+	requestsMax  = 8                      // requests to peers under way, one bundle
+	uploadsMax   = 16                     // runs of pieces served at a time, all bundles; more are turned away at once
+	streamsMax   = 2048                   // news told at a time
+	hearFirst    = 500 * time.Millisecond // before the origin is read, peers that do not answer are waited for so long
+	stallMax     = 10 * time.Second       // without any progress before Fetch gives up for now
+	tick         = 250 * time.Millisecond // how often members and resting peers are looked at
+	peerIdle     = 5 * time.Second        // a peer that sends nothing for so long is given up
+	peerRequest  = 30 * time.Second       // one request to a peer, and
+	peerRate     = 16 << 10               // so many bytes a second more
+	originIdle   = 20 * time.Second       // an origin that sends nothing for so long is given up
+	writeTimeout = 2 * time.Minute        // a peer takes one piece in so long, or is cut off
+	askTimeout   = 2 * time.Second        // one question to the dealer
+	newsAliveAt  = 5 * time.Second        // news without news
+	newsSilence  = 15 * time.Second       // a peer without news is gone
+	newsGap      = 4 * time.Millisecond   // pause after news, times the number of members
+	newsGapMax   = 250 * time.Millisecond
+	restMin      = 50 * time.Millisecond // a peer whose request failed rests, twice as long each time
+	restMax      = 5 * time.Second
+	strikesMax   = 3       // failures in a row before what a peer says it has counts for nothing until its rest is over
+	liesMax      = 3       // pieces a peer said it had and had not, before it is named
+	rateBurst    = 1 << 20 // bytes
+	throttled    = 16 << 10
+	pastMax      = 256 // fetches whose cost is remembered
 )
 
 // Origin is the first source of a bundle's bytes, as package bundle/origin opens it.
@@ -56,8 +75,8 @@ type Job struct {
 	IndexDigest bundle.Digest   // of the piece index, pinned in git; "" for none
 	Origin      Origin          // nil on a host without a route to it
 	Where       string          // names the origin in messages
-	Members     func() []string // live hosts that have or want the bundle, self included; asked again and again
-	Dealer      func() string   // the host that deals pieces (the set's leader), or ""
+	Members     func() []string // live hosts that have or want the bundle, self included; asked again and again; nil: this host alone
+	Dealer      func() string   // the host that deals pieces (the set's leader), or ""; nil: none
 }
 
 // Progress is how far a bundle is on this host.
@@ -76,7 +95,7 @@ type Progress struct {
 type Options struct {
 	Host     string       // this host's name
 	Store    *store.Store // where bundles are kept
-	Scratch  string       // folder for an archive whose index is not known yet; made if missing
+	Scratch  string       // no longer used: an archive without index is read into the store
 	Listener net.Listener // accepts peers (bundle ALPN); closed when Run ends
 	Client   *http.Client // dials peers by host name
 	Upload   int64        // bytes in a second to peers; 0: no limit
@@ -90,13 +109,22 @@ type Swarm struct {
 	log      *slog.Logger
 	up, down *rate.Limiter
 	uploads  chan struct{}
-	polls    chan struct{}
-	changed  broadcast // an exchange appeared
+	streams  chan struct{}
+	fetches  chan struct{}
+	serving  gate
+	appeared broadcast // an exchange came or went
+	desk     desk
 
 	mu        sync.Mutex
 	exchanges map[bundle.Digest]*exchange
-	past      map[bundle.Digest]Progress
-	dealings  map[bundle.Digest]*dealing
+	past      map[bundle.Digest]past
+	opened    uint64
+}
+
+// past is what is left of an exchange.
+type past struct {
+	progress Progress
+	order    uint64
 }
 
 // New checks the options and starts nothing.
@@ -104,11 +132,14 @@ func New(o Options) (*Swarm, error) {
 	if o.Host == "" || o.Store == nil || o.Listener == nil || o.Client == nil {
 		return nil, errors.New("cannot set up the swarm: Host, Store, Listener and Client are required")
 	}
+	if o.Upload < 0 || o.Download < 0 {
+		return nil, fmt.Errorf("cannot set up the swarm: limits of %d and %d bytes a second", o.Upload, o.Download)
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: make(chan struct{}, uploadsMax), polls: make(chan struct{}, pollsMax),
-		exchanges: map[bundle.Digest]*exchange{}, past: map[bundle.Digest]Progress{}, dealings: map[bundle.Digest]*dealing{}}, nil
+	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: make(chan struct{}, uploadsMax), streams: make(chan struct{}, streamsMax),
+		fetches: make(chan struct{}, fetchesMax), desk: newDesk(), exchanges: map[bundle.Digest]*exchange{}, past: map[bundle.Digest]past{}}, nil
 }
 
 // limiter allows bytes a second; 0 is no limit.
@@ -133,17 +164,19 @@ func take(ctx context.Context, l *rate.Limiter, n int) error {
 
 // Run serves peers until ctx ends.
 func (s *Swarm) Run(ctx context.Context) error {
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: leaseTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: askTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: transport.ConnContext}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		server.Close()
-	}()
+	stop := context.AfterFunc(ctx, func() { server.Close() })
 	err := server.Serve(s.o.Listener)
-	if ctx.Err() != nil {
-		<-stopped
+	ended := ctx.Err() != nil
+	cancel()
+	if stop() {
+		server.Close()
+	}
+	s.serving.close()
+	if ended {
 		return nil
 	}
 	return fmt.Errorf("cannot serve bundles to peers: %w", err)
@@ -152,55 +185,28 @@ func (s *Swarm) Run(ctx context.Context) error {
 // Progress says how far a bundle is, or what its last fetch cost.
 func (s *Swarm) Progress(digest bundle.Digest) Progress {
 	s.mu.Lock()
-	x := s.exchanges[digest]
-	past := s.past[digest]
+	x, before := s.exchanges[digest], s.past[digest].progress
 	s.mu.Unlock()
 	if x == nil {
-		return past
+		return before
 	}
 	return x.progress()
 }
 
-// Suspects lists the hosts that sent wrong bytes in any exchange since the start, and what they sent.
+// Suspects lists the hosts that sent wrong bytes in any of the last exchanges, and what they sent.
 func (s *Swarm) Suspects() map[string]string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	var running []*exchange
+	for _, x := range s.exchanges {
+		running = append(running, x)
+	}
 	all := map[string]string{}
 	for _, p := range s.past {
-		for host, why := range p.Suspects {
-			all[host] = why
-		}
+		maps.Copy(all, p.progress.Suspects)
 	}
-	for _, x := range s.exchanges {
-		for host, why := range x.progress().Suspects {
-			all[host] = why
-		}
+	s.mu.Unlock()
+	for _, x := range running {
+		maps.Copy(all, x.progress().Suspects)
 	}
 	return all
-}
-
-// broadcast wakes everyone who waits.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// wait returns a channel that is closed at the next change.
-func (b *broadcast) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-// notify wakes the waiters.
-func (b *broadcast) notify() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
 }

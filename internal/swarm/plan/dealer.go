@@ -2,49 +2,57 @@ package plan
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
-// Figures of the dealing; reference: binomial distribution of pieces needs little in flight at the origin, and few holders to be finished quickly.
+// Figures of the dealing. Few bytes in flight at the origin make it quickly finished with; many leases a host make it even.
 const (
-	leaseMin      = 2 * time.Second // a lease lasts at least so long, and three times what it should take
-	leasesPerHost = 2               // at a time
-	runMin        = 128 << 10       // bytes of one lease at least, where that much is missing together
-	runMax        = 1 << 20         // and at most
-	rateUnknown   = 1 << 20         // bytes in a second assumed of a host that has not read anything yet
-	budgetSlack   = 50              // percent of the bundle that may be dealt again after failures; a lost holder's pieces count here
+	leaseMin     = 2 * time.Second  // a lease lasts at least so long, and three times what it should take
+	leaseMax     = time.Minute      // and at most
+	landedFor    = 10 * time.Second // a piece that landed is not dealt again for so long: every host has heard of it by then
+	adoptFor     = 5 * time.Second  // a new dealer believes for so long what hosts say that others are reading
+	runMin       = 128 << 10        // bytes of one lease at least, where that much is missing together
+	runMax       = 1 << 20          // and at most
+	runTime      = 2 * time.Second  // and no more than a host reads in so long
+	runsAtOnce   = 8                // leases at a time over all hosts, but one a host
+	runsPerHost  = 4                // and of one host
+	rateUnknown  = 1 << 20          // bytes in a second assumed of a host that has not read anything yet
+	budgetShare  = 2                // one part in two of the bundle may leave the origin twice,
+	budgetMin    = 4 << 20          // bytes, but at least so much;
+	trickleEvery = time.Minute      // once that is spent, so often
+	trickleShare = 20               // one part in twenty more, but at least one lease
+	restMin      = 100 * time.Millisecond
+	restMax      = 5 * time.Second // a host whose read failed is not dealt anything for so long at most
+	probeAfter   = 3               // failures in a row before one host at a time tries the origin
+	asideFor     = time.Minute     // a piece that two reads found wrong is left alone for so long
+	wrongMax     = 2               // reads
+	retryMin     = 50 * time.Millisecond
+	retryMax     = time.Second
+	hostsMax     = 8192 // hosts of one dealing
 )
 
-// Bits says which pieces somebody has. Beyond its end nothing is had.
-type Bits []byte
-
-// Has says whether bit i is set.
-func (b Bits) Has(i int) bool { return i >= 0 && i/8 < len(b) && b[i/8]&(1<<(i%8)) != 0 }
-
-// Or sets every bit of other that b has room for.
-func (b Bits) Or(other Bits) {
-	for i := range min(len(b), len(other)) {
-		b[i] |= other[i]
-	}
-}
-
-// Request is what a host that can reach the origin says when it asks for a lease.
+// Request is what a host that can reach the origin says when it asks for a lease. Bits and pieces out of range are ignored.
 type Request struct {
 	Host    string
-	Have    Bits  // its own pieces
-	Seen    Bits  // pieces it knows some live host to have
-	Holding []int // pieces it is reading from the origin now, whoever dealt them
-	Failed  []int // pieces it gave up since it asked last
-	Rate    int64 // bytes in a second it read from the origin lately; 0 for unknown
-	Hosts   int   // live hosts in the swarm
+	Have    Bits   // its own pieces
+	Seen    Bits   // pieces that hosts it trusts have
+	Holding []int  // pieces it is reading from the origin now, whoever dealt them; what it does not name it does not read
+	Others  []int  // pieces that other hosts say they are reading
+	Wrong   []int  // pieces it read from the origin since it asked last whose bytes were not those of the index
+	Failed  string // why its last read failed; "" if none did since it asked last
+	Read    int64  // bytes it read from the origin in this fetch, without those of the leases it holds
+	Rate    int64  // bytes in a second it read from the origin lately; 0 for unknown
+	Hosts   int    // live hosts in the swarm
 }
 
 // Lease is a run of neighbouring pieces to be read from the origin; empty when nothing is to be had now.
 type Lease struct {
 	Pieces []int
-	For    time.Duration
-	Why    string // why it is empty
-	Spent  bool   // the budget is used up
+	For    time.Duration // how long it is the host's; what is not read by then is to be left
+	Retry  time.Duration // when to ask again, if it is empty
+	Why    string        // why it is empty
 }
 
 // holder is who reads a piece from the origin, until when.
@@ -53,19 +61,41 @@ type holder struct {
 	until time.Duration
 }
 
+// account is what the dealer knows of one host.
+type account struct {
+	read, earlier int64 // bytes it said it read, in this fetch of its and before
+	lost          int64 // bytes of leases that ran out without a word
+	failures      int   // in a row
+	rest          time.Duration
+}
+
 // Dealer deals the pieces of one bundle.
 type Dealer struct {
 	sizes  []int64
 	total  int64
-	had    Bits
+	had    Bits                  // pieces that landed somewhere
+	landed map[int]time.Duration // of them, those not to be dealt before a time
+	hadSum int64
 	leases map[int]holder
-	dealt  map[int]bool // dealt at least once, so that dealing again costs budget
-	again  int64        // bytes dealt again
+	wrong  map[int]int
+	aside  map[int]time.Duration
+	hosts  map[string]*account
+	first  time.Duration // of the first request
+	asked  bool
+
+	failures int // in a row, of all hosts
+	probe    time.Duration
+	reason   string // of the last failure, with its host
+
+	extra   int64 // trickled
+	trickle time.Duration
+	dry     bool // the budget is spent
 }
 
 // NewDealer returns a dealer for pieces of these sizes, in bytes.
 func NewDealer(sizes []int64) *Dealer {
-	d := &Dealer{sizes: sizes, had: make(Bits, (len(sizes)+7)/8), leases: map[int]holder{}, dealt: map[int]bool{}}
+	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), landed: map[int]time.Duration{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
+		hosts: map[string]*account{}}
 	for _, n := range sizes {
 		d.total += n
 	}
@@ -74,60 +104,178 @@ func NewDealer(sizes []int64) *Dealer {
 
 // Deal answers a request. now only grows.
 func (d *Dealer) Deal(r Request, now time.Duration) Lease {
-	d.hear(r, now)
-	held := 0
-	for _, h := range d.leases {
-		if h.host == r.Host {
-			held++
+	if !d.asked {
+		d.asked, d.first = true, now
+	}
+	r.Hosts = min(max(r.Hosts, 1), hostsMax)
+	a := d.hosts[r.Host]
+	if a == nil {
+		if len(d.hosts) >= hostsMax {
+			return Lease{Why: "too many hosts ask for this bundle", Retry: retryMax}
 		}
+		a = &account{}
+		d.hosts[r.Host] = a
 	}
-	if held >= leasesPerHost*d.runPieces(r.Hosts) {
-		return Lease{Why: "enough is on its way here already"}
+	d.hear(r, a, now)
+	held, all := d.leased(r.Host)
+	switch {
+	case now < a.rest:
+		return Lease{Why: "a read failed just now: " + d.reason, Retry: soon(a.rest - now)}
+	case d.failures >= probeAfter && (now < d.probe || all > 0):
+		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: soon(d.probe - now)}
+	case held >= d.share(r.Hosts, all):
+		return Lease{Why: "enough is on its way here already", Retry: retryMax}
 	}
-	run := d.pick(r)
+	run := d.pick(r, now)
 	if len(run) == 0 {
-		return Lease{Why: d.whyNothing()}
+		return Lease{Why: d.whyNothing(now), Retry: d.next(now)}
 	}
-	if cost := d.costAgain(run); d.again+cost > d.total*budgetSlack/100 && cost > 0 {
-		return Lease{Spent: true, Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes of %d were dealt again after failures", d.again, d.total)}
+	if run = d.afford(run, all, now); len(run) == 0 {
+		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent(), d.total, d.reason), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
 }
 
-// hear takes in what the host says, and forgets leases that ran out.
-func (d *Dealer) hear(r Request, now time.Duration) {
-	d.had.Or(r.Have)
-	d.had.Or(r.Seen)
-	for _, i := range r.Failed {
-		if d.leases[i].host == r.Host {
-			delete(d.leases, i)
-		}
+// soon bounds when a host is to ask again.
+func soon(wait time.Duration) time.Duration { return min(max(wait, retryMin), retryMax) }
+
+// hear takes in what the host says, and ends the leases that are over.
+func (d *Dealer) hear(r Request, a *account, now time.Duration) {
+	if r.Read = min(max(r.Read, 0), 1<<50); r.Read < a.read {
+		a.earlier += a.read
+	}
+	a.read, a.lost = r.Read, 0
+	d.land(r, a, now)
+	holding := map[int]bool{}
+	for _, i := range r.Holding {
+		holding[i] = true
 	}
 	for i, h := range d.leases {
-		if now >= h.until || d.had.Has(i) {
+		switch {
+		case h.host == r.Host && !holding[i]:
 			delete(d.leases, i)
+		case now >= h.until:
+			delete(d.leases, i)
+			if lost := d.hosts[h.host]; lost != nil && h.host != r.Host {
+				lost.lost += d.sizes[i]
+			}
 		}
 	}
-	for _, i := range r.Holding {
-		if i < 0 || i >= len(d.sizes) || d.had.Has(i) {
-			continue
-		}
-		if _, taken := d.leases[i]; !taken {
-			d.leases[i] = holder{host: r.Host, until: now + leaseMin}
-			d.dealt[i] = true
+	d.adopt(r.Host, r.Holding, now)
+	if now-d.first < adoptFor {
+		d.adopt("", r.Others, now)
+	}
+	d.hearFailure(r, a, now)
+}
+
+// land notes pieces that are somewhere for the first time.
+func (d *Dealer) land(r Request, a *account, now time.Duration) {
+	for k := range d.had {
+		fresh := byteAt(r.Have, k) | byteAt(r.Seen, k)
+		for fresh &^= d.had[k]; fresh != 0; fresh &= fresh - 1 {
+			i := 8*k + lowest(fresh)
+			if i >= len(d.sizes) {
+				return
+			}
+			if d.leases[i].host == r.Host && r.Have.Has(i) {
+				a.failures, d.failures = 0, 0
+			}
+			delete(d.leases, i)
+			d.had.Set(i)
+			d.landed[i] = now + landedFor
+			d.hadSum += d.sizes[i]
 		}
 	}
 }
 
-// pick finds the first run of neighbouring pieces that nobody has and nobody reads. Each host starts looking at a place of its own, so that what hosts read first is
-// spread over the bundle.
-func (d *Dealer) pick(r Request) []int {
+func byteAt(b Bits, k int) byte {
+	if k >= len(b) {
+		return 0
+	}
+	return b[k]
+}
+
+func lowest(b byte) int {
+	i := 0
+	for b&1 == 0 {
+		b, i = b>>1, i+1
+	}
+	return i
+}
+
+// adopt counts pieces that somebody else dealt as leased. A host cannot keep more than a few leases that way.
+func (d *Dealer) adopt(host string, pieces []int, now time.Duration) {
+	var sum int64
+	for _, i := range pieces {
+		if i < 0 || i >= len(d.sizes) || d.had.Has(i) {
+			continue
+		}
+		if sum += d.sizes[i]; host != "" && sum > runsPerHost*runMax+d.sizes[i] {
+			return
+		}
+		if _, taken := d.leases[i]; !taken {
+			d.leases[i] = holder{host: host, until: now + leaseMin}
+		}
+	}
+}
+
+// hearFailure lets a host whose read failed rest, and notes pieces that the origin has wrong.
+func (d *Dealer) hearFailure(r Request, a *account, now time.Duration) {
+	for _, i := range r.Wrong {
+		if i < 0 || i >= len(d.sizes) {
+			continue
+		}
+		if d.wrong[i]++; d.wrong[i] >= wrongMax {
+			d.aside[i], d.wrong[i] = now+asideFor, 0
+		}
+	}
+	if r.Failed == "" {
+		return
+	}
+	a.failures++
+	d.failures++
+	a.rest = now + min(restMin<<min(a.failures, 10), restMax)
+	d.reason = r.Host + ": " + r.Failed
+	if d.failures >= probeAfter {
+		d.probe = now + min(restMin<<min(d.failures-probeAfter, 10), restMax)
+	}
+}
+
+// leased is how many bytes a host and all hosts hold.
+func (d *Dealer) leased(host string) (held, all int64) {
+	for i, h := range d.leases {
+		all += d.sizes[i]
+		if h.host == host {
+			held += d.sizes[i]
+		}
+	}
+	return held, all
+}
+
+// share is how many bytes a host may hold: several leases while there is plenty, one when little is left, so that all end together.
+func (d *Dealer) share(hosts int, all int64) int64 {
+	run := d.runBytes(hosts)
+	if d.total-d.hadSum-all <= int64(hosts)*run {
+		return 1
+	}
+	return int64(min(max(runsAtOnce/hosts, 1), runsPerHost)-1)*run + 1
+}
+
+// runBytes is the size of one lease: small enough that every host has many, large enough that requests cost little.
+func (d *Dealer) runBytes(hosts int) int64 {
+	return min(max(d.total/int64(16*hosts), runMin), runMax)
+}
+
+// pick finds the first run of neighbouring pieces that nobody has and nobody reads.
+func (d *Dealer) pick(r Request, now time.Duration) []int {
 	most := d.runBytes(r.Hosts)
+	if r.Rate > 0 {
+		most = min(most, max(runMin, min(r.Rate, runMax)*int64(runTime/time.Second)))
+	}
 	var run []int
 	var size int64
 	for i := range d.sizes {
-		_, taken := d.leases[i]
-		if taken || d.had.Has(i) || r.Have.Has(i) {
+		if !d.free(i, r, now) {
 			if len(run) > 0 {
 				break
 			}
@@ -141,29 +289,45 @@ func (d *Dealer) pick(r Request) []int {
 	return run
 }
 
-// runBytes is the size of one lease: small enough that every host has many, large enough that requests cost little.
-func (d *Dealer) runBytes(hosts int) int64 {
-	return min(max(d.total/int64(16*max(1, hosts)), runMin), runMax)
+// free says whether a piece may be dealt to the asker.
+func (d *Dealer) free(i int, r Request, now time.Duration) bool {
+	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] {
+		return false
+	}
+	if _, taken := d.leases[i]; taken {
+		return false
+	}
+	return now >= d.aside[i]
 }
 
-// runPieces is how many pieces a lease has, roughly, for counting what a host holds.
-func (d *Dealer) runPieces(hosts int) int {
-	if len(d.sizes) == 0 {
-		return 1
+// spent is what left the origin, as far as the dealer knows.
+func (d *Dealer) spent() int64 {
+	var sum int64
+	for _, a := range d.hosts {
+		sum += a.read + a.earlier + a.lost
 	}
-	mean := max(1, d.total/int64(len(d.sizes)))
-	return int(max(1, d.runBytes(hosts)/mean))
+	return sum
 }
 
-// costAgain is how many bytes of a run were dealt before.
-func (d *Dealer) costAgain(run []int) int64 {
-	var n int64
-	for _, i := range run {
-		if d.dealt[i] {
-			n += d.sizes[i]
-		}
+// afford cuts a run to what the budget allows. A spent budget grows by a trickle, so that the fleet comes through in the end.
+func (d *Dealer) afford(run []int, leased int64, now time.Duration) []int {
+	left := d.total + max(d.total/budgetShare, budgetMin) + d.extra - d.spent() - leased
+	n := 0
+	for n < len(run) && d.sizes[run[n]] <= left {
+		left -= d.sizes[run[n]]
+		n++
 	}
-	return n
+	if n > 0 {
+		d.dry = false
+		return run[:n]
+	}
+	if !d.dry {
+		d.dry, d.trickle = true, now
+	}
+	if now-d.trickle >= trickleEvery {
+		d.extra, d.trickle = d.extra+max(d.total/trickleShare, runMax)-min(left, 0), now
+	}
+	return nil
 }
 
 // grant makes a lease of a run.
@@ -172,23 +336,61 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	for _, i := range run {
 		size += d.sizes[i]
 	}
-	rate := r.Rate
-	if rate <= 0 {
-		rate = rateUnknown
+	rate := int64(rateUnknown)
+	if r.Rate > 0 {
+		rate = r.Rate
 	}
-	length := max(leaseMin, 3*time.Duration(size*int64(time.Second)/rate))
-	d.again += d.costAgain(run)
+	length := min(max(leaseMin, 3*time.Duration(float64(size)/float64(rate)*float64(time.Second))), leaseMax)
 	for _, i := range run {
 		d.leases[i] = holder{host: r.Host, until: now + length}
-		d.dealt[i] = true
+		if d.had.Has(i) {
+			d.had.Clear(i)
+			d.hadSum -= d.sizes[i]
+		}
+		delete(d.landed, i)
+		delete(d.aside, i)
+	}
+	if d.failures >= probeAfter {
+		d.probe = now + min(restMin<<min(d.failures-probeAfter, 10), restMax)
 	}
 	return Lease{Pieces: run, For: length}
 }
 
-// whyNothing says why there is nothing to deal.
-func (d *Dealer) whyNothing() string {
-	if len(d.leases) > 0 {
-		return fmt.Sprintf("the last %d pieces are on their way from the origin to other hosts", len(d.leases))
+// next is when something may be there to deal.
+func (d *Dealer) next(now time.Duration) time.Duration {
+	wait := retryMax
+	for _, h := range d.leases {
+		wait = min(wait, h.until-now)
 	}
-	return "every piece has left the origin"
+	return soon(wait)
+}
+
+// whyNothing says why there is nothing to deal.
+func (d *Dealer) whyNothing(now time.Duration) string {
+	wrong := 0
+	for _, until := range d.aside {
+		if now < until {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		return fmt.Sprintf("the origin's bytes are not those of the index (%d pieces): %s", wrong, d.reason)
+	}
+	if len(d.leases) == 0 {
+		return "every piece has left the origin"
+	}
+	var hosts []string
+	for _, h := range d.leases {
+		if h.host != "" && !slices.Contains(hosts, h.host) {
+			hosts = append(hosts, h.host)
+		}
+	}
+	slices.Sort(hosts)
+	if len(hosts) > 3 {
+		hosts = append(hosts[:3], "others")
+	}
+	if len(hosts) == 0 {
+		hosts = []string{"other hosts"}
+	}
+	return fmt.Sprintf("the last %d pieces are on their way from the origin to %s", len(d.leases), strings.Join(hosts, ", "))
 }

@@ -1,8 +1,17 @@
 // Package plan decides, without doing anything, who reads which piece of a bundle from where.
 //
-// Dealer belongs to one host a bundle, the leader of the group's coordinator set: it deals each missing piece to exactly one host that can reach the origin, as a
-// lease that is dealt again only when its holder failed, or let it run out. Pick belongs to every host: rarest piece first, from the least busy peer that has it.
+// Dealer belongs to one host a bundle, the leader of the group's coordinator set. It deals each missing piece to exactly one host that can reach the origin, as a
+// lease over neighbouring pieces, handed out as hosts finish what they hold, so that a fast host reads more than a slow one. A lease ends when its pieces landed, when
+// its holder no longer says that it holds it, or when it runs out; then the pieces are dealt again. A piece that landed is not dealt for a while, until every host should
+// have heard of it; from then on the asker's own view counts, so that a piece whose only holder died is dealt once more. A dealer that starts in the middle learns from
+// the requests what there is and what is being read.
 //
-// What is dealt is what leaves the origin, so one copy leaves it, plus what failed or lost holders had already fetched. The Dealer keeps a budget for the latter and
-// stops dealing when it is spent: a failure deals again, it never opens a stampede.
+// What left the origin is counted from what hosts say they read and from leases that ran out with their holder. It never passes the bundle's size by more than the
+// budget; once that is spent, only a trickle is dealt, and the answer says so. While the origin answers nobody, one host at a time tries it.
+//
+// Picker belongs to every host: rarest piece first, from the least busy peer that has it, with as many neighbours as fit one request; at the end pieces that are on
+// their way for long are asked of a second peer.
+//
+// Not promised: that a host which lies to the dealer about what it has, reads or holds costs nothing. It can delay a piece for as long as a landed piece is
+// not dealt, or spend budget; it cannot make anyone keep a wrong byte.
 package plan
