@@ -38,6 +38,12 @@ func whyCommand() *cobra.Command {
 	return cmd
 }
 
+// printDiagnosis prints which script failed and its last lines.
+func printDiagnosis(out io.Writer, where string, e status.Event) {
+	fmt.Fprintf(out, "%s: %s %s: %s\n", where, e.Event, e.Diagnostics.ScriptName, status.Printable(e.Diagnostics.Message))
+	fmt.Fprint(out, status.Indented(e.Diagnostics.LogTail, 10))
+}
+
 // printWhy prints the reason, the failing hooks' last lines, and the notices that concern the group.
 func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
 	fmt.Fprintf(out, "%s is %s. %s\n", g.Group, g.State, g.Why)
@@ -49,8 +55,12 @@ func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
 			if e.Status != "Failed" || e.Diagnostics == nil {
 				continue
 			}
-			fmt.Fprintf(out, "%s: %s %s: %s\n", h.Name, e.Event, e.Diagnostics.ScriptName, status.Printable(e.Diagnostics.Message))
-			fmt.Fprint(out, status.Indented(e.Diagnostics.LogTail, 10))
+			printDiagnosis(out, h.Name, e)
+		}
+	}
+	for _, f := range g.Failures {
+		if f.Diagnostics != nil {
+			printDiagnosis(out, f.Host+" in "+f.Deployment, f.Event)
 		}
 	}
 	for _, n := range notices {

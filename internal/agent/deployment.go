@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -292,7 +293,7 @@ func appliedOf(key apply.Key, result apply.Result) rollout.EvApplied {
 		ev.Outcome = rollout.OutcomeFailed
 	}
 	if e := result.Error; e != nil {
-		ev.Event, ev.ExitCode, ev.ErrorCode, ev.Message = string(e.Event), e.Code, e.ErrorCode, e.Message
+		ev.Event, ev.ExitCode, ev.ErrorCode, ev.Message = string(e.Event), exitStatus(e), e.ErrorCode, e.Message
 	}
 	for _, r := range result.Events {
 		if !r.Undo {
@@ -309,6 +310,16 @@ func recordOf(r apply.EventReport) rollout.EventRecord {
 		record.Diagnostics = &rollout.Diagnostics{ErrorCode: e.ErrorCode, ScriptName: e.ScriptName, Message: e.Message, LogTail: e.LogTail}
 	}
 	return record
+}
+
+// exitStatus reads a script's exit status from CodeDeploy's sentence, which is where it is told; 0 when no script ended by exiting.
+func exitStatus(e *apply.Error) int {
+	_, text, found := strings.Cut(e.Message, " failed with exit code ")
+	code, err := strconv.Atoi(strings.TrimSpace(text))
+	if !found || err != nil || e.Code != apply.CodeScriptFailed {
+		return 0
+	}
+	return code
 }
 
 func stamp(t time.Time) string {

@@ -119,8 +119,13 @@ func (r *reader) groups(ctx context.Context, w *world) []status.Group {
 // followed reports a group whose set this host follows.
 func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 	var view rollout.GroupView
+	var past []rollout.DeploymentView
 	found := false
-	run.set.View(func(consensus.Machine) { view, found = run.machine.Group(string(g.ID)) })
+	run.set.View(func(consensus.Machine) {
+		if view, found = run.machine.Group(string(g.ID)); found && heldFor(view) != "" {
+			past, _ = run.machine.History(string(g.ID))
+		}
+	})
 	st := run.set.Status()
 	if !found {
 		out := status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: rollout.StateNone, Hosts: []status.Host{},
@@ -130,7 +135,37 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 		}
 		return withQuorum(out, st)
 	}
-	return groupOfView(view, st)
+	out := groupOfView(view, st)
+	out.Failures = failuresOf(heldFor(view), past)
+	return out
+}
+
+// heldFor is the earlier deployment that the desired spec of a group failed in, or "".
+func heldFor(v rollout.GroupView) string {
+	for _, q := range v.Quarantine {
+		if q.SpecHash == v.Desired.SpecHash && (v.Deployment == nil || v.Deployment.ID != q.Deployment) {
+			return q.Deployment
+		}
+	}
+	return ""
+}
+
+// failuresOf lists what failed in one deployment, host by host.
+func failuresOf(deployment string, past []rollout.DeploymentView) []status.Failure {
+	var all []status.Failure
+	for _, d := range past {
+		if d.ID != deployment {
+			continue
+		}
+		for _, h := range hostsOf(d.Hosts) {
+			for _, e := range h.Events {
+				if e.Status == "Failed" {
+					all = append(all, status.Failure{Deployment: d.ID, Host: h.Name, Event: e})
+				}
+			}
+		}
+	}
+	return all
 }
 
 // withQuorum adds that nothing can be decided now.

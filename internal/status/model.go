@@ -65,6 +65,13 @@ type Deployment struct {
 	RollbackOf string `json:"rollbackOf,omitempty"`
 }
 
+// Failure is a lifecycle event that failed in an earlier deployment and still decides: it is why a revision is held back.
+type Failure struct {
+	Deployment string `json:"deployment"`
+	Host       string `json:"host"`
+	Event
+}
+
 // Group is one deployment group.
 type Group struct {
 	Group       string      `json:"group"`
@@ -77,6 +84,7 @@ type Group struct {
 	Running     Revision    `json:"running"`
 	Deployment  *Deployment `json:"deployment,omitempty"`
 	Quarantined []string    `json:"quarantined,omitempty"`
+	Failures    []Failure   `json:"failures,omitempty"`
 	Hosts       []Host      `json:"hosts"`
 }
 

@@ -121,21 +121,31 @@ func cell(h Host, event string, p Palette) string {
 	return p.paint(p.Dim, "·    ")
 }
 
-// failure prints the last lines of the first event that failed, host by host in order of name.
+// failure prints the last lines of the first event that failed, host by host in order of name; else of the failure the desired revision is held back for.
 func failure(b *strings.Builder, g Group, p Palette) {
 	hosts := append([]Host(nil), g.Hosts...)
 	sort.Slice(hosts, func(i, j int) bool { return hosts[i].Name < hosts[j].Name })
 	for _, h := range hosts {
 		for _, e := range h.Events {
-			if e.Status != "Failed" || e.Diagnostics == nil {
-				continue
+			if e.Status == "Failed" && e.Diagnostics != nil {
+				diagnosis(b, h.Name, e, p)
+				return
 			}
-			fmt.Fprintf(b, "  %s\n", p.paint(p.Bad, strings.TrimRight(fmt.Sprintf("── %s %s %s: %s", h.Name, e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message), " :")))
-			for _, line := range lastLines(e.Diagnostics.LogTail, 6) {
-				fmt.Fprintf(b, "     %s\n", line)
-			}
+		}
+	}
+	for _, f := range g.Failures {
+		if f.Diagnostics != nil {
+			diagnosis(b, f.Host, f.Event, p)
 			return
 		}
+	}
+}
+
+// diagnosis prints which script of a host failed, and its last lines.
+func diagnosis(b *strings.Builder, host string, e Event, p Palette) {
+	fmt.Fprintf(b, "  %s\n", p.paint(p.Bad, strings.TrimRight(fmt.Sprintf("── %s %s %s: %s", host, e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message), " :")))
+	for _, line := range lastLines(e.Diagnostics.LogTail, 6) {
+		fmt.Fprintf(b, "     %s\n", line)
 	}
 }
 
