@@ -34,7 +34,7 @@ func TestSignalsAndEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.reload(strings.Replace(string(text), "level: debug", "level: info", 1), "configuration reloaded")
-	h.reload(strings.Replace(string(text), "branch: main", "brunch: main", 1), "gitopsd.yaml:9:")
+	h.reload(strings.Replace(string(text), "branch: main", "brunch: main", 1), "gitopsd.yaml:10:3")
 	h.reload(string(text), "configuration reloaded")
 	if h.serves() != "one" || !h.process.running() {
 		t.Error("a reload disturbed the agent or its application")

@@ -63,8 +63,8 @@ func (f *fleet) triedOn(release string) string {
 func assertExplained(t *testing.T, f *fleet, host string) {
 	t.Helper()
 	for _, h := range f.hosts {
-		contains(t, "why on "+h.name, f.command("why", website, "--addr", h.socket), "HeldBack", host, "ValidateService", "the licence has expired")
-		contains(t, "status on "+h.name, f.command("status", website, "--addr", h.socket), "HeldBack", host, "ValidateService")
+		contains(t, "why on "+h.name, f.command("why", website, "--addr", h.socket), "HeldBack", host+" failed ValidateService (exit 7)", "hooks/validate.sh", "the licence has expired")
+		contains(t, "status on "+h.name, f.command("status", website, "--addr", h.socket), "HeldBack", host+" failed ValidateService (exit 7)", "the licence has expired")
 		contains(t, "status -o json on "+h.name, f.command("status", website, "--addr", h.socket, "-o", "json"), host, "validate.sh", "the licence has expired")
 	}
 	out, code, _ := f.try("wait", website, "--addr", f.hosts[0].socket, "--timeout", "30s", "-o", "json")
