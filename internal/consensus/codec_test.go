@@ -51,6 +51,17 @@ var codecs = []struct {
 		m, err := decodeState(b)
 		return m.encode(), err
 	}},
+	{"carried", (&carried{at: position{1, 2, 3}, doubt: true, machine: []byte("m")}).encode(), func(b []byte) ([]byte, error) {
+		c, err := decodeCarried(b)
+		if err != nil {
+			return nil, err
+		}
+		return c.encode(), nil
+	}},
+	{"offer", (&offer{at: position{1, 2, 3}, doubt: true, size: 4, sum: [32]byte{5}, former: []electorate{{1, []string{"a/1", "b/2"}}, {2, nil}}}).encode(), func(b []byte) ([]byte, error) {
+		o, err := decodeOffer(b)
+		return o.encode(), err
+	}},
 	{"log", encodeLog(&raft.Log{Term: 3, Type: raft.LogBarrier, Data: []byte("d"), AppendedAt: time.Unix(1, 2)}), func(b []byte) ([]byte, error) {
 		var l raft.Log
 		err := decodeLog(b, &l)

@@ -46,7 +46,7 @@ type Stream interface {
 type Streams interface {
 	// DialStream connects to a host of the inventory.
 	DialStream(ctx context.Context, host, protocol string) (Stream, error)
-	// HandleStream is called in New, once for each of Protocols. The handler
+	// HandleStream is called in New, once for each protocol. The handler
 	// owns the stream until it returns.
 	HandleStream(protocol string, handler func(ctx context.Context, s Stream))
 }
@@ -55,6 +55,7 @@ type Streams interface {
 const (
 	ProtocolRaft    = "raft/1"    // between voters
 	ProtocolObserve = "observe/1" // entries down, submissions and reachability up
+	ProtocolAdopt   = "adopt/1"   // the state of earlier epochs, to the founder of a new one
 )
 
 // Options is what New needs.
@@ -80,9 +81,12 @@ type Consensus struct {
 	log   *slog.Logger
 	store *store
 	tune  func(*raft.Config) // for tests
+	disk  *durable.Disk      // for tests; nil is the plain one
 
 	mu     sync.Mutex
 	sets   map[clusterID]*Set
+	names  map[string]bool      // of sets that are open, or about to be
+	last   map[string]*follower // what observers had when they were closed, by set
 	closed bool
 }
 
@@ -110,9 +114,10 @@ func New(opt Options) (*Consensus, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Consensus{opt: opt, log: opt.Log, store: st, sets: map[clusterID]*Set{}}
+	c := &Consensus{opt: opt, log: opt.Log, store: st, sets: map[clusterID]*Set{}, names: map[string]bool{}, last: map[string]*follower{}}
 	opt.Streams.HandleStream(ProtocolRaft, c.acceptRaft)
 	opt.Streams.HandleStream(ProtocolObserve, c.acceptObserve)
+	opt.Streams.HandleStream(ProtocolAdopt, c.acceptAdopt)
 	return c, nil
 }
 
@@ -125,10 +130,11 @@ func (c *Consensus) Close() error {
 	return c.store.close(c.opt.Timing.Stall)
 }
 
-// Open prepares a set; its Run takes part in it. The machine must be fresh.
+// Open prepares a set; its Run takes part in it. The machine must be fresh,
+// and the set must not be open in another epoch. With the record of a higher
+// epoch this host has left all earlier ones for good, whether it votes or not.
 // Another list of voters under an epoch that was seen before is ignored, and
-// reported in Status.Problems; so is, for now, the next epoch. An epoch older
-// than one seen before is refused.
+// reported in Status.Problems. An epoch older than one seen before is refused.
 func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
 	if err := spec.check(); err != nil {
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
@@ -136,23 +142,34 @@ func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
 	if machine == nil {
 		return nil, fmt.Errorf("cannot open coordinator set %q: no machine", spec.Name)
 	}
-	spec, problems, err := c.adoptSpec(spec)
+	if err := c.reserve(spec.Name); err != nil {
+		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
+	}
+	spec, problems, err := c.enterEpoch(spec)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
+		delete(c.names, spec.Name)
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
 	}
 	s := newSet(c, spec, machine, problems)
+	c.sets[s.id] = s
+	return s, nil
+}
+
+// reserve keeps a set from being opened twice: no epoch may be recorded while
+// an older one is still running.
+func (c *Consensus) reserve(name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, fmt.Errorf("cannot open coordinator set %q: consensus is closed", spec.Name)
+		return errors.New("consensus is closed")
 	}
-	for _, other := range c.sets {
-		if other.spec.Name == spec.Name {
-			return nil, fmt.Errorf("cannot open coordinator set %q: it is open already", spec.Name)
-		}
+	if c.names[name] {
+		return errors.New("it is open already")
 	}
-	c.sets[s.id] = s
-	return s, nil
+	c.names[name] = true
+	return nil
 }
 
 // lookup finds an open set by its cluster id.
@@ -180,7 +197,33 @@ func (c *Consensus) forget(s *Set) {
 	defer c.mu.Unlock()
 	if c.sets[s.id] == s {
 		delete(c.sets, s.id)
+		delete(c.names, s.spec.Name)
 	}
+	at := s.rep.position()
+	if s.role != RoleObserver || at.index == 0 || s.rep.doubtful() {
+		return
+	}
+	known := c.last[s.spec.Name]
+	if known == nil || known.introduction != s.spec.Introduction || at.compare(known.rep.position()) > 0 {
+		c.last[s.spec.Name] = &follower{introduction: s.spec.Introduction, rep: s.rep}
+	}
+}
+
+// follower is what an observer had when it was closed. It applied nothing but
+// committed entries, so it may stand for them if all voters that had them are lost.
+type follower struct {
+	introduction string
+	rep          *replica
+}
+
+// remembered gives what this process had as an observer of earlier epochs, or nil.
+func (c *Consensus) remembered(spec SetSpec) *replica {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known := c.last[spec.Name]; known != nil && known.introduction == spec.Introduction && known.rep.position().epoch < spec.Epoch {
+		return known.rep
+	}
+	return nil
 }
 
 // Timing is how fast voters and observers notice things. All hosts of a set
@@ -222,11 +265,11 @@ func (t Timing) check() error {
 	for name, d := range map[string]time.Duration{"Heartbeat": t.Heartbeat, "Election": t.Election, "Lease": t.Lease,
 		"Commit": t.Commit, "Keepalive": t.Keepalive, "Batch": t.Batch, "Stall": t.Stall} {
 		if d < 5*time.Millisecond {
-			return fmt.Errorf("Timing.%s is %v, it must be at least 5ms", name, d)
+			return fmt.Errorf("timing: %s is %v, it must be at least 5ms", name, d)
 		}
 	}
 	if t.Lease > t.Heartbeat || t.Election < t.Heartbeat {
-		return errors.New("Timing needs Lease <= Heartbeat <= Election")
+		return errors.New("timing needs Lease <= Heartbeat <= Election")
 	}
 	return nil
 }

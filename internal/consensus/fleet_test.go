@@ -48,13 +48,14 @@ func (m *notes) Restore(b []byte) error {
 
 // fleet is a set with its hosts, all in this process.
 type fleet struct {
-	t      testing.TB
-	dir    string
-	net    *network
-	spec   SetSpec
-	timing Timing
-	tune   func(*raft.Config)
-	hosts  map[string]*host
+	t       testing.TB
+	dir     string
+	net     *network
+	spec    SetSpec
+	timing  Timing
+	tune    func(*raft.Config)
+	prepare func(*Consensus) // before the set is opened
+	hosts   map[string]*host
 }
 
 // host is one process after the other on one machine.
@@ -125,6 +126,9 @@ func (h *host) open(spec SetSpec) error {
 		return err
 	}
 	c.tune = h.fleet.tune
+	if h.fleet.prepare != nil {
+		h.fleet.prepare(c)
+	}
 	m := newNotes()
 	set, err := c.Open(spec, m)
 	if err != nil {
@@ -151,6 +155,21 @@ func (h *host) launch() {
 		defer close(done)
 		h.err = set.Run(ctx)
 	}()
+}
+
+// move closes the set and opens it by another spec, in the same process.
+func (h *host) move(spec SetSpec) {
+	h.fleet.t.Helper()
+	h.cancel()
+	<-h.done
+	h.cancel = nil
+	m := newNotes()
+	set, err := h.c.Open(spec, m)
+	if err != nil {
+		h.fleet.t.Fatal(err)
+	}
+	h.set, h.machine, h.err = set, m, nil
+	h.launch()
 }
 
 // stop ends the process cleanly.

@@ -119,19 +119,21 @@ func (s *Set) dial(ctx context.Context, to Voter, protocol string, h hello) (Str
 	h.cluster, h.set, h.epoch, h.from, h.to, h.life = s.id, s.spec.Name, s.spec.Epoch, s.self, to, s.life()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := s.shake(conn, to, h); err != nil {
-		conn.Close()
+	err = s.shake(conn, to, protocol, h)
+	if protocol != ProtocolAdopt { // the founder says itself who is missing
 		s.note(to.Host, err)
+	}
+	if err != nil {
+		conn.Close()
 		return nil, fmt.Errorf("cannot greet voter %s: %w", to.Host, err)
 	}
-	s.note(to.Host, nil)
 	if !stop() {
 		return nil, fmt.Errorf("cannot greet voter %s: %w", to.Host, ctx.Err())
 	}
 	return conn, nil
 }
 
-func (s *Set) shake(conn Stream, to Voter, h hello) error {
+func (s *Set) shake(conn Stream, to Voter, protocol string, h hello) error {
 	if peer := conn.Peer().Host; peer != to.Host {
 		return fmt.Errorf("%s answered", peer)
 	}
@@ -145,7 +147,7 @@ func (s *Set) shake(conn Stream, to Voter, h hello) error {
 	switch kind {
 	case frameWelcome:
 		l, err := decodeLife(body)
-		if err != nil {
+		if err != nil || protocol == ProtocolAdopt { // raft does not run yet, there or here
 			return err
 		}
 		return s.c.store.remember(s.c.opt.Timing.Stall, s.id, to, l)
@@ -202,11 +204,14 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 	if h.to != s.self {
 		return nil, fmt.Errorf("this is %s, not %s", s.self, h.to)
 	}
+	if protocol == ProtocolAdopt {
+		return s, s.admitFounder(h.from)
+	}
 	if s.role != RoleVoter {
 		return nil, fmt.Errorf("%s is no voter of set %s", s.self, h.set)
 	}
 	if s.voting() == nil {
-		return nil, fmt.Errorf("%s is not running set %s at the moment", s.self, h.set)
+		return nil, s.absent()
 	}
 	if h.follow && s.rep.doubtful() {
 		return nil, fmt.Errorf("the state of %s differs from the set's, follow another voter", s.self)
@@ -218,6 +223,16 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 		return nil, fmt.Errorf("%s is no voter of set %s, whose voters are %v", h.from, h.set, s.spec.sorted())
 	}
 	return s, nil
+}
+
+// absent says why this voter does not take part at the moment.
+func (s *Set) absent() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending != "" {
+		return errors.New(s.pending)
+	}
+	return fmt.Errorf("%s is not running set %s at the moment", s.self, s.spec.Name)
 }
 
 // remember keeps how far a voter's store has come, and refuses one that has

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 )
@@ -160,7 +161,7 @@ func (x *session) write(ctx context.Context) error {
 			}
 			next, fresh, more = wake, false, len(entries) > 0 || snap != nil
 			if snap != nil {
-				if err := x.sendSnapshot(snap); err != nil {
+				if err := sendSnapshot(x.conn, snap.encode()); err != nil {
 					return err
 				}
 				index, term = snap.applied, snap.term
@@ -207,14 +208,18 @@ func (x *session) send(kind byte, body []byte) error {
 	return writeFrame(x.conn, kind, body)
 }
 
-func (x *session) sendSnapshot(st *state) error {
-	b := st.encode()
-	if err := x.send(frameSnapshot, appendUint(nil, uint64(len(b)))); err != nil {
+// sendSnapshot sends b in chunks; see incoming for the other end.
+func sendSnapshot(conn net.Conn, b []byte) error {
+	send := func(kind byte, body []byte) error {
+		conn.SetWriteDeadline(time.Now().Add(writeWait))
+		return writeFrame(conn, kind, body)
+	}
+	if err := send(frameSnapshot, appendUint(nil, uint64(len(b)))); err != nil {
 		return err
 	}
 	for len(b) > 0 {
 		n := min(len(b), chunkBytes)
-		if err := x.send(frameChunk, b[:n]); err != nil {
+		if err := send(frameChunk, b[:n]); err != nil {
 			return err
 		}
 		b = b[n:]

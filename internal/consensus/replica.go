@@ -70,6 +70,36 @@ func (r *replica) applied() (index, term uint64, next <-chan struct{}) {
 	return r.at.applied, r.at.term, r.woken
 }
 
+// position says how far this replica is, over epochs.
+func (r *replica) position() position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return position{epoch: r.epoch, term: r.at.term, index: r.at.applied}
+}
+
+// rebase makes what follows belong to another epoch.
+func (r *replica) rebase(epoch uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epoch = epoch
+}
+
+// try tells whether the machine can read a snapshot of another host, and
+// leaves it as it was.
+func (r *replica) try(machine []byte) (err error) {
+	before, err := r.snapshot()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the machine panicked: %v", p)
+		}
+		err = errors.Join(err, r.restore(before))
+	}()
+	return r.restore(state{machine: machine})
+}
+
 // apply performs one entry. An error means that this replica must stop, except
 // for one that wraps errDiverged: then the entry is applied.
 func (r *replica) apply(index, term uint64, data []byte) ([]outcome, error) {

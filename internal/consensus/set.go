@@ -100,6 +100,9 @@ type Set struct {
 	strand   time.Time // since when heard has no quorum; zero if it has
 	avoid    string    // the voter to try last
 	fresh    bool      // the own state is in doubt
+	brought  *carried  // of earlier epochs, once it is known
+	born     bool      // the epoch had reached this host when it started
+	pending  string    // what its birth waits for
 	problems []string
 	notes    map[string]string // voter -> why it refuses
 	route    chan struct{}     // closed at the next change of who leads or how to get there
@@ -137,8 +140,12 @@ func (s *Set) Run(ctx context.Context) error {
 	s.ran, s.running = true, inner
 	s.mu.Unlock()
 	defer s.c.forget(s)
-	var err error
-	if s.role == RoleVoter {
+	err := s.recover(ctx)
+	if err != nil {
+		s.fail(err)
+	} else if ctx.Err() != nil || s.failedErr() != nil {
+		err = nil
+	} else if s.role == RoleVoter {
 		err = s.runVoter(ctx, inner)
 	} else {
 		s.runObserver(ctx, inner)

@@ -29,13 +29,21 @@ const (
 
 // snapshots is the raft.SnapshotStore of one set: whole files, made durable
 // before raft forgets the log they replace, with their hash inside.
-type snapshots struct{ dir string }
+type snapshots struct {
+	dir  string
+	disk *durable.Disk // nil but in tests
+}
 
-func openSnapshots(dir string) (*snapshots, error) {
-	if err := durable.MkdirAll(dir, 0o700); err != nil {
+func openSnapshots(dir string, disk *durable.Disk) (*snapshots, error) {
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return &snapshots{dir: dir}, nil
+	return &snapshots{dir: dir, disk: disk}, nil
+}
+
+// openSnapshots opens those of one cluster.
+func (c *Consensus) openSnapshots(id clusterID) (*snapshots, error) {
+	return openSnapshots(filepath.Join(c.opt.Dir, "snapshots", id.String()[:32]), c.disk)
 }
 
 // Create implements raft.SnapshotStore.
@@ -142,13 +150,13 @@ func (k *sink) Close() error {
 		return nil
 	}
 	k.ended = true
-	if err := durable.WriteFile(k.store.path(k.meta.ID), encodeSnapshotFile(&k.meta, k.data), 0o600); err != nil {
+	if err := k.store.disk.WriteFile(k.store.path(k.meta.ID), encodeSnapshotFile(&k.meta, k.data), 0o600); err != nil {
 		return fmt.Errorf("cannot keep snapshot: %w", err)
 	}
 	k.data = nil
 	for i, id := range k.store.ids() {
 		if i >= snapshotKeep {
-			if err := durable.Remove(k.store.path(id)); err != nil {
+			if err := k.store.disk.Remove(k.store.path(id)); err != nil {
 				return fmt.Errorf("cannot remove old snapshot: %w", err)
 			}
 		}

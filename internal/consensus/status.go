@@ -15,15 +15,18 @@ const contactsMax = 16384
 // Status tells how the set is doing.
 func (s *Set) Status() Status {
 	now := s.tidings()
-	applied, _, _ := s.rep.applied()
+	at := s.rep.position()
 	st := Status{Set: s.spec.Name, Epoch: s.spec.Epoch, Role: s.role, Leader: now.leader, Term: now.term, Quorum: now.quorum,
-		Voters: s.spec.sorted(), Applied: IndexOf(s.spec.Epoch, applied)}
+		Voters: s.spec.sorted(), Applied: IndexOf(at.epoch, at.index)}
 	if term := s.batch.leading(); term != 0 && s.voting() != nil {
 		st.Leading, st.Term = true, term
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Problems = slices.Clone(s.problems)
+	if s.pending != "" {
+		st.Problems = append(st.Problems, s.pending)
+	}
 	for _, voter := range s.spec.sorted() {
 		host, _, _ := strings.Cut(voter, "/")
 		if note := s.notes[host]; note != "" {
@@ -104,6 +107,20 @@ func (s *Set) report(err error) {
 	defer s.mu.Unlock()
 	if text := err.Error(); !slices.Contains(s.problems, text) && len(s.problems) < 16 {
 		s.problems = append(s.problems, text)
+	}
+}
+
+// pend says what the birth of a new epoch waits for; "" for nothing.
+func (s *Set) pend(why string) {
+	s.mu.Lock()
+	same := s.pending == why
+	s.pending = why
+	s.mu.Unlock()
+	if !same {
+		s.bump()
+		if why != "" {
+			s.log.Warn("an epoch has not begun", "set", s.spec.Name, "problem", why)
+		}
 	}
 }
 

@@ -197,6 +197,11 @@ func (s *store) meta(key string) ([]byte, error) {
 	return v, nil
 }
 
+// flush waits for all writes that were queued before it.
+func (s *store) flush(limit time.Duration) error {
+	return s.update(limit, func(*bolt.Tx) error { return nil })
+}
+
 // putMeta keeps a value in the meta bucket.
 func (s *store) putMeta(limit time.Duration, key string, value []byte) error {
 	return s.update(limit, func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put([]byte(key), value) })

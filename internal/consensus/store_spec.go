@@ -1,8 +1,10 @@
 package consensus
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
@@ -12,56 +14,44 @@ import (
 // introduction and voters under which that epoch was born, write-once.
 const epochPrefix = "epoch\x00"
 
-// adoptSpec compares a spec with what this host has seen of the set, and
-// records what is new before anything is done under it.
-func (c *Consensus) adoptSpec(spec SetSpec) (SetSpec, []string, error) {
-	prefix := epochPrefix + spec.Name + "\x00"
-	highest, line, err := c.store.lastEpoch(prefix)
+// enterEpoch compares a spec with what this host has seen of the set, and
+// records what is new before anything is done under it. That record is also how
+// a host leaves all earlier epochs for good.
+func (c *Consensus) enterEpoch(spec SetSpec) (SetSpec, []string, error) {
+	known, err := c.store.epochs(spec)
 	if err != nil {
 		return spec, nil, err
 	}
 	wanted := strings.Join(append([]string{spec.Introduction}, spec.sorted()...), "\n")
+	var highest SetSpec
+	if len(known) > 0 {
+		highest = known[0]
+	}
 	switch {
-	case highest == spec.Epoch && line == wanted:
+	case highest.Epoch == spec.Epoch && slices.Equal(highest.sorted(), spec.sorted()):
 		return spec, nil, nil
-	case highest == spec.Epoch:
-		born, err := parseBorn(spec, line)
-		if err != nil {
-			return spec, nil, err
-		}
-		return born, []string{fmt.Sprintf("coordinator set %s: epoch %d was born with voters %s; the list %s under the same epoch is ignored, raise the epoch to change it",
-			spec.Name, spec.Epoch, strings.Join(born.sorted(), ", "), strings.Join(spec.sorted(), ", "))}, nil
-	case highest > spec.Epoch:
-		return spec, nil, fmt.Errorf("epoch %d is older than epoch %d, which this host has already joined", spec.Epoch, highest)
-	case highest != 0 && highest+1 != spec.Epoch:
-		return spec, nil, fmt.Errorf("epoch goes from %d to %d, it must rise by exactly one", highest, spec.Epoch)
-	case highest != 0:
-		return c.stay(spec, highest, line)
-	case spec.Epoch != 1:
-		return spec, nil, fmt.Errorf("it is in epoch %d; this version cannot carry a set over to a new epoch yet, only epoch 1 can be joined", spec.Epoch)
+	case highest.Epoch == spec.Epoch:
+		return highest, []string{fmt.Sprintf("coordinator set %[1]s: epoch %[2]d began with voters %[3]s and keeps them; the list %[4]s under the same epoch is ignored: to change the voters, commit that list in coordinators/%[1]s.yaml with epoch %[5]d, one more than now",
+			spec.Name, spec.Epoch, strings.Join(highest.sorted(), ", "), strings.Join(spec.sorted(), ", "), spec.Epoch+1)}, nil
+	case highest.Epoch > spec.Epoch:
+		return spec, nil, fmt.Errorf("epoch %d is older than epoch %d, which this host has already joined: commit epoch %d or higher", spec.Epoch, highest.Epoch, highest.Epoch)
 	}
-	key := prefix + string(binary.BigEndian.AppendUint64(nil, spec.Epoch))
-	if err := c.store.putMeta(c.opt.Timing.Stall, key, []byte(wanted)); err != nil {
-		return spec, nil, err
+	var problems []string
+	if highest.Epoch != 0 && highest.Epoch+1 != spec.Epoch {
+		problems = append(problems, fmt.Sprintf("coordinator set %s: on this host its epoch went from %d to %d; an epoch rises by exactly one, so this host was away for the others or the file skipped them",
+			spec.Name, highest.Epoch, spec.Epoch))
 	}
-	return spec, nil, nil
+	key := epochPrefix + spec.Name + "\x00" + string(binary.BigEndian.AppendUint64(nil, spec.Epoch))
+	return spec, problems, c.store.putMeta(c.opt.Timing.Stall, key, []byte(wanted))
 }
 
-// stay keeps a set in the epoch it is in. To be born again its voters would have
-// to leave that for good and agree on the most advanced state among them; as
-// long as that is not there, an empty new epoch would forget every grant.
-func (c *Consensus) stay(spec SetSpec, epoch uint64, line string) (SetSpec, []string, error) {
-	wanted := spec.Epoch
-	spec.Epoch = epoch
-	born, err := parseBorn(spec, line)
-	if err != nil {
-		return spec, nil, err
-	}
-	return born, []string{fmt.Sprintf("coordinator set %s: this version cannot carry a set over to a new epoch yet; epoch %d is ignored, the set stays in epoch %d with voters %s",
-		spec.Name, wanted, epoch, strings.Join(born.sorted(), ", "))}, nil
+// earlier lists the epochs this host has left, the newest first.
+func (s *Set) earlier() ([]SetSpec, error) {
+	known, err := s.c.store.epochs(s.spec)
+	return slices.DeleteFunc(known, func(k SetSpec) bool { return k.Epoch >= s.spec.Epoch }), err
 }
 
-// parseBorn reads what adoptSpec recorded; an introduction that differs too is
+// parseBorn reads what enterEpoch recorded; an introduction that differs too is
 // another repository, which must never inherit this one's log.
 func parseBorn(spec SetSpec, line string) (SetSpec, error) {
 	fields := strings.Split(line, "\n")
@@ -80,19 +70,30 @@ func parseBorn(spec SetSpec, line string) (SetSpec, error) {
 	return born, born.check()
 }
 
-// lastEpoch finds the highest epoch recorded under prefix; 0 if none.
-func (s *store) lastEpoch(prefix string) (epoch uint64, line string, err error) {
+// epochs lists the recorded epochs of a set, the newest first.
+func (s *store) epochs(spec SetSpec) (known []SetSpec, err error) {
+	prefix := epochPrefix + spec.Name + "\x00"
+	lines := map[uint64]string{}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketMeta).Cursor()
 		for k, v := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
 			if len(k) == len(prefix)+8 {
-				epoch, line = binary.BigEndian.Uint64(k[len(prefix):]), string(v)
+				lines[binary.BigEndian.Uint64(k[len(prefix):])] = string(v)
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, "", fmt.Errorf("cannot read the raft store: %w", err)
+		return nil, fmt.Errorf("cannot read the raft store: %w", err)
 	}
-	return epoch, line, nil
+	for epoch, line := range lines {
+		born := spec
+		born.Epoch = epoch
+		if born, err = parseBorn(born, line); err != nil {
+			return nil, err
+		}
+		known = append(known, born)
+	}
+	slices.SortFunc(known, func(a, b SetSpec) int { return cmp.Compare(b.Epoch, a.Epoch) })
+	return known, nil
 }

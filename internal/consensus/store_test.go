@@ -186,7 +186,7 @@ func TestStoreRefusesOtherVersions(t *testing.T) {
 }
 
 func TestSnapshotsKeepTwoAndNoticeDamage(t *testing.T) {
-	s, err := openSnapshots(filepath.Join(t.TempDir(), "s"))
+	s, err := openSnapshots(filepath.Join(t.TempDir(), "s"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

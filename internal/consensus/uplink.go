@@ -176,8 +176,7 @@ func (u *uplink) write(ctx context.Context) {
 // read applies what the voter sends.
 func (u *uplink) read() error {
 	t := u.set.c.opt.Timing
-	var snap []byte
-	var want uint64
+	var in incoming
 	for {
 		u.conn.SetReadDeadline(time.Now().Add(t.Keepalive*3/2 + 2*time.Second))
 		kind, body, err := readFrame(u.conn, frameMax)
@@ -194,18 +193,10 @@ func (u *uplink) read() error {
 			err = fmt.Errorf("unexpected message of kind %q", kind)
 		case kind == frameEntry:
 			err = u.entry(body)
-		case kind == frameSnapshot:
-			d := &decoder{b: body}
-			want, snap = d.uint(), nil
-			if err = d.done(); err == nil && want > snapshotMax+snapshotSlack {
-				err = fmt.Errorf("snapshot of %d bytes", want)
-			}
-		case kind == frameChunk:
-			if snap = append(snap, body...); uint64(len(snap)) > want || len(body) == 0 {
-				err = fmt.Errorf("more of a snapshot than the %d bytes announced", want)
-			} else if uint64(len(snap)) == want {
-				err = u.snapshot(snap)
-				want, snap = 0, nil
+		case kind == frameSnapshot || kind == frameChunk:
+			var whole []byte
+			if whole, err = in.take(kind, body); whole != nil {
+				err = u.snapshot(whole)
 			}
 		case kind == frameDiverged:
 			err = u.set.startOver(fmt.Errorf("%w, says %s: %s", errDiverged, u.peer.Host, body[:min(len(body), messageMax)]))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -53,13 +52,14 @@ func (v *voter) config() *raft.Config {
 }
 
 // startVoter starts raft, and first gives the cluster its birth if this host
-// has no state of it.
+// has no state of it. Only the first epoch is born so, by all voters alike; for
+// later ones see foundEpoch.
 func (s *Set) startVoter(ctx context.Context) (*voter, error) {
 	born, err := s.c.store.begin(s.c.opt.Timing.Stall, s.id)
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := openSnapshots(filepath.Join(s.c.opt.Dir, "snapshots", s.id.String()[:32]))
+	snaps, err := s.c.openSnapshots(s.id)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (v *voter) boot(snaps *snapshots) error {
 			return
 		}
 		conf := v.config()
-		if !state {
+		if !state && s.spec.Epoch == 1 {
 			ss.bear(s.birth())
 		}
 		v.raft, err = raft.NewRaft(conf, fsm{v}, logs, ss, snaps, v.trans)
@@ -349,7 +349,7 @@ func (v *voter) tell(to Voter, index, term uint64) (heard bool, err error) {
 	addr := v.trans.EncodePeer(raft.ServerID(self.String()), raft.ServerAddress(self.Host))
 	req := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(self.String()), Addr: addr},
-		Term:      term, Leader: addr, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+		Term:      term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 	}
 	var resp raft.AppendEntriesResponse
 	err = v.trans.AppendEntries(raft.ServerID(to.String()), raft.ServerAddress(to.Host), req, &resp)
