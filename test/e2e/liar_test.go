@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/ed25519"
+	wire "encoding/binary"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
@@ -108,18 +110,7 @@ func startLiar(t *testing.T, f *fleet, h *host, index *bundle.Index) *liar {
 // handler speaks the protocol between hosts that share a bundle.
 func (l *liar) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/swarm/{digest}/have", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Get("since") == "complete" {
-			<-r.Context().Done()
-			return
-		}
-		have := store.NewBitmap(l.index.Len())
-		for i := range l.index.Len() {
-			have.Set(i)
-		}
-		w.Header().Set("X-Gitopsd-Version", "complete")
-		_, _ = w.Write(have)
-	})
+	mux.HandleFunc("GET /v1/swarm/{digest}/news", l.news)
 	mux.HandleFunc("GET /v1/swarm/{digest}/pieces/{from}/{count}", func(w http.ResponseWriter, r *http.Request) {
 		from, _ := strconv.Atoi(r.PathValue("from"))
 		count, _ := strconv.Atoi(r.PathValue("count"))
@@ -131,6 +122,37 @@ func (l *liar) handler() http.Handler {
 		}
 	})
 	return mux
+}
+
+// news tells, in frames of kind, length and payload, that every piece of the index is here, and stays on the line.
+func (l *liar) news(w http.ResponseWriter, r *http.Request) {
+	frame := func(kind byte, payload []byte) []byte {
+		return append(wire.LittleEndian.AppendUint32([]byte{kind}, uint32(len(payload))), payload...)
+	}
+	sum, ok := l.index.Digest().Sum()
+	if !ok {
+		http.Error(w, "the index has no digest", http.StatusInternalServerError)
+		return
+	}
+	have := store.NewBitmap(l.index.Len())
+	for i := range l.index.Len() {
+		have.Set(i)
+	}
+	text := append([]byte("gitopsd-news/1\n"), frame('I', sum[:])...)
+	text = append(text, frame('B', have)...)
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	for {
+		if _, err := w.Write(text); err != nil || http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		text = frame('A', nil)
+		select {
+		case <-r.Context().Done():
+			return
+		case <-alive.C:
+		}
+	}
 }
 
 func TestPeerThatServesCorruptBytesIsRefusedAndNamed(t *testing.T) {
