@@ -85,16 +85,27 @@ type Agent struct {
 	changed signal // anything an operator may see
 	alive   signal // somebody's liveness changed
 
+	done chan struct{} // closed when Run has ended
+
 	clonesMu sync.Mutex
-	clones   map[string]string // host -> what was seen
+	clones   map[string]clone // by host
 }
+
+// clone is the last sign that two machines run as one host.
+type clone struct {
+	detail string
+	at     time.Time
+}
+
+// clonesKept is how long such a sign is shown; while the two run, it is seen again every minute.
+const clonesKept = 10 * time.Minute
 
 // New builds every station from the configuration and the data directory, and starts nothing. The data directory is locked until Run returns or Close is called.
 func New(o Options) (*Agent, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]string{}}
+	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]clone{}, done: make(chan struct{})}
 	a.cfg.Store(&o.Config)
 	if err := durable.MkdirAll(o.Config.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
@@ -262,7 +273,7 @@ func (a *Agent) transportEvent(e transport.Event) {
 // noteClone remembers that two machines run as one host.
 func (a *Agent) noteClone(host, detail string) {
 	a.clonesMu.Lock()
-	a.clones[host] = detail
+	a.clones[host] = clone{detail, time.Now()}
 	a.clonesMu.Unlock()
 	a.log.Error("two machines run as one host", "name", host, "detail", detail)
 	a.changed.Notify()
@@ -276,8 +287,12 @@ func (a *Agent) hostNotices() []status.Notice {
 	}
 	a.clonesMu.Lock()
 	defer a.clonesMu.Unlock()
-	for host, detail := range a.clones {
-		all = append(all, status.Notice{Kind: "ClonedHost", Host: host, Message: detail + "; give one of them a key of its own with `gitopsd host init`"})
+	for host, seen := range a.clones {
+		if time.Since(seen.at) > clonesKept {
+			delete(a.clones, host)
+			continue
+		}
+		all = append(all, status.Notice{Kind: "ClonedHost", Host: host, Since: status.Stamp(seen.at), Message: seen.detail + "; give one of them a key of its own with `gitopsd host init`"})
 	}
 	return all
 }
@@ -308,7 +323,7 @@ func (a *Agent) buildLoops() {
 		pull: func(ctx context.Context, host, have string) ([]byte, string, error) {
 			return pullHistory(ctx, history, host, have)
 		},
-		publish: a.publishTip, hints: make(chan hint, hintsMax), demands: make(chan chan error, 1), swaps: make(chan func(), 1)}
+		publish: a.publishTip, reach: a.publishReach, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, s3: func() S3Config { return a.config().S3 }, verifier: verify, applier: a.applier,
@@ -317,9 +332,9 @@ func (a *Agent) buildLoops() {
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}
 	probes := &checks{self: c.Host, log: a.log.With("station", "health"), news: make(chan string, 64)}
 	move := a.source.changed.Changed
-	a.sets = &sets{self: c.Host, storage: a.storage, consensus: a.consensus, world: a.source.current, worldMove: move, intro: c.Repository.Introduction,
+	a.sets = &sets{self: c.Host, storage: a.storage, consensus: a.consensus, world: a.source.current, worldMove: move, intro: c.Repository.Introduction, ran: a.source.raise,
 		log: a.log.With("station", "sets")}
-	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, alive: a.isAlive, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
+	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, repo: repo, alive: a.lives, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
 	a.member = &member{self: c.Host, dir: c.DataDir, sets: a.sets, verifier: verify, bundles: bytes, applier: a.applier, deploy: deploy, checks: probes,
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
 		pending: map[string][]rollout.Assignment{}, news: newWake(), gates: map[string]chan error{}, installed: map[string]bool{}, failed: make(chan error, 1),
@@ -337,6 +352,17 @@ func (a *Agent) publishTip(tip string) {
 	}
 }
 
+// publishReach tells the fleet whether this host can reach git, so that two that can poll for all.
+func (a *Agent) publishReach(git bool) {
+	var value []byte
+	if git {
+		value = []byte("1")
+	}
+	if err := a.gossip.Publish(factGit, value); err != nil {
+		a.log.Debug("reaching git could not be announced", "error", err)
+	}
+}
+
 // gitHosts lists the live hosts that can reach git, this one included if it can.
 func (a *Agent) gitHosts() []string {
 	var hosts []string
@@ -351,14 +377,21 @@ func (a *Agent) gitHosts() []string {
 	return hosts
 }
 
-// isAlive says what gossip believes of a host and since when; a host never heard of has been silent since the agent started.
-func (a *Agent) isAlive(host string) (bool, time.Time) {
+// life is what gossip believes of hosts, at one moment.
+type life func(host string) (alive bool, since time.Time)
+
+// lives says what gossip believes of every host now and since when; a host never heard of has been silent since the agent started.
+func (a *Agent) lives() life {
+	members := map[string]gossip.Member{}
 	for _, m := range a.gossip.Members() {
-		if m.Name == host {
+		members[m.Name] = m
+	}
+	return func(host string) (bool, time.Time) {
+		if m, ok := members[host]; ok {
 			return m.State == gossip.Alive || m.State == gossip.Suspect, m.Since
 		}
+		return host == a.config().Host, a.member.start
 	}
-	return host == a.config().Host, a.member.start
 }
 
 // bundleHosts lists the live members of every group that has the bundle of g, this host included.
@@ -376,8 +409,9 @@ func (a *Agent) bundleHosts(g desired.Group) []string {
 		}
 	}
 	var hosts []string
+	alive := a.lives()
 	for host := range wanted {
-		if alive, _ := a.isAlive(host); alive {
+		if alive, _ := alive(host); alive {
 			hosts = append(hosts, host)
 		}
 	}
@@ -394,6 +428,7 @@ func (a *Agent) dealer(set string) string {
 
 // Run is the daemon: it returns nil after ctx ended and everything was stopped, in reverse order of starting.
 func (a *Agent) Run(ctx context.Context) error {
+	defer close(a.done)
 	defer a.unlock()
 	socket, err := listenSocket(a.config().Socket)
 	if err != nil {
@@ -410,7 +445,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // seedInventory takes the hosts of the commit in effect before anything dials or is dialled.
 func (a *Agent) seedInventory() {
-	if w := a.source.effective(); w != nil {
+	if w, err := a.source.effective(); err == nil && w != nil { // source.Run says what is wrong
 		a.inventory.set(w.State.Hosts)
 	}
 }
@@ -419,16 +454,24 @@ func (a *Agent) seedInventory() {
 func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBelow()
-	var network errgroup.Group
+	loops, ctx := errgroup.WithContext(ctx)
+	network, below := errgroup.WithContext(below)
+	loops.Go(func() error { // a host whose network is gone must not go on as if it were alone
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-below.Done():
+			return errNetwork
+		}
+	})
 	network.Go(func() error { return a.transport.Run(below) })
 	network.Go(func() error { return a.swarm.Run(below) })
 	history := historyServer(func() *configrepo.Repo { return a.repo.Load() }, a.log)
 	network.Go(func() error { return serve(below, a.transport.Listener(transport.HistoryALPN), history, a.log) })
 
-	loops, ctx := errgroup.WithContext(ctx)
 	api := a.handlers()
 	loops.Go(func() error { return serve(ctx, a.transport.Listener(transport.APIALPN), api.hosts, a.log) })
-	loops.Go(func() error { return serve(ctx, socket, api.operators, a.log) })
+	loops.Go(func() error { return serve(ctx, limitListener(socket, operatorsMax), api.operators, a.log) })
 	loops.Go(func() error { return a.gossip.Run(ctx) })
 	loops.Go(func() error { return a.announce(ctx) })
 	loops.Go(func() error { return a.source.Run(ctx) })
@@ -443,14 +486,12 @@ func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 	return errors.Join(err, network.Wait())
 }
 
-// announce passes gossip's changes on, and says whether this host can reach git.
+// errNetwork ends the loops above a network that ended of itself; its own error says why.
+var errNetwork = errors.New("the network of this host stopped")
+
+// announce passes gossip's changes on.
 func (a *Agent) announce(ctx context.Context) error {
 	for {
-		if len(a.config().Repository.URLs) > 0 {
-			if err := a.gossip.Publish(factGit, []byte("1")); err != nil {
-				a.log.Debug("reaching git could not be announced", "error", err)
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -471,13 +512,12 @@ func (a *Agent) watch(ctx context.Context) error {
 	defer feed.Stop()
 	for {
 		sets, world := a.sets.changed.Changed(), a.source.changed.Changed()
+		a.changed.Notify() // after the next change can no longer be missed
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-sets:
-			a.changed.Notify()
 		case <-world:
-			a.changed.Notify()
 		case <-feed.C:
 			a.notify(daemon.SdNotifyWatchdog)
 		}

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/gitopsd/gitopsd/internal/transport"
 )
 
 // Bounds of the API servers.
@@ -20,19 +23,23 @@ const (
 	idleTimeout   = 2 * time.Minute
 	headerBytes   = 32 << 10
 	stopGrace     = 2 * time.Second // for requests under way when the agent stops
+	answerTimeout = time.Minute     // one answer; streams set their own deadlines as they go
+	operatorsMax  = 256             // connections to the operators' socket
 )
 
 // serve runs an HTTP server on a listener until ctx ends.
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	running, end := context.WithCancel(ctx)
 	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes,
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: answerTimeout, MaxHeaderBytes: headerBytes,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return running },
+		ConnContext: transport.ConnContext,
 	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		<-ctx.Done()
+		<-running.Done()
 		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
@@ -40,14 +47,57 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		}
 	}()
 	err := server.Serve(l)
+	end()
+	<-stopped
 	if ctx.Err() != nil {
-		<-stopped
 		return nil
 	}
-	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
-		return nil
+	return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+}
+
+// limitListener accepts at most so many connections at a time; more wait in the kernel.
+func limitListener(l net.Listener, most int) net.Listener {
+	return &limitedListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+}
+
+type limitedListener struct {
+	net.Listener
+	slots  chan struct{}
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Accept waits for room and then for a connection.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
-	return err
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: conn, leave: func() { <-l.slots }}, nil
+}
+
+// Close ends Accept.
+func (l *limitedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type limitedConn struct {
+	net.Conn
+	once  sync.Once
+	leave func()
+}
+
+// Close makes room for another connection.
+func (c *limitedConn) Close() error {
+	c.once.Do(c.leave)
+	return c.Conn.Close()
 }
 
 // listenSocket opens the operators' socket: for root and the group of the file alone. A stale socket of an agent that was killed is replaced; the data
@@ -56,21 +106,28 @@ func listenSocket(path string) (net.Listener, error) {
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of socket %s: %w", path, err)
 	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("cannot listen on %s: a file that is not a socket is there", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("cannot replace the old socket %s: %w", path, err)
-		}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("cannot listen on %s: a file that is not a socket is there", path)
 	}
-	l, err := net.Listen("unix", path)
+	young := path + youngSuffix // nobody may connect before the mode is right
+	if err := os.Remove(young); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot replace the old socket %s: %w", young, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: young, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	l.SetUnlinkOnClose(false)
+	if err = os.Chmod(young, 0o660); err == nil {
+		err = os.Rename(young, path)
+	}
+	if err != nil {
 		l.Close()
+		os.Remove(young)
 		return nil, fmt.Errorf("cannot restrict socket %s: %w", path, err)
 	}
 	return l, nil
 }
+
+// youngSuffix is short enough for what a socket's path may have beyond socketRule.
+const youngSuffix = ".new"

@@ -13,9 +13,10 @@ type handlers struct{ operators, hosts http.Handler }
 
 func (a *Agent) handlers() handlers {
 	local := &reader{self: a.config().Host, source: a.source, sets: a.sets, repo: func() *configrepo.Repo { return a.repo.Load() }, applier: a.applier,
-		alive: a.isAlive, extra: a.hostNotices, changed: &a.changed, log: a.log}
+		alive: a.lives, extra: a.hostNotices, changed: &a.changed, log: a.log}
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)
+	fleet.remotes = newRemotes()
 	fleet.ask = func(host string) *status.Client { return status.NewHTTPClient(client, host) }
 	return handlers{
 		operators: status.Handler(status.Options{Source: &fleet, Metrics: status.Metrics(local, a.opt.Version), Write: true, Log: a.log}),

@@ -5,16 +5,29 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/gitopsd/gitopsd/internal/transport"
 )
 
 // Bounds of the history protocol.
 const (
-	packBytesMax   = 256 << 20 // one peer's pack
-	packsAtOnceMax = 4         // packs made at a time
+	packBytesMax   = 256 << 20       // one peer's pack
+	packsAtOnceMax = 4               // packs made and sent at a time
+	packTimeout    = 2 * time.Minute // sending one
+	packWindow     = 10 * time.Minute
+	fullPacksMax   = 3       // whole histories for one host in a window
+	fullPacksNew   = 30      // and for the hosts at one address whose keys are not known yet
+	packsMax       = 600     // packs for one host in a window
+	packBudget     = 1 << 30 // bytes for one host in a window
+	askersMax      = 4096    // hosts whose use is remembered
 	tipHeader      = "X-Gitopsd-Tip"
 )
 
@@ -23,11 +36,18 @@ var commitPattern = regexp.MustCompile(`^[0-9a-f]{40}$`)
 // historyServer gives signed commits to whoever asks: they prove themselves. It is all that hosts with unknown keys may reach.
 func historyServer(repo func() *configrepo.Repo, log *slog.Logger) http.Handler {
 	slots := make(chan struct{}, packsAtOnceMax)
+	use := &packUse{askers: map[string]*packAsker{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/pack", func(w http.ResponseWriter, r *http.Request) {
 		have := r.URL.Query().Get("have")
 		if have != "" && !commitPattern.MatchString(have) {
 			http.Error(w, "have is not a commit id", http.StatusBadRequest)
+			return
+		}
+		asker := askerOf(r)
+		if !use.allow(asker, have == "", time.Now()) {
+			w.Header().Set("Retry-After", strconv.Itoa(int(packWindow.Seconds())))
+			http.Error(w, "too many packs; try another host", http.StatusTooManyRequests)
 			return
 		}
 		select {
@@ -48,11 +68,76 @@ func historyServer(repo func() *configrepo.Repo, log *slog.Logger) http.Handler 
 			http.Error(w, "cannot make a pack", http.StatusInternalServerError)
 			return
 		}
+		use.spend(asker, len(pack))
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(packTimeout))
 		w.Header().Set(tipHeader, tip.ID)
 		w.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = w.Write(pack)
 	})
 	return mux
+}
+
+// askerOf names who asks: a host of the inventory, or an address, as an unknown key proves nothing.
+func askerOf(r *http.Request) string {
+	if peer, ok := transport.PeerFromContext(r.Context()); ok && peer.Known {
+		return "host " + peer.Host
+	}
+	address, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		address = r.RemoteAddr
+	}
+	return "address " + address
+}
+
+// packUse counts what each asker took in the current window.
+type packUse struct {
+	mu     sync.Mutex
+	begun  time.Time
+	askers map[string]*packAsker
+}
+
+type packAsker struct {
+	full, all int
+	bytes     int64
+}
+
+// allow takes a request down and says whether it may be answered.
+func (u *packUse) allow(asker string, full bool, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if now.Sub(u.begun) >= packWindow {
+		u.begun = now
+		clear(u.askers)
+	}
+	a := u.askers[asker]
+	if a == nil {
+		if len(u.askers) >= askersMax {
+			return false
+		}
+		a = &packAsker{}
+		u.askers[asker] = a
+	}
+	most := fullPacksMax
+	if strings.HasPrefix(asker, "address ") {
+		most = fullPacksNew
+	}
+	if a.all >= packsMax || a.bytes >= packBudget || full && a.full >= most {
+		return false
+	}
+	a.all++
+	if full {
+		a.full++
+	}
+	return true
+}
+
+// spend takes the bytes of an answer down.
+func (u *packUse) spend(asker string, n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if a := u.askers[asker]; a != nil {
+		a.bytes += int64(n)
+	}
 }
 
 // pullHistory asks host for what it has beyond have.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 )
@@ -17,6 +18,7 @@ const (
 	leadPause       = 250 * time.Millisecond // before a refused or failed proposal is made again
 	handoverTimeout = 5 * time.Second
 	silentAfter     = 20 * time.Second // no stream contact for this long: gossip alone is believed
+	behindMax       = 30 * time.Second // then another voter leads
 )
 
 // leader injects what this host knows into the sets it leads: who leads, what git says, who is alive, and time. It decides nothing.
@@ -24,9 +26,9 @@ type leader struct {
 	self      string
 	world     func() *world
 	worldMove func() <-chan struct{}
-	alive     func(host string) (alive bool, since time.Time)
+	repo      func() *configrepo.Repo
+	alive     func() life // what gossip believes now
 	aliveMove func() <-chan struct{}
-	epoch     func(set string) uint64
 	log       *slog.Logger
 }
 
@@ -34,7 +36,9 @@ type leader struct {
 type term struct {
 	number   uint64
 	lastTick time.Time
-	handover time.Time
+	handover time.Time // when leadership was last offered
+	refused  string    // to whom that failed, already logged
+	behind   time.Time // since when the set knows a commit that this host lacks; zero: it does not
 }
 
 // Run watches one set and leads it whenever raft says so, until ctx ends.
@@ -83,7 +87,12 @@ func (l *leader) begin(ctx context.Context, run *setRun, number uint64) *term {
 // act makes every proposal that the state lacks; false when one failed.
 func (l *leader) act(ctx context.Context, run *setRun, t *term) bool {
 	ok := l.reportLiveness(ctx, run, t)
-	ok = l.proposeTargets(ctx, run, t) && ok
+	w := l.world()
+	if l.behind(run, t, w) {
+		l.passOn(ctx, run, t)
+	} else {
+		ok = l.proposeTargets(ctx, run, t, w) && ok
+	}
 	var needs rollout.Needs
 	run.set.View(func(consensus.Machine) { needs = run.machine.Needs() })
 	if !needs.Tick {
@@ -93,30 +102,68 @@ func (l *leader) act(ctx context.Context, run *setRun, t *term) bool {
 			t.lastTick = t.lastTick.Add(elapsed)
 		}
 	}
-	if needs.Handover != "" && time.Since(t.handover) > handoverTimeout {
-		t.handover = time.Now()
-		l.handOver(ctx, run, needs.Handover)
+	if needs.Handover != "" {
+		l.handOver(ctx, run, t, needs.Handover, "this host is next")
 	}
 	return ok
 }
 
-// handOver moves leadership off this host, whose application is next.
-func (l *leader) handOver(ctx context.Context, run *setRun, to string) {
-	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
-	defer cancel()
-	if err := run.set.TransferLeadership(ctx, to); err != nil && ctx.Err() == nil {
-		l.log.Warn("leadership could not be handed over", "set", run.spec.Name, "to", to, "error", err)
+// handOver moves leadership off this host, to any voter if to is "".
+func (l *leader) handOver(ctx context.Context, run *setRun, t *term, to, why string) {
+	if time.Since(t.handover) <= handoverTimeout {
 		return
 	}
-	l.log.Info("leadership handed over, because this host is next", "set", run.spec.Name, "to", to)
+	t.handover = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	err := run.set.TransferLeadership(ctx, to)
+	switch {
+	case err == nil:
+		l.log.Info("leadership handed over", "set", run.spec.Name, "to", to, "because", why)
+	case t.refused != to+why:
+		t.refused = to + why
+		l.log.Warn("leadership could not be handed over; it is tried again", "set", run.spec.Name, "to", to, "because", why, "error", err)
+	}
 }
 
-// proposeTargets proposes what git says of each group of the set, and orphans those git no longer names.
-func (l *leader) proposeTargets(ctx context.Context, run *setRun, t *term) bool {
-	w := l.world()
+// behind says whether the set knows a commit of any group that is not in this host's history: then this host must not say what git wants.
+func (l *leader) behind(run *setRun, t *term, w *world) bool {
 	if w == nil {
 		return true
 	}
+	var commits []string
+	run.set.View(func(consensus.Machine) {
+		for _, g := range run.machine.Groups() {
+			commits = append(commits, g.Desired.Commit)
+		}
+	})
+	slices.Sort(commits)
+	for _, commit := range slices.Compact(commits) {
+		if commit == "" || commit == w.Commit.ID {
+			continue
+		}
+		if known, err := l.repo().IsAncestor(commit, w.Commit.ID); err == nil && known {
+			continue
+		}
+		if t.behind.IsZero() {
+			t.behind = time.Now()
+			l.log.Info("this leader lacks a commit that its set knows; it proposes nothing until it has it", "set", run.spec.Name, "commit", commit)
+		}
+		return true
+	}
+	t.behind = time.Time{}
+	return false
+}
+
+// passOn gives leadership to another voter once this host has been behind for long.
+func (l *leader) passOn(ctx context.Context, run *setRun, t *term) {
+	if !t.behind.IsZero() && time.Since(t.behind) >= behindMax && len(run.spec.Voters) > 1 {
+		l.handOver(ctx, run, t, "", "this host lacks a commit that the set knows")
+	}
+}
+
+// proposeTargets proposes what git says of each group of the set, and orphans those git no longer names.
+func (l *leader) proposeTargets(ctx context.Context, run *setRun, t *term, w *world) bool {
 	ok := true
 	for _, g := range w.State.Groups {
 		if g.Coordinators != run.spec.Name || g.Policy.Removed {
@@ -173,10 +220,10 @@ func (l *leader) reportLiveness(ctx context.Context, run *setRun, t *term) bool 
 	for _, v := range run.spec.Voters {
 		hosts[v.Host] = true
 	}
-	heard := run.set.Reachable()
+	heard, lives := run.set.Reachable(), l.alive()
 	var news []rollout.HostLife
 	for host := range hosts {
-		alive, since := l.alive(host)
+		alive, since := lives(host)
 		if last, ok := heard[host]; ok && !alive && time.Since(last) < silentAfter {
 			alive, since = true, last
 		}

@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
@@ -30,10 +33,11 @@ type reader struct {
 	repo    func() *configrepo.Repo
 	applier *apply.Applier
 	ask     func(host string) *status.Client // nil: answer for this host alone
-	alive   func(host string) (bool, time.Time)
+	alive   func() life
 	extra   func() []status.Notice
 	changed *signal
 	log     *slog.Logger
+	remotes *remotes // answers of other sets' voters; nil without ask
 }
 
 var _ status.Source = (*reader)(nil)
@@ -47,6 +51,9 @@ func (r *reader) Ready() error {
 	if w == nil {
 		return errors.New("no verified commit yet")
 	}
+	if missing := r.sets.missing(w); len(missing) > 0 {
+		return fmt.Errorf("coordinator sets %v are not followed yet", missing)
+	}
 	for name, run := range r.sets.list() {
 		if st := run.set.Status(); !st.Quorum {
 			return fmt.Errorf("coordinator set %s has no leader", name)
@@ -59,10 +66,14 @@ func (r *reader) Ready() error {
 func (r *reader) Report(ctx context.Context, name string) (status.Report, error) {
 	report := status.Report{APIVersion: status.APIVersion, Host: r.self, Notices: r.notices(), Groups: []status.Group{}}
 	w := r.source.current()
-	if w != nil {
-		report.Commit = w.Commit.ID
-		report.Groups = r.groups(ctx, w)
+	switch {
+	case w == nil && name != "":
+		return status.Report{}, errNoWorld
+	case w == nil:
+		return report, nil
 	}
+	report.Commit = w.Commit.ID
+	report.Groups = r.groups(ctx, w, name)
 	if name == "" {
 		return report, nil
 	}
@@ -74,22 +85,28 @@ func (r *reader) Report(ctx context.Context, name string) (status.Report, error)
 	return report, nil
 }
 
-// notices collects what a person should know.
+// errNoWorld answers questions that come too early.
+var errNoWorld = errors.New("this host has no verified commit yet, so it knows no groups; `gitopsd status` says what it waits for")
+
+// notices collects what a person should know, in an order that stays the same.
 func (r *reader) notices() []status.Notice {
 	all := append(r.source.notices(), r.sets.notices()...)
 	if r.extra != nil {
 		all = append(all, r.extra()...)
 	}
+	slices.SortStableFunc(all, func(a, b status.Notice) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Message, b.Message))
+	})
 	if all == nil {
 		all = []status.Notice{}
 	}
 	return all
 }
 
-// groups reports every group of the world and those that left git, sorted by folder.
-func (r *reader) groups(ctx context.Context, w *world) []status.Group {
+// groups reports every group of the world and those that left git, sorted by folder. With a name that means a group followed here, no other host is asked.
+func (r *reader) groups(ctx context.Context, w *world, name string) []status.Group {
 	open := r.sets.list()
-	var all []status.Group
+	all := []status.Group{}
 	seen, elsewhere := map[string]bool{}, map[string][]desired.Group{}
 	for _, g := range w.State.Groups {
 		run := open[g.Coordinators]
@@ -104,15 +121,42 @@ func (r *reader) groups(ctx context.Context, w *world) []status.Group {
 		var views []rollout.GroupView
 		run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
 		for _, v := range views {
-			if !seen[v.ID] && v.Orphaned {
-				all = append(all, groupOfView(v, run.set.Status()))
+			if g, still := w.group(v.ID); seen[v.ID] || still && g.Coordinators != run.spec.Name {
+				continue
 			}
+			seen[v.ID] = true
+			all = append(all, absent(v, groupOfView(v, run.set.Status()), w))
 		}
 	}
-	for set, groups := range elsewhere {
-		all = append(all, r.remote(ctx, w, set, groups)...)
+	if _, err := (status.Report{Groups: all}).Find(name); r.ask != nil && (name == "" || err != nil) {
+		all = append(all, r.elsewhere(ctx, w, elsewhere)...)
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Group < all[j].Group })
+	slices.SortFunc(all, func(a, b status.Group) int { return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.ID, b.ID)) })
+	return all
+}
+
+// absent reports a group that the set knows and the commit does not.
+func absent(v rollout.GroupView, g status.Group, w *world) status.Group {
+	if !v.Orphaned && (slices.Contains(w.State.Broken.Groups, v.Group) || slices.Contains(brokenIDs(w), v.ID)) {
+		g.Why = strings.TrimSpace(fmt.Sprintf("its files in commit %s cannot be used, so nothing new starts; `gitopsd status` lists the problems. %s", w.Commit.Short(), g.Why))
+	}
+	return g
+}
+
+// elsewhere asks the voters of every set that this host does not follow, all at once.
+func (r *reader) elsewhere(ctx context.Context, w *world, sets map[string][]desired.Group) []status.Group {
+	var mu sync.Mutex
+	var all []status.Group
+	var asking sync.WaitGroup
+	for set, groups := range sets {
+		asking.Go(func() {
+			answer := r.remote(ctx, w, set, groups)
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, answer...)
+		})
+	}
+	asking.Wait()
 	return all
 }
 
@@ -220,12 +264,11 @@ func hostsOf(views []rollout.HostView) []status.Host {
 
 // remote asks a voter of a set this host does not follow.
 func (r *reader) remote(ctx context.Context, w *world, set string, groups []desired.Group) []status.Group {
-	if r.ask == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, remoteTimeout)
-	defer cancel()
-	answer, why := r.askAny(ctx, w, set)
+	answer, why := r.remotes.get(set, time.Now(), func() (status.Report, string) {
+		ctx, cancel := context.WithTimeout(ctx, remoteTimeout)
+		defer cancel()
+		return r.askAny(ctx, w, set)
+	})
 	var all []status.Group
 	for _, g := range groups {
 		found, err := answer.Find(string(g.ID))
@@ -260,9 +303,10 @@ func (r *reader) votersByLife(w *world, set string) []string {
 	for _, v := range w.State.Sets[set].Voters {
 		hosts = append(hosts, string(v.Host))
 	}
+	lives := r.alive()
 	sort.SliceStable(hosts, func(i, j int) bool {
-		a, _ := r.alive(hosts[i])
-		b, _ := r.alive(hosts[j])
+		a, _ := lives(hosts[i])
+		b, _ := lives(hosts[j])
 		return a && !b
 	})
 	return hosts
@@ -370,7 +414,7 @@ func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
 		return fmt.Errorf("cannot find hook output of %s on %s: %w", q.Group, r.self, err)
 	}
 	for _, release := range releases {
-		if q.Deployment != "" && release.DeploymentID != q.Deployment || strings.HasPrefix(release.DeploymentID, "prepare-") {
+		if q.Deployment != "" && release.DeploymentID != q.Deployment || !release.Deployed {
 			continue
 		}
 		log, err := r.applier.Log(apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}, q.Event)
@@ -381,7 +425,10 @@ func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
 		_, err = io.Copy(w, log)
 		return err
 	}
-	return fmt.Errorf("no deployment %s of this group left hook output on %s", q.Deployment, r.self)
+	if q.Deployment != "" {
+		return fmt.Errorf("deployment %s of this group left no hook output on %s", q.Deployment, r.self)
+	}
+	return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
 }
 
 // Operate implements status.Source.

@@ -3,9 +3,11 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // reloadTimeout bounds how long a reload waits for a fetch under way.
@@ -17,7 +19,7 @@ func (a *Agent) Reload() error {
 	if a.opt.Reload == nil {
 		return errors.New("cannot reload: the configuration did not come from a file")
 	}
-	a.notify(daemon.SdNotifyReloading)
+	a.notify(reloading())
 	defer a.notify(daemon.SdNotifyReady)
 	next, err := a.opt.Reload()
 	if err != nil {
@@ -39,6 +41,11 @@ func (a *Agent) Reload() error {
 	keep("destinationRoot", next.DestinationRoot != old.DestinationRoot, func() { next.DestinationRoot = old.DestinationRoot })
 	keep("timing", next.Timing != old.Timing, func() { next.Timing = old.Timing })
 	keep("repository.introduction", next.Repository.Introduction != old.Repository.Introduction, func() { next.Repository.Introduction = old.Repository.Introduction })
+	keep("join", !slices.Equal(next.Join, old.Join), func() { next.Join = old.Join })
+	keep("limits.upload", next.Limits.Upload != old.Limits.Upload, func() { next.Limits.Upload = old.Limits.Upload })
+	keep("limits.download", next.Limits.Download != old.Limits.Download, func() { next.Limits.Download = old.Limits.Download })
+	keep("limits.disk", next.Limits.Disk != old.Limits.Disk, func() { next.Limits.Disk = old.Limits.Disk })
+	keep("log.format", next.Log.Format != old.Log.Format, func() { next.Log.Format = old.Log.Format })
 	if err := a.swap(&next); err != nil {
 		return fmt.Errorf("cannot reload, the old configuration stays in force: %w", err)
 	}
@@ -58,6 +65,9 @@ func (a *Agent) swap(next *Config) error {
 	change := func() {
 		repo, err := a.openRepo(next)
 		if err == nil {
+			err = a.source.adopt(repo)
+		}
+		if err == nil {
 			a.repo.Store(repo)
 			a.cfg.Store(next)
 		}
@@ -67,13 +77,24 @@ func (a *Agent) swap(next *Config) error {
 	defer patience.Stop()
 	select {
 	case a.source.swaps <- change:
+	case <-a.done:
+		return errors.New("the agent has stopped")
 	case <-patience.C:
 		return errors.New("the config repository is busy; try again")
 	}
 	select {
 	case err := <-done:
 		return err
-	case <-patience.C:
-		return errors.New("the config repository is busy; the reload happens when its cycle ends")
+	case <-a.done:
+		return errors.New("the agent has stopped")
 	}
+}
+
+// reloading is what systemd is told as a reload begins: units of Type=notify-reload need the time as well.
+func reloading() string {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return daemon.SdNotifyReloading
+	}
+	return fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000)
 }

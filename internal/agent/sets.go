@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +45,7 @@ type sets struct {
 	intro     string
 	lead      func(ctx context.Context, run *setRun)      // leader.go
 	synced    func(set string, list []rollout.Assignment) // member.go
+	ran       func(commits ...string)                     // told which commits the fleet has run
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -95,7 +98,9 @@ func (s *sets) wanted(w *world) map[string]consensus.SetSpec {
 
 // reconcile makes what is open equal to what is wanted.
 func (s *sets) reconcile(ctx context.Context) {
-	wanted := s.wanted(s.world())
+	w := s.world()
+	wanted := s.wanted(w)
+	s.forget(wanted)
 	for name, run := range s.list() {
 		spec, keep := wanted[name]
 		stopped := false
@@ -108,6 +113,9 @@ func (s *sets) reconcile(ctx context.Context) {
 			delete(wanted, name)
 			continue
 		}
+		if _, exists := w.State.Sets[name]; !keep && !stopped && exists && s.granted(run) {
+			continue // the end of what this host was granted must still be told
+		}
 		s.close(name, run)
 	}
 	for name, spec := range wanted {
@@ -117,6 +125,36 @@ func (s *sets) reconcile(ctx context.Context) {
 		}
 		s.note(name, "")
 	}
+}
+
+// granted says whether this host has an open grant in a set.
+func (s *sets) granted(run *setRun) bool {
+	var list []rollout.Assignment
+	run.set.View(func(consensus.Machine) { list = run.machine.Assignments(s.self) })
+	return slices.ContainsFunc(list, func(a rollout.Assignment) bool { return a.Grant != nil })
+}
+
+// forget drops what is said of sets that are no longer wanted.
+func (s *sets) forget(wanted map[string]consensus.SetSpec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.failed, func(name, _ string) bool {
+		_, ok := wanted[name]
+		return !ok
+	})
+}
+
+// missing lists the sets that this host should follow and does not.
+func (s *sets) missing(w *world) []string {
+	open := s.list()
+	var names []string
+	for name := range s.wanted(w) {
+		if open[name] == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // note keeps and logs, once, why a set could not be opened.
@@ -175,22 +213,39 @@ func (s *sets) forward(ctx context.Context, run *setRun) {
 	var known bool
 	var from uint64
 	for {
-		if st := run.set.Status(); known && st.Applied >= from && st.Leader != "" && st.Quorum {
-			var list []rollout.Assignment
-			run.set.View(func(consensus.Machine) { list = run.machine.Assignments(s.self) })
-			s.synced(run.spec.Name, list)
+		st := run.set.Status()
+		if known && st.Applied >= from && st.Leader != "" && st.Quorum {
+			s.pass(run)
 		}
 		run.changed.Notify()
 		s.changed.Notify()
-		select {
-		case <-ctx.Done():
-			return
-		case from = <-floor:
-			known = true
-		case <-run.set.Changed():
-		case <-check.C:
+		for quiet := true; quiet; {
+			select {
+			case <-ctx.Done():
+				return
+			case from = <-floor:
+				known, quiet = true, false
+			case <-run.set.Changed():
+				quiet = false
+			case <-check.C:
+				quiet = reflect.DeepEqual(st, run.set.Status())
+			}
 		}
 	}
+}
+
+// pass hands the state of a set on as it is now.
+func (s *sets) pass(run *setRun) {
+	var list []rollout.Assignment
+	var ran []string
+	run.set.View(func(consensus.Machine) {
+		list = run.machine.Assignments(s.self)
+		for _, g := range run.machine.Groups() {
+			ran = append(ran, g.Running.Commit)
+		}
+	})
+	s.synced(run.spec.Name, list)
+	s.ran(ran...)
 }
 
 // barrier has a command committed that changes nothing, and gives its index: a state that has it has everything that was committed before.
@@ -207,6 +262,10 @@ func (s *sets) barrier(ctx context.Context, run *setRun, floor chan<- uint64) {
 		if err == nil {
 			floor <- result.Index
 			return
+		}
+		select { // a replica that stopped refuses at once
+		case <-ctx.Done():
+		case <-time.After(leadPause):
 		}
 	}
 }

@@ -7,47 +7,24 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo"
-	"github.com/gitopsd/gitopsd/internal/desired"
-	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 // Pace of the source loop.
 const (
 	pollersPerFleet = 2                // hosts that poll at the configured interval
-	auditMin        = 10 * time.Minute // every other host with a route polls once between these two
+	auditMin        = 10 * time.Minute // every other host looks for itself once between these two
 	auditMax        = 30 * time.Minute
 	retryMin        = time.Second // after a failure, doubling
 	retryMax        = 5 * time.Minute
 	pullTimeout     = 30 * time.Second // one peer's pack
-	hintsMax        = 64               // hints waiting; older ones are superseded by newer ones anyway
+	pullsMax        = 8                // peers asked in one round
 )
-
-// world is what one accepted commit says. It is never changed after it was published.
-type world struct {
-	Commit   configrepo.Commit
-	State    *desired.State
-	Problems []desired.Problem
-	Held     string // why this world's forward changes are held, or ""
-}
-
-// group finds a group by id in a world that may be nil.
-func (w *world) group(id string) (desired.Group, bool) {
-	if w == nil {
-		return desired.Group{}, false
-	}
-	return w.State.Group(desired.GroupID(id))
-}
-
-// hint says that host claims to have a commit this host should look at.
-type hint struct{ host, tip string }
 
 // source moves the accepted commit forward: it polls, follows peers' hints, and publishes worlds.
 type source struct {
@@ -57,17 +34,23 @@ type source struct {
 	peers   func() []string // live hosts that can reach git, self included
 	pull    func(ctx context.Context, host, have string) (pack []byte, tip string, err error)
 	publish func(tip string) // tells the fleet
+	reach   func(git bool)   // told whether this host reaches git, when that changes
 	log     *slog.Logger
 	// effectiveFile keeps the commit in effect over restarts, so that a held commit stays held.
 	effectiveFile string
 
-	hints   chan hint
+	hints   *hints
 	demands chan chan error
 	swaps   chan func() // changes of the repository object, made between two cycles
+	audit   time.Time   // when this host looks for itself although others poll; owned by Run
+	reaches bool        // what reach was told last; owned by Run
 
 	mu       sync.Mutex
 	world    *world
+	loaded   string // the accepted commit that world comes from; another than world.Commit while it is held
 	refused  *configrepo.Refusal
+	fork     *configrepo.Refusal
+	floor    string
 	problem  string // the last failure, already logged
 	since    time.Time
 	failures int
@@ -90,9 +73,8 @@ func (s *source) refusal() *configrepo.Refusal {
 
 // offer takes a peer's hint; it never blocks.
 func (s *source) offer(host string, tip []byte) {
-	select {
-	case s.hints <- hint{host: host, tip: string(tip)}:
-	default:
+	if host != s.self && commitPattern.Match(tip) {
+		s.hints.put(host, string(tip))
 	}
 }
 
@@ -117,29 +99,54 @@ func (s *source) Run(ctx context.Context) error {
 	if err := s.load(); err != nil {
 		s.fail(err)
 	}
+	if doc, err := readEffective(s.effectiveFile, s.cfg().Repository.Introduction); err == nil && doc.Commit != "" {
+		s.raise(doc.Commit)
+	}
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case h := <-s.hints:
-			s.follow(ctx, h)
+		case <-s.hints.news:
+			if h, ok := s.hints.take(); ok {
+				s.follow(ctx, h)
+			}
 			continue
 		case swap := <-s.swaps:
 			swap()
 		case answer := <-s.demands:
-			answer <- s.sync(ctx)
+			s.look(ctx, answer)
 		case <-poll.C:
-			if err := s.poll(ctx); err != nil && ctx.Err() == nil {
-				s.fail(err)
+			if s.due(time.Now()) {
+				s.look(ctx)
 			}
 		}
 		poll.Reset(s.pause())
 	}
 }
 
-// pause is the time to the next look at git: backoff after failures, the poll interval for the fleet's pollers, a rare audit for the rest.
+// look looks for news now and tells everyone who asked for it by then.
+func (s *source) look(ctx context.Context, answers ...chan error) {
+	for more := true; more; {
+		select {
+		case answer := <-s.demands:
+			answers = append(answers, answer)
+		default:
+			more = false
+		}
+	}
+	err := s.sync(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.fail(err)
+	}
+	s.audit = time.Now().Add(auditMin + rand.N(auditMax-auditMin))
+	for _, answer := range answers {
+		answer <- err
+	}
+}
+
+// pause is the time to the next thought of looking: backoff after failures, else the poll interval.
 func (s *source) pause() time.Duration {
 	s.mu.Lock()
 	failures, first := s.failures, s.world == nil
@@ -150,10 +157,16 @@ func (s *source) pause() time.Duration {
 		return jitter(min(retryMin<<min(failures-1, 16), retryMax))
 	case first:
 		return jitter(min(interval, retryMin))
-	case s.isPoller():
-		return jitter(interval)
 	}
-	return max(interval, auditMin+rand.N(auditMax-auditMin))
+	return jitter(interval)
+}
+
+// due says whether it is this host's turn to look: it is one of the fleet's pollers, something is missing, or a rare audit has come.
+func (s *source) due(now time.Time) bool {
+	s.mu.Lock()
+	failures, first := s.failures, s.world == nil
+	s.mu.Unlock()
+	return failures > 0 || first || !now.Before(s.audit) || len(s.cfg().Repository.URLs) > 0 && s.isPoller()
 }
 
 // jitter spreads d by a fifth either way.
@@ -177,50 +190,55 @@ func (s *source) isPoller() bool {
 	return before < pollersPerFleet
 }
 
-// poll asks git where there is a route, and otherwise any peer.
-func (s *source) poll(ctx context.Context) error {
-	if len(s.cfg().Repository.URLs) > 0 {
-		return s.sync(ctx)
-	}
-	if s.current() != nil {
-		return nil
-	}
-	return s.pullFromAnyone(ctx)
-}
-
-// sync asks git now.
+// sync asks git, where there is a route, and a peer where there is none or git does not answer.
 func (s *source) sync(ctx context.Context) error {
 	if len(s.cfg().Repository.URLs) == 0 {
+		s.reached(false)
 		return s.pullFromAnyone(ctx)
 	}
 	outcome, err := s.repo().Sync(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.reached(err == nil)
 	if err != nil {
-		if s.current() == nil {
-			if s.pullFromAnyone(ctx) == nil {
-				return nil
-			}
+		if peers := s.pullFromAnyone(ctx); peers != nil {
+			s.log.Debug("git does not answer, and no peer helps", "error", peers)
 		}
 		return err
 	}
-	return s.take(outcome)
+	return s.take(outcome, true)
 }
 
-// follow pulls what a peer hinted at, unless it is here already. Failures are silent: polls and audits make up for a lost hint.
-func (s *source) follow(ctx context.Context, h hint) {
-	if h.host == s.self {
-		return
+// reached tells the fleet whether this host can reach git.
+func (s *source) reached(git bool) {
+	if git != s.reaches {
+		s.reaches = git
+		s.reach(git)
 	}
-	if w := s.current(); w != nil {
-		if known, err := s.repo().IsAncestor(h.tip, w.Commit.ID); err == nil && known {
-			return
-		}
+}
+
+// follow pulls what a peer hinted at, unless it is known already. Failures are silent: polls and audits make up for a lost hint.
+func (s *source) follow(ctx context.Context, h hint) {
+	if refused := s.refusal(); s.knows(h.tip) || refused != nil && refused.Commit == h.tip {
+		return
 	}
 	if err := s.pullFrom(ctx, h.host); err != nil {
 		s.log.Debug("a peer's commits could not be used", "host", h.host, "error", err)
 	}
 }
 
-// pullFromAnyone tries every peer once.
+// knows says whether a commit belongs to the history this host has accepted.
+func (s *source) knows(commit string) bool {
+	accepted, ok := s.repo().Accepted()
+	if !ok {
+		return false
+	}
+	known, err := s.repo().IsAncestor(commit, accepted.ID)
+	return err == nil && known
+}
+
+// pullFromAnyone asks peers until one answers.
 func (s *source) pullFromAnyone(ctx context.Context) error {
 	var errs []error
 	names := s.peers()
@@ -229,13 +247,13 @@ func (s *source) pullFromAnyone(ctx context.Context) error {
 	}
 	seen := map[string]bool{s.self: true}
 	for _, host := range names {
-		if seen[host] {
+		if seen[host] || len(seen) > pullsMax {
 			continue
 		}
 		seen[host] = true
 		err := s.pullFrom(ctx, host)
-		if err == nil {
-			return nil
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", host, err))
 	}
@@ -245,7 +263,7 @@ func (s *source) pullFromAnyone(ctx context.Context) error {
 	return fmt.Errorf("cannot get the config repository from a peer: %w", errors.Join(errs...))
 }
 
-// pullFrom takes a peer's commits and judges them.
+// pullFrom takes a peer's commits and judges them. A peer that has nothing new is no failure.
 func (s *source) pullFrom(ctx context.Context, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
@@ -254,34 +272,47 @@ func (s *source) pullFrom(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	if tip == have && have != "" {
-		s.recover()
-		return nil
+	if len(pack) == 0 && tip != have && !s.knows(tip) {
+		// It lacks what this host has, and has what this host lacks: only both together show whether history has forked.
+		if pack, tip, err = s.pull(ctx, host, s.cfg().Repository.Introduction); err != nil {
+			return err
+		}
 	}
-	outcome, err := s.repo().Receive(ctx, pack, tip)
-	if err != nil {
-		return err
+	var outcome configrepo.Outcome
+	if len(pack) > 0 {
+		if outcome, err = s.repo().Receive(ctx, pack, tip); err != nil {
+			return err
+		}
 	}
-	return s.take(outcome)
+	return s.take(outcome, false)
 }
 
-// take publishes what a sync or a pull came to.
-func (s *source) take(o configrepo.Outcome) error {
-	s.recover()
+// take publishes what a sync or a pull came to. A peer's refused tip is the peer's matter, unless it shows that history has forked.
+func (s *source) take(o configrepo.Outcome, git bool) error {
+	forked := o.Refused != nil && o.Refused.Reason == configrepo.ReasonForked
 	s.mu.Lock()
-	news := o.Refused != nil && (s.refused == nil || s.refused.Commit != o.Refused.Commit || s.refused.Reason != o.Refused.Reason)
-	if o.Mirror != "" || o.Refused == nil {
+	news := git && o.Refused != nil && (s.refused == nil || s.refused.Commit != o.Refused.Commit || s.refused.Reason != o.Refused.Reason)
+	if git {
 		s.refused = o.Refused
 	}
+	if forked && (s.fork == nil || s.fork.Commit != o.Refused.Commit) {
+		news, s.fork = true, o.Refused
+	}
+	loaded := s.loaded
 	s.mu.Unlock()
 	if news {
 		s.log.Warn("a commit was refused", "commit", o.Refused.Commit, "reason", string(o.Refused.Reason), "sentence", o.Refused.Sentence)
 		s.changed.Notify()
 	}
-	if !o.Moved {
-		return nil
+	if accepted, ok := s.repo().Accepted(); ok && (accepted.ID != loaded || forked && news) {
+		if err := s.load(); err != nil {
+			return err
+		}
 	}
-	return s.load()
+	if git || len(s.cfg().Repository.URLs) == 0 {
+		s.recover()
+	}
+	return nil
 }
 
 // load reads the accepted commit's tree and publishes it.
@@ -291,73 +322,93 @@ func (s *source) load() error {
 	if !ok {
 		return nil
 	}
-	tree, err := repo.Tree(commit.ID)
+	state, problems, err := readState(repo, commit.ID)
 	if err != nil {
 		return err
 	}
-	state, problems := desired.Load(tree)
-	if state == nil {
-		return fmt.Errorf("cannot read commit %s: %d problems, first: %s", commit.Short(), len(problems), problems[0])
+	old, err := s.effective()
+	if err != nil {
+		return err
 	}
-	w := &world{Commit: commit, State: state, Problems: problems}
-	if old := s.effective(); old != nil && old.Commit.ID != commit.ID {
-		w.State = desired.Keep(old.State, state)
-		if held := heldRemoval(old, w); held != "" {
-			w = &world{Commit: old.Commit, State: old.State, Problems: problems, Held: held}
-		}
-	}
-	if err := durable.WriteFile(s.effectiveFile, []byte(w.Commit.ID+"\n"), 0o600); err != nil {
-		return fmt.Errorf("cannot note the commit in effect: %w", err)
+	w := (&world{Commit: commit, State: state, Problems: problems}).follow(old)
+	if err := writeEffective(s.effectiveFile, s.cfg().Repository.Introduction, w); err != nil {
+		return err
 	}
 	s.mu.Lock()
-	s.world = w
+	fork := s.fork
 	s.mu.Unlock()
-	s.log.Info("commit accepted", "commit", commit.ID, "subject", commit.Subject, "signers", commit.Signers, "groups", len(state.Groups), "problems", len(problems))
-	for _, p := range problems {
-		s.log.Warn("the config repository has a problem", "commit", commit.Short(), "problem", p.String())
+	if fork != nil {
+		if both, err := repo.IsAncestor(fork.Commit, commit.ID); err == nil && both {
+			fork = nil
+		} else {
+			w.Forked = fork.Sentence
+		}
 	}
-	if w.Held != "" {
-		s.log.Warn("the commit is held", "commit", commit.Short(), "why", w.Held)
+	s.mu.Lock()
+	news := s.loaded != commit.ID
+	s.world, s.loaded, s.fork = w, commit.ID, fork
+	s.mu.Unlock()
+	if news {
+		s.announce(commit, w)
 	}
 	s.publish(commit.ID)
 	s.changed.Notify()
 	return nil
 }
 
-// effective returns the world in effect: the one published last, by this process or by the one before it.
-func (s *source) effective() *world {
-	if w := s.current(); w != nil {
-		return w
+// announce logs a commit and what is wrong with it, once.
+func (s *source) announce(commit configrepo.Commit, w *world) {
+	s.log.Info("commit accepted", "commit", commit.ID, "subject", commit.Subject, "signers", commit.Signers, "groups", len(w.State.Groups), "problems", len(w.Problems))
+	for _, p := range w.Problems {
+		s.log.Warn("the config repository has a problem", "commit", commit.Short(), "problem", p.String())
 	}
-	text, err := os.ReadFile(s.effectiveFile)
-	if err != nil {
-		return nil
+	if w.Held != "" {
+		s.log.Warn("the commit is held", "commit", commit.Short(), "why", w.Held)
 	}
-	repo := s.repo()
-	commit, err := repo.Commit(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil
-	}
-	tree, err := repo.Tree(commit.ID)
-	if err != nil {
-		return nil
-	}
-	state, _ := desired.Load(tree)
-	if state == nil {
-		return nil
-	}
-	return &world{Commit: commit, State: state}
 }
 
-// heldRemoval says why a commit that removes much is held, or "". A later commit allows it by naming either the commit in effect or its own parent.
-func heldRemoval(old, next *world) string {
-	removal := desired.Removed(old.State, next.State)
-	for _, parent := range append([]string{old.Commit.ID}, next.Commit.Parents...) {
-		if removal.Allowed(next.State, parent) {
-			return ""
-		}
+// effective returns the world in effect: the one published last, by this process or by the one before it; nil when there is none.
+func (s *source) effective() (*world, error) {
+	if w := s.current(); w != nil {
+		return w, nil
 	}
-	return fmt.Sprintf("commit %s is held: %s; if that is meant, commit `allowMassRemoval: %s` in fleet.yaml", next.Commit.Short(), removal.Reason, old.Commit.ID)
+	doc, err := readEffective(s.effectiveFile, s.cfg().Repository.Introduction)
+	if err != nil {
+		return nil, err
+	}
+	return doc.restore(s.repo())
+}
+
+// raise keeps this host from accepting a history that lacks a commit which ran in its fleet, or here: its own ratchet may have been lost. What it knows already
+// changes nothing. Only commits that hosts have verified and run may be given: a floor that a single peer could invent would shut out the commit that expels it.
+func (s *source) raise(commits ...string) {
+	for _, commit := range commits {
+		s.mu.Lock()
+		done := commit == "" || commit == s.floor
+		s.mu.Unlock()
+		if done || s.knows(commit) {
+			continue
+		}
+		if err := s.repo().RaiseFloor(commit); err != nil {
+			s.log.Warn("a commit cannot be made a floor", "commit", commit, "error", err)
+			continue
+		}
+		s.mu.Lock()
+		s.floor = commit
+		s.mu.Unlock()
+		s.log.Info("only histories with this commit are accepted from now on: the fleet has run it", "commit", commit)
+	}
+}
+
+// adopt prepares a new repository object to take the place of the old one.
+func (s *source) adopt(repo *configrepo.Repo) error {
+	s.mu.Lock()
+	floor := s.floor
+	s.mu.Unlock()
+	if floor == "" {
+		return nil
+	}
+	return repo.RaiseFloor(floor)
 }
 
 // fail notes a failure and logs it once as long as it stays the same.
@@ -393,7 +444,10 @@ func (s *source) notices() []status.Notice {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []status.Notice
-	if s.refused != nil {
+	if s.fork != nil {
+		all = append(all, status.Notice{Kind: string(s.fork.Reason), Host: s.self, Message: s.fork.Sentence})
+	}
+	if s.refused != nil && (s.fork == nil || s.fork.Commit != s.refused.Commit) {
 		all = append(all, status.Notice{Kind: string(s.refused.Reason), Host: s.self, Message: s.refused.Sentence})
 	}
 	if s.problem != "" {

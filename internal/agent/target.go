@@ -19,7 +19,7 @@ func targetOf(w *world, g desired.Group) rollout.Target {
 		Name:        g.Name,
 		Folder:      g.Folder,
 		Policy:      policyOf(g.Policy),
-		Suspend:     g.Policy.Suspend,
+		Suspend:     g.Policy.Suspend || w.Forked != "", // two histories: which of them holds is for people to say
 		Signers:     w.Commit.Signers,
 		Subject:     w.Commit.Subject,
 		SetActive:   set.MaxActiveDeployments,

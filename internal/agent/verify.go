@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -58,21 +59,23 @@ func (v *verifier) group(id, commit string) (desired.Group, configrepo.Commit, e
 
 // state loads a commit's tree, keeping the last few.
 func (v *verifier) state(commit string) (*desired.State, error) {
-	if w := v.world(); w != nil && w.Commit.ID == commit && w.Held == "" {
+	if w := v.world(); w != nil && w.Commit.ID == commit {
 		return w.State, nil
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if state, ok := v.states[commit]; ok {
+	state, ok := v.states[commit]
+	v.mu.Unlock()
+	if ok {
 		return state, nil
 	}
-	tree, err := v.repo().Tree(commit)
+	state, _, err := readState(v.repo(), commit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read commit %.10s: %w", commit, err)
 	}
-	state, problems := desired.Load(tree)
-	if state == nil {
-		return nil, fmt.Errorf("cannot read commit %.10s: %d problems, first: %s", commit, len(problems), problems[0])
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if known, ok := v.states[commit]; ok {
+		return known, nil
 	}
 	if v.states == nil {
 		v.states = map[string]*desired.State{}
@@ -100,7 +103,13 @@ func (v *verifier) verify(group string, spec rollout.Spec, lastGood string) roll
 		return answer
 	}
 	if lastGood != "" && lastGood != spec.Commit {
-		if older, err := v.repo().IsAncestor(spec.Commit, lastGood); err == nil && older {
+		older, err := v.repo().IsAncestor(spec.Commit, lastGood)
+		var foreign *configrepo.NotFoundError // of a repository this host followed before
+		switch {
+		case err != nil && !errors.As(err, &foreign):
+			answer.Wait, answer.Reason = true, fmt.Sprintf("whether commit %s is older than %.10s, which this host ran last, cannot be told: %v", about.Short(), lastGood, err)
+			return answer
+		case older:
 			answer.Reason = fmt.Sprintf("commit %s is older than %.10s, which this host ran last", about.Short(), lastGood)
 			return answer
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -19,18 +21,31 @@ const (
 
 // Wait implements status.Source: has commit, or a descendant of it, been verified here, and has the spec it asks of the group come to its end?
 func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited, error) {
-	if done, answer := r.awaitCommit(commit); !done {
+	if commit != "" && !commitPattern.MatchString(commit) {
+		return status.Awaited{}, fmt.Errorf("%w: %.60q is not a full commit id of 40 hexadecimal digits; `git rev-parse` prints it", status.ErrRefused, commit)
+	}
+	if verified, answer := r.awaitCommit(commit); !verified {
 		return answer, nil
 	}
-	group, _, err := r.find(ctx, name)
+	group, run, err := r.find(ctx, name)
 	if err != nil {
 		return status.Awaited{}, err
 	}
 	w := r.source.current()
-	if g, ok := w.group(group.ID); ok && group.Desired.SpecHash != g.SpecHash {
+	if g, ok := w.group(group.ID); ok && notTaken(run, g, group) {
 		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
 	}
 	return outcomeOf(group), nil
+}
+
+// notTaken says whether the set has yet to hear which spec, and where this host follows the set which attempt at it, the newest commit asks of a group.
+func notTaken(run *setRun, g desired.Group, shown status.Group) bool {
+	if run == nil {
+		return shown.Desired.SpecHash != g.SpecHash
+	}
+	var view rollout.GroupView
+	run.set.View(func(consensus.Machine) { view, _ = run.machine.Group(string(g.ID)) })
+	return view.Desired.SpecHash != g.SpecHash || view.Attempt != g.Policy.Attempt
 }
 
 // awaitCommit says whether the commit is verified here; otherwise it says what of it.
@@ -44,6 +59,11 @@ func (r *reader) awaitCommit(commit string) (bool, status.Awaited) {
 	}
 	if commit == "" {
 		return true, status.Awaited{}
+	}
+	if w.Held != "" && r.source.knows(commit) {
+		if here, err := r.repo().IsAncestor(commit, w.Commit.ID); err == nil && !here {
+			return false, status.Awaited{Done: true, Code: waitRolledBack, State: rollout.StateHeldBack, Message: w.Held}
+		}
 	}
 	if here, err := r.repo().IsAncestor(commit, w.Commit.ID); err != nil || !here {
 		return false, status.Awaited{State: "Waiting", Message: fmt.Sprintf("commit %.10s is not verified here yet; this host is at %s", commit, w.Commit.Short())}
