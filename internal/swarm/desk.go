@@ -75,11 +75,12 @@ type dealing struct {
 
 // scouting is who reads the index of a bundle, or the whole of it.
 type scouting struct {
-	host  string
-	until time.Time
-	asked time.Time
-	rests map[string]time.Time
-	tries int
+	host   string
+	until  time.Time
+	asked  time.Time
+	rests  map[string]time.Time
+	tries  int
+	reason string // why the last read failed, with its host
 }
 
 func newDesk() desk {
@@ -182,6 +183,14 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	return leaseAnswer{Version: leaseVersion, Pieces: lease.Pieces, For: lease.For.Milliseconds(), Retry: lease.Retry.Milliseconds(), Why: lease.Why}, nil
 }
 
+// before tells why the last read of the index failed, if one did.
+func (s *scouting) before() string {
+	if s.reason == "" {
+		return ""
+	}
+	return "; the last failure: " + s.reason
+}
+
 // scout says whether a host may read the index. Only one does; it says again and again that it is still at it.
 func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseAnswer {
 	d.mu.Lock()
@@ -203,7 +212,7 @@ func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseA
 	taken := one.host != "" && one.host != q.Host && now.Before(one.until)
 	switch {
 	case q.GiveUp && one.host == q.Host:
-		one.host, one.tries = "", one.tries+1
+		one.host, one.tries, one.reason = "", one.tries+1, q.Host+": "+plain(q.Failed, saysMax)
 		if len(one.rests) < dealingsMax {
 			one.rests[q.Host] = now.Add(min(indexRest<<min(one.tries-1, 8), indexRestMax))
 		}
@@ -211,9 +220,9 @@ func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseA
 	case q.GiveUp:
 		return leaseAnswer{Version: leaseVersion}
 	case taken:
-		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads it from the origin", Retry: time.Second.Milliseconds()}
+		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads its index from the origin" + one.before(), Retry: time.Second.Milliseconds()}
 	case now.Before(one.rests[q.Host]):
-		return leaseAnswer{Version: leaseVersion, Why: "it was tried here just now and failed", Retry: min(one.rests[q.Host].Sub(now), time.Second).Milliseconds()}
+		return leaseAnswer{Version: leaseVersion, Why: "waiting to read its index from the origin again" + one.before(), Retry: min(one.rests[q.Host].Sub(now), time.Second).Milliseconds()}
 	}
 	one.host, one.until = q.Host, now.Add(indexLease)
 	return leaseAnswer{Version: leaseVersion, Yes: true, For: indexLease.Milliseconds()}

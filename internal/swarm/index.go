@@ -207,7 +207,7 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 	}
 	stop()
 	if err != nil && ctx.Err() == nil {
-		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true})
+		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: err.Error()})
 	}
 	return index, 0, err
 }
