@@ -20,6 +20,7 @@ func TestSignalsAndEndpoints(t *testing.T) {
 	h := f.hosts[0]
 	f.deploy(release{name: "one"}, allAtOnce)
 	f.awaitRelease("one")
+	f.awaitSettled() // no hook runs any more
 	for path, want := range map[string]string{"/healthz": "", "/readyz": "", "/metrics": "gitopsd_"} {
 		code, body := h.get(path)
 		if code != http.StatusOK || !strings.Contains(body, want) {

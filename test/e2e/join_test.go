@@ -70,6 +70,7 @@ func TestDeadHostDoesNotBlockItsGroup(t *testing.T) {
 		t.Errorf("%d hooks ran on the dead host", n)
 	}
 	dead.start()
+	f.awaitRun("Validated", dead.name, "two")
 	f.awaitRelease("two")
 	f.awaitSettled()
 	f.assertRanOnce("ApplicationStart", "two")

@@ -80,12 +80,12 @@ func TestS3DownAtCommitTimeComesBack(t *testing.T) {
 	f.s3.down.Store(true)
 	commit := f.commitRevision(revision, allAtOnce, "release two")
 	f.hosts[1].awaitGroup("that the bundle cannot be had", func(g status.Group) string {
-		if g.State != "Queued" && g.State != "Created" || !strings.Contains(g.Why, "503") {
+		if g.State != "Queued" && g.State != "Created" || !strings.Contains(g.Why, "ServiceUnavailable") {
 			return "no word of it"
 		}
 		return ""
 	})
-	contains(t, "why", f.command("why", website, "--addr", f.hosts[2].socket), "cannot get the bundle", "503")
+	contains(t, "why", f.command("why", website, "--addr", f.hosts[2].socket), "cannot get the bundle", "s3://releases/website/two.tar.zst", "ServiceUnavailable")
 	if f.s3.refused.Load() == 0 {
 		t.Error("nobody asked S3 while it was down")
 	}
