@@ -85,7 +85,7 @@ func TestS3DownAtCommitTimeComesBack(t *testing.T) {
 		}
 		return ""
 	})
-	contains(t, "why", f.command("why", website, "--addr", f.hosts[2].socket), "cannot get the bundle", "s3://releases/website/two.tar.zst", "ServiceUnavailable")
+	contains(t, "why", f.command("why", website, "--addr", f.hosts[1].socket), "cannot get the bundle", "s3://releases/website/two.tar.zst", "ServiceUnavailable")
 	if f.s3.refused.Load() == 0 {
 		t.Error("nobody asked S3 while it was down")
 	}
