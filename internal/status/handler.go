@@ -1,6 +1,7 @@
 package status
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,9 @@ type Source interface {
 const (
 	requestBytesMax = 64 << 10
 	followInterval  = 200 * time.Millisecond // a follower is sent at most five documents a second
-	heartbeat       = 15 * time.Second
+	heartbeat       = 15 * time.Second       // a follower is sent something at least so often, and a waiter answered
+	patience        = 2 * heartbeat          // for a client to take what it is sent, or to send what it announced
+	followersMax    = 128                    // followers and waiters at a time
 )
 
 // Options of a handler.
@@ -46,28 +49,52 @@ type Options struct {
 }
 
 // Handler serves the API: GET /v1/status, /v1/history, /v1/logs, /v1/wait, POST /v1/operate, and /healthz, /readyz, /metrics.
-func Handler(o Options) http.Handler {
-	h := handler{Options: o}
+func Handler(o Options) http.Handler { return newHandler(o).routes() }
+
+func newHandler(o Options) handler {
+	h := handler{Options: o, followers: make(chan struct{}, followersMax), pace: followInterval, beat: heartbeat}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
 	}
+	return h
+}
+
+func (h handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.status)
 	mux.HandleFunc("GET /v1/history", h.history)
 	mux.HandleFunc("GET /v1/logs", h.logs)
 	mux.HandleFunc("GET /v1/wait", h.wait)
-	if o.Write {
+	if h.Write {
 		mux.HandleFunc("POST /v1/operate", h.operate)
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", h.ready)
-	if o.Metrics != nil {
-		mux.Handle("GET /metrics", o.Metrics)
+	if h.Metrics != nil {
+		mux.Handle("GET /metrics", h.Metrics)
 	}
 	return http.MaxBytesHandler(mux, requestBytesMax)
 }
 
-type handler struct{ Options }
+type handler struct {
+	Options
+	followers chan struct{}
+	pace      time.Duration // between two documents for one follower
+	beat      time.Duration // heartbeat
+}
+
+// enter makes room for one more follower or waiter; otherwise it answers.
+func (h handler) enter(w http.ResponseWriter) bool {
+	select {
+	case h.followers <- struct{}{}:
+		return true
+	default:
+		h.fail(w, http.StatusServiceUnavailable, "too many clients follow this host; ask another one")
+		return false
+	}
+}
+
+func (h handler) leave() { <-h.followers }
 
 // status answers once, or with follow=1 one JSON object a line for as long as the client stays.
 func (h handler) status(w http.ResponseWriter, r *http.Request) {
@@ -77,38 +104,62 @@ func (h handler) status(w http.ResponseWriter, r *http.Request) {
 		h.answer(w, report, err)
 		return
 	}
-	h.follow(w, r, func(ctx context.Context) (any, error) { return h.Source.Report(ctx, name) })
+	if h.enter(w) {
+		defer h.leave()
+		h.follow(w, r, func(ctx context.Context) (any, error) { return h.Source.Report(ctx, name) })
+	}
 }
 
-// follow sends what read returns now and after every change, at most five times a second.
+// follow sends what read returns now and whenever it has become something else, at most five times a second. A first question that cannot be answered is answered
+// as any other.
 func (h handler) follow(w http.ResponseWriter, r *http.Request, read func(context.Context) (any, error)) {
 	control := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	encoder := json.NewEncoder(w)
-	pace := time.NewTicker(followInterval)
-	defer pace.Stop()
-	for {
+	beat := time.NewTicker(h.beat)
+	defer beat.Stop()
+	var last []byte
+	for due := true; ; {
 		changed := h.Source.Changed()
 		document, err := read(r.Context())
-		if err != nil {
+		switch {
+		case err != nil && last == nil:
+			h.answer(w, nil, err)
+			return
+		case err != nil:
 			document = problem{Error: err.Error()}
 		}
-		_ = control.SetWriteDeadline(time.Now().Add(2 * heartbeat))
-		if encoder.Encode(document) != nil || control.Flush() != nil || err != nil {
+		line, encodeErr := json.Marshal(document)
+		if encodeErr != nil {
+			h.Log.Error("internal error: a document cannot be encoded", "error", encodeErr)
 			return
 		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-pace.C:
+		if due || !bytes.Equal(line, last) {
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			_ = control.SetWriteDeadline(time.Now().Add(patience))
+			if _, e := w.Write(append(line, '\n')); e != nil || control.Flush() != nil || err != nil {
+				return
+			}
+			last = line
 		}
-		select {
-		case <-r.Context().Done():
+		if due = h.idle(r.Context(), changed, beat.C); r.Context().Err() != nil {
 			return
-		case <-changed:
-		case <-time.After(heartbeat):
 		}
 	}
+}
+
+// idle waits for the pace and then for a change; due says that a heartbeat came first.
+func (h handler) idle(ctx context.Context, changed <-chan struct{}, beat <-chan time.Time) (due bool) {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(h.pace):
+	}
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-beat:
+		return true
+	}
+	return false
 }
 
 func (h handler) history(w http.ResponseWriter, r *http.Request) {
@@ -118,6 +169,12 @@ func (h handler) history(w http.ResponseWriter, r *http.Request) {
 
 func (h handler) wait(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
+	if !h.enter(w) {
+		return
+	}
+	defer h.leave()
+	end := time.NewTimer(h.beat)
+	defer end.Stop()
 	for {
 		changed := h.Source.Changed()
 		awaited, err := h.Source.Wait(r.Context(), q.Get("group"), q.Get("commit"))
@@ -129,7 +186,7 @@ func (h handler) wait(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case <-changed:
-		case <-time.After(heartbeat):
+		case <-end.C:
 			h.answer(w, awaited, nil)
 			return
 		}
@@ -139,7 +196,7 @@ func (h handler) wait(w http.ResponseWriter, r *http.Request) {
 func (h handler) logs(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	out := &countingWriter{w: w}
+	out := &countingWriter{w: w, control: http.NewResponseController(w)}
 	err := h.Source.Logs(r.Context(), LogQuery{Group: q.Get("group"), Host: q.Get("host"), Deployment: q.Get("deployment"), Event: q.Get("event")}, out)
 	if err == nil {
 		return
@@ -153,12 +210,14 @@ func (h handler) logs(w http.ResponseWriter, r *http.Request) {
 
 func (h handler) operate(w http.ResponseWriter, r *http.Request) {
 	var op Operation
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience))
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&op); err != nil {
 		h.fail(w, http.StatusBadRequest, "cannot read the operation: "+err.Error())
 		return
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if err := h.Source.Operate(r.Context(), op); err != nil {
 		h.answer(w, nil, err)
 		return
@@ -230,13 +289,15 @@ func writeText(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, strings.TrimRight(text, "\n")+"\n")
 }
 
-// countingWriter knows whether anything has been sent.
+// countingWriter knows whether anything has been sent. Output may be long: what counts is that the client goes on taking it.
 type countingWriter struct {
-	w io.Writer
-	n int64
+	w       io.Writer
+	control *http.ResponseController
+	n       int64
 }
 
 func (c *countingWriter) Write(p []byte) (int, error) {
+	_ = c.control.SetWriteDeadline(time.Now().Add(patience))
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err

@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,10 +43,10 @@ func newCollector(source Source, version string) *collector {
 		ready:   desc("ready", "1 when this host has a verified commit and a leader for each set it follows."),
 		commit:  desc("commit_info", "Always 1; the label is the accepted commit.", "commit"),
 		notices: desc("notices", "Conditions a person should know of.", "kind"),
-		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "state"),
-		host:    desc("group_hosts", "Hosts of a group by status and health.", "group", "status", "health"),
-		bytes:   desc("bundle_bytes", "Bytes of the last bundle, by where they came from.", "group", "host", "from"),
-		term:    desc("group_leader_term", "Raft term of the group's coordinator set.", "group", "leader"),
+		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "id", "state"),
+		host:    desc("group_hosts", "Hosts of a group by status and health.", "group", "id", "status", "health"),
+		bytes:   desc("bundle_bytes", "Bytes of the last bundle, by where they came from.", "group", "id", "host", "from"),
+		term:    desc("group_leader_term", "Raft term of the group's coordinator set.", "group", "id", "leader"),
 	}
 }
 
@@ -59,6 +60,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		for i := range labels {
+			labels[i] = strings.ToValidUTF8(labels[i], "?") // a label that is not would panic
+		}
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(c.build, 1, c.version)
@@ -90,17 +94,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 // collectGroup reports one group.
 func (c *collector) collectGroup(gauge func(*prometheus.Desc, float64, ...string), g Group) {
-	gauge(c.group, 1, g.Group, g.State)
+	gauge(c.group, 1, g.Group, g.ID, g.State)
 	if g.Deployment != nil && g.Deployment.Leader != "" {
-		gauge(c.term, float64(g.Deployment.Term), g.Group, g.Deployment.Leader)
+		gauge(c.term, float64(g.Deployment.Term), g.Group, g.ID, g.Deployment.Leader)
 	}
 	counts := map[[2]string]float64{}
 	for _, h := range g.Hosts {
 		counts[[2]string{h.Status, h.Health}]++
-		gauge(c.bytes, float64(h.BytesFromOrigin), g.Group, h.Name, "origin")
-		gauge(c.bytes, float64(h.BytesFromPeers), g.Group, h.Name, "peers")
+		gauge(c.bytes, float64(h.BytesFromOrigin), g.Group, g.ID, h.Name, "origin")
+		gauge(c.bytes, float64(h.BytesFromPeers), g.Group, g.ID, h.Name, "peers")
 	}
 	for key, n := range counts {
-		gauge(c.host, n, g.Group, key[0], key[1])
+		gauge(c.host, n, g.Group, g.ID, key[0], key[1])
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -34,6 +35,7 @@ func (p Palette) paint(colour, text string) string {
 // Table renders one group: a headline, why it waits or failed, and a line a host with its lifecycle events. It is a pure function of what was reported.
 func Table(g Group, p Palette) string {
 	var b strings.Builder
+	g = harmless(g)
 	headline(&b, g, p)
 	if g.Why != "" {
 		fmt.Fprintf(&b, "  %s\n", g.Why)
@@ -41,6 +43,47 @@ func Table(g Group, p Palette) string {
 	hostLines(&b, g, p)
 	failure(&b, g, p)
 	return b.String()
+}
+
+// harmless makes every text of a report printable: it comes from commits, hooks and other hosts. Output of hooks is treated line by line where it is printed.
+func harmless(g Group) Group {
+	line := func(s string) string { return Printable(strings.Join(strings.Fields(s), " ")) }
+	events := func(all []Event) []Event {
+		out := make([]Event, 0, len(all))
+		for _, e := range all {
+			out = append(out, harmlessEvent(e, line))
+		}
+		return out
+	}
+	g.Group, g.ID, g.Name, g.State, g.Why = line(g.Group), line(g.ID), line(g.Name), line(g.State), line(g.Why)
+	g.Desired.Commit, g.Running.Commit = line(g.Desired.Commit), line(g.Running.Commit)
+	if g.Deployment != nil {
+		d := *g.Deployment
+		d.ID, d.Creator, d.Leader = line(d.ID), line(d.Creator), line(d.Leader)
+		g.Deployment = &d
+	}
+	hosts := make([]Host, 0, len(g.Hosts))
+	for _, h := range g.Hosts {
+		h.Name, h.Status, h.Health, h.Revision, h.Events = line(h.Name), line(h.Status), line(h.Health), line(h.Revision), events(h.Events)
+		hosts = append(hosts, h)
+	}
+	failures := make([]Failure, 0, len(g.Failures))
+	for _, f := range g.Failures {
+		f.Host, f.Event = line(f.Host), harmlessEvent(f.Event, line)
+		failures = append(failures, f)
+	}
+	g.Hosts, g.Failures = hosts, failures
+	return g
+}
+
+func harmlessEvent(e Event, line func(string) string) Event {
+	e.Event = line(e.Event)
+	if e.Diagnostics != nil {
+		d := *e.Diagnostics
+		d.ScriptName, d.Message = line(d.ScriptName), line(d.Message)
+		e.Diagnostics = &d
+	}
+	return e
 }
 
 // headline names the group, its state, the deployment and the revisions.
@@ -67,7 +110,7 @@ func hostLines(b *strings.Builder, g Group, p Palette) {
 	used := usedColumns(g)
 	width := 4
 	for _, h := range g.Hosts {
-		width = max(width, len(h.Name))
+		width = max(width, utf8.RuneCountInString(h.Name))
 	}
 	fmt.Fprintf(b, "  %-*s", width, "HOST")
 	for _, c := range used {
@@ -164,10 +207,14 @@ func lastLines(text string, n int) []string {
 	return lines
 }
 
-// Printable replaces control characters, so that a hook's output cannot steer an operator's terminal.
+// Printable replaces control characters and those that change the direction of writing, so that a hook's output cannot steer an operator's terminal, nor look like
+// something else.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		switch {
+		case r == '\t':
+			return r
+		case r == utf8.RuneError, unicode.Is(unicode.Cc, r), unicode.Is(unicode.Bidi_Control, r), r == '\u2028', r == '\u2029':
 			return '?'
 		}
 		return r

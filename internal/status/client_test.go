@@ -1,0 +1,109 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// behindSocket serves f on a unix socket and returns a client of it.
+func behindSocket(t *testing.T, f *fakeSource) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHandler(Options{Source: f, Write: true})
+	h.pace = time.Millisecond
+	s := &http.Server{Handler: h.routes()}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return NewClient("unix://" + path)
+}
+
+func TestClientBringsBackWhatWasServed(t *testing.T) {
+	f := &fakeSource{report: sample(), history: sampleHistory(), awaited: Awaited{Done: true, Code: 4, State: "Failed", Message: "why", Group: sample().Groups[0]}, logs: "out\n"}
+	c, ctx := behindSocket(t, f), context.Background()
+	if got, err := c.Report(ctx, ""); err != nil || !reflect.DeepEqual(got, sample()) {
+		t.Errorf("report %+v %v", got, err)
+	}
+	if got, err := c.History(ctx, "g"); err != nil || !reflect.DeepEqual(got, sampleHistory()) {
+		t.Errorf("history %+v %v", got, err)
+	}
+	if got, err := c.Wait(ctx, "g", "c", true); err != nil || !reflect.DeepEqual(got, f.awaited) {
+		t.Errorf("wait %+v %v", got, err)
+	}
+	var out bytes.Buffer
+	if err := c.Logs(ctx, LogQuery{Group: "a/b", Host: "h", Deployment: "d", Event: "Install"}, &out); err != nil || out.String() != "out\n" {
+		t.Errorf("logs %q %v", out.String(), err)
+	}
+	if err := c.Operate(ctx, Operation{Verb: "stop", Group: "g", Actor: "anna", Reason: "r"}); err != nil || len(f.ops) != 1 {
+		t.Errorf("operate %v %v", f.ops, err)
+	}
+	stop := errors.New("enough")
+	if err := c.Follow(ctx, "", func(r Report) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("follow %v", err)
+	}
+	want := []string{"report ", "history g", "wait g c", "logs a/b h d Install", "operate stop", "report "}
+	if !reflect.DeepEqual(f.asked, want) {
+		t.Errorf("asked %q", f.asked)
+	}
+}
+
+func TestClientTellsRefusalsApart(t *testing.T) {
+	var unknown *UnknownGroupError
+	for _, c := range []struct {
+		err error
+		is  func(error) bool
+	}{
+		{&UnknownGroupError{"cannot find it"}, func(err error) bool { return errors.As(err, &unknown) && unknown.Message == "cannot find it" }},
+		{fmt.Errorf("%w: web", ErrNoQuorum), func(err error) bool { return errors.Is(err, ErrNoQuorum) && strings.Contains(err.Error(), "web") }},
+		{fmt.Errorf("%w: paused", ErrRefused), func(err error) bool { return errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "paused") }},
+		{errors.New("boom"), func(err error) bool { return err.Error() == "boom" }},
+	} {
+		client := behindSocket(t, &fakeSource{err: c.err})
+		_, err := client.Report(context.Background(), "x")
+		follow := client.Follow(context.Background(), "x", func(Report) error { return nil })
+		if err == nil || !c.is(err) || !c.is(follow) {
+			t.Errorf("%v came as %v and %v", c.err, err, follow)
+		}
+	}
+}
+
+func TestClientSaysThatNobodyListens(t *testing.T) {
+	_, err := NewClient(filepath.Join(t.TempDir(), "none.sock")).Report(context.Background(), "")
+	if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "none.sock") {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := behindSocket(t, &fakeSource{}).Report(ctx, ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestFollowEndsWithTheAgent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: Handler(Options{Source: &fakeSource{report: Report{Host: "web-1"}}})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	err = NewClient(path).Follow(context.Background(), "", func(Report) error { return s.Close() })
+	if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "it left") {
+		t.Errorf("%v", err)
+	}
+	<-done
+}
