@@ -61,6 +61,15 @@ func TestSignalsAndEndpoints(t *testing.T) {
 	}
 	h.start()
 	f.awaitSettled()
+
+	began = time.Now()
+	h.signal(syscall.SIGHUP) // a reload under way does not delay the end
+	if err := h.process.stop(); err != nil {
+		t.Errorf("HUP and TERM end the agent with %v, want exit 0", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the agent took %s to end in a reload", took)
+	}
 }
 
 // get asks the socket for a path.
