@@ -381,6 +381,75 @@ func TestWipedVoterOfNewEpoch(t *testing.T) {
 	})
 }
 
+// A founder that was cut off before anybody voted for it began nothing: a
+// voter of the epoch before that comes back then still counts with what it has.
+func TestFounderThatWasNeverElected(t *testing.T) {
+	virtual(t, 3, 0, func(t *testing.T, f *fleet) {
+		f.run()
+		f.leader().insist("a")
+		f.agree("a")
+		f.leader().set.TransferLeadership(context.Background(), "v2")
+		until(t, "v2 leads", func() bool { return f.hosts["v2"].set.Status().Leading })
+		f.net.split([]string{"v1"}, []string{"v2", "v3"})
+		f.hosts["v2"].insist("b")
+		f.die()
+		f.net.heal()
+		f.spec = f.next("v1", "v4")
+		faults := &durable.Faults{}
+		faults.Observe(func(_ int, op durable.Op) {
+			if op.Kind == "rename" && strings.HasSuffix(op.Path, snapshotSuffix) {
+				f.net.split([]string{"v1"}, []string{"v4"})
+			}
+		})
+		f.prepare = func(c *Consensus) { c.disk = &durable.Disk{Hook: faults.Hook} }
+		f.run("v1")
+		f.prepare = nil
+		f.run("v4")
+		until(t, "the founder has what it found", func() bool { return f.hosts["v1"].count("a") > 0 })
+		f.hosts["v4"].problem("epoch 2 has not reached this host yet, v1/disk-v1 begins it")
+		f.die()
+		f.net.heal()
+		f.spec = f.next("v1", "v2")
+		f.run("v1", "v2")
+		f.hosts["v1"].insist("c")
+		f.agree("c", "v1", "v2")
+		f.hosts["v1"].missing("a", "b")
+	})
+}
+
+// Whoever knows of a leader, but not yet of the state, must not take its
+// emptiness for the state.
+func TestNoQuorumWithoutState(t *testing.T) {
+	virtual(t, 3, 1, func(t *testing.T, f *fleet) {
+		f.run()
+		f.hosts["o1"].insist("a")
+		f.agree("a")
+		f.die()
+		f.spec = f.next("v1", "v4", "v5")
+		names := []string{"v1", "v4", "v5", "o1"}
+		f.prepare = func(c *Consensus) { // a disk that takes its time for the snapshot
+			c.disk = &durable.Disk{Hook: func(op durable.Op) error {
+				if strings.HasSuffix(op.Path, snapshotSuffix) {
+					<-time.After(300 * time.Millisecond)
+				}
+				return nil
+			}}
+		}
+		f.run(names...)
+		until(t, "all have a leader", func() bool {
+			all := true
+			for _, name := range names {
+				st := f.hosts[name].set.Status()
+				if st.Quorum && f.hosts[name].count("a") == 0 {
+					t.Fatalf("%s is empty and says %+v", name, st)
+				}
+				all = all && st.Quorum
+			}
+			return all
+		})
+	})
+}
+
 func TestAllLost(t *testing.T) {
 	virtual(t, 1, 0, func(t *testing.T, f *fleet) {
 		f.run()

@@ -17,6 +17,10 @@
 //     the epoch in its upper bits (see IndexOf), so it grows over epochs too.
 //   - Fencing. A command given to Lead is applied only if the log put it into
 //     that very term.
+//   - One epoch at a time. A set that lost its quorum for good goes on under the
+//     next epoch, listed in a new commit: whoever opens that has left the old
+//     epoch for good, and what the old one's stragglers still do is heard by
+//     nobody who has. See below for what is kept.
 //   - A voter whose disk fails or stalls stops taking part instead of leading
 //     forever; see Status.Failed.
 //
@@ -25,4 +29,24 @@
 // be applied twice, so commands have to be idempotent. Nor does an observer keep
 // state over a restart: it takes a snapshot from the first voter it reaches,
 // which may be a little behind what it had seen before.
+//
+// # A new epoch
+//
+// Opened under an epoch after the first, every listed voter first makes durable
+// what it carries: the end of the newest log it has of an earlier epoch, or what
+// it had as an observer in this process. One of them, the founder (the first in
+// canonical order), waits for the answer of every listed voter, adopts the
+// highest (epoch, term, index) state, writes it as the first entry of the new log
+// and stands for election; the others begin empty and get the state from raft.
+// Nothing can be submitted before that. Status.Problems names who is waited for.
+//
+// Every command is kept that any listed voter carries. The founder asks the
+// voters of the epochs before as well, and as soon as a majority of each has
+// answered, nothing that was ever acknowledged is missing. If they do not answer
+// it goes on without them, after 10 heartbeat timeouts, or 60 if one is there but
+// has not seen the new epoch. Then these commands are lost: those acknowledged
+// by a majority of voters none of which, nor any observer of them that was listed
+// as a voter and lived on in its process, was among those that answered. Commands
+// of unknown outcome may turn out to have been applied. If nobody that was asked
+// has ever followed the set, it begins empty, and says so.
 package consensus

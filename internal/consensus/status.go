@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,9 @@ func (s *Set) Status() Status {
 	st.Problems = slices.Clone(s.problems)
 	if s.pending != "" {
 		st.Problems = append(st.Problems, s.pending)
+	} else if s.role == RoleVoter && s.spec.Epoch > 1 && at.index == 0 && s.self != s.spec.founder() {
+		st.Problems = append(st.Problems, fmt.Sprintf("coordinator set %s: epoch %d has not reached this host yet, %s begins it once all of its voters answered",
+			s.spec.Name, s.spec.Epoch, s.spec.founder()))
 	}
 	for _, voter := range s.spec.sorted() {
 		host, _, _ := strings.Cut(voter, "/")
@@ -44,6 +48,14 @@ func (s *Set) Status() Status {
 
 // tidings gives who leads, from raft on a voter and from hearsay elsewhere.
 func (s *Set) tidings() tidings {
+	t := s.rumours()
+	if s.spec.Epoch > 1 && s.rep.position().index == 0 {
+		t.quorum = false // the epoch's state is not here yet: an empty machine must not pass for it
+	}
+	return t
+}
+
+func (s *Set) rumours() tidings {
 	if s.role == RoleObserver {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -102,7 +114,7 @@ func (s *Set) startOver(err error) error {
 
 // report adds a problem that stays until the set is opened again.
 func (s *Set) report(err error) {
-	s.log.Error("replicas differ", "set", s.spec.Name, "error", err)
+	s.log.Error("a coordinator set has a problem", "set", s.spec.Name, "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if text := err.Error(); !slices.Contains(s.problems, text) && len(s.problems) < 16 {
