@@ -241,7 +241,7 @@ func (d *demo) close(err error, interrupted bool) error {
 			d.screen.say("   (ending every process)")
 			agents = d.fleet.agents
 		}
-		left = d.procs.end(agents)
+		left = d.procs.end(agents, endPatience())
 	}
 	if d.s3 != nil {
 		left = errors.Join(left, d.s3.close())

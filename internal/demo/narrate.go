@@ -7,6 +7,9 @@ import (
 	"github.com/gitopsd/gitopsd/internal/status"
 )
 
+// failureLines is how much of a failed hook's output is shown.
+const failureLines = 4
+
 // opening says what is about to be seen.
 func opening(dir string, hosts, voters int) string {
 	return fmt.Sprintf(`gitopsd demo: %s, each with an agent of its own on 127.0.0.1, %s of them deciding together; a config
@@ -19,24 +22,59 @@ func heading(number int, title string) string {
 	return fmt.Sprintf("\n%d. %s\n", number, title)
 }
 
-// moved says where a release's bytes came from: what left S3, and what the hosts that hold a copy must have had from each other.
-func moved(size, archives, indexes int64, holders int) string {
-	if archives == 0 && size == 0 {
+// traffic is where the bytes of a release came from.
+type traffic struct {
+	size, payload     int64 // of the archive, and of what is moved of it
+	archives, indexes int64 // left S3
+	holders           int   // hosts that hold the archive
+}
+
+// peers is what the holders must have had from each other.
+func (t traffic) peers() int64 { return max(0, int64(t.holders)*t.payload-t.archives) }
+
+// sentence says it.
+func (t traffic) sentence() string {
+	if t.archives == 0 && t.size == 0 {
 		return "nothing left S3"
 	}
-	peers := max(0, int64(holders)*size-archives)
-	return fmt.Sprintf("%s left S3 (and %s of piece index); %s hold the bundle of %s, so %s came from peers",
-		status.Bytes(archives), status.Bytes(indexes), count(holders, "host"), status.Bytes(size), status.Bytes(peers))
+	hold := "hold"
+	if t.holders == 1 {
+		hold = "holds"
+	}
+	return fmt.Sprintf("%s left S3 (and %s of piece index); %s %s the bundle of %s, so %s came from peers",
+		status.Bytes(t.archives), status.Bytes(t.indexes), count(t.holders, "host"), hold, status.Bytes(t.size), status.Bytes(t.peers()))
+}
+
+// failure tells which hook of the deployment of a commit failed on which host, with the last lines it wrote; "" when none did.
+func failure(h status.History, commit string) string {
+	for _, d := range h.Deployments {
+		if d.Commit != commit {
+			continue
+		}
+		for _, host := range d.Hosts {
+			for _, e := range host.Events {
+				if e.Status != "Failed" || e.Diagnostics == nil {
+					continue
+				}
+				return fmt.Sprintf("   %s of %s failed on %s:\n%s", e.Event, d.ID, host.Name, status.Indented(e.Diagnostics.LogTail, failureLines))
+			}
+		}
+	}
+	return ""
 }
 
 // outcome is what a chapter ends with.
 func outcome(p plot, hosts int, bytes string) string {
-	ports := fmt.Sprintf("%s serve release %s", count(hosts, "port"), p.after)
+	serve := "serve"
+	if hosts == 1 {
+		serve = "serves"
+	}
+	ports := fmt.Sprintf("%s %s release %s", count(hosts, "port"), serve, p.after)
 	switch {
 	case p.still:
 		ports = fmt.Sprintf("%s served release %s all the time", count(hosts, "port"), p.after)
 	case p.target != p.after:
-		ports += fmt.Sprintf(", release %s was seen on one host only", p.target)
+		ports += fmt.Sprintf(" and only one host ever tried release %s", p.target)
 	}
 	return "   -> " + ports + "; " + bytes + ".\n"
 }

@@ -17,12 +17,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long processes get to end.
+// patience is how long processes get to end.
+type patience struct {
+	leave time.Duration // programs, after TERM
+	soft  time.Duration // what they left behind, after TERM
+	hard  time.Duration // and after KILL
+}
+
+// endPatience is short of what somebody who pressed Ctrl-C bears.
+func endPatience() patience {
+	return patience{leave: 6 * time.Second, soft: 3 * time.Second, hard: 5 * time.Second}
+}
+
 const (
-	leavePatience = 6 * time.Second // agents, after TERM
-	straySoft     = 3 * time.Second // what they left behind, after TERM
-	strayHard     = 5 * time.Second // and after KILL
-	endPause      = 20 * time.Millisecond
+	endPause  = 20 * time.Millisecond
+	reapPause = 2 * time.Second
 )
 
 // processes starts programs and sees to it that none is left, be it a grandchild whose parent ended: as a subreaper this process inherits those.
@@ -131,9 +140,9 @@ func (p *processes) output(ctx context.Context, cmd *exec.Cmd) (string, error) {
 }
 
 // end tells the programs to leave, then ends whatever is left of them and of their descendants. It returns once none is left; the error names those it could not end.
-func (p *processes) end(programs []*process) error {
-	patience := time.NewTimer(leavePatience)
-	defer patience.Stop()
+func (p *processes) end(programs []*process, given patience) error {
+	leave := time.NewTimer(given.leave)
+	defer leave.Stop()
 	for _, one := range programs {
 		_ = one.cmd.Process.Signal(syscall.SIGTERM)
 	}
@@ -148,15 +157,15 @@ func (p *processes) end(programs []*process) error {
 			select {
 			case <-one.done:
 				continue
-			case <-patience.C:
+			case <-leave.C:
 				expired = true
 			}
 		}
 		_ = one.cmd.Process.Kill()
 	}
-	err := p.endStrays(syscall.SIGTERM, straySoft)
+	err := p.endStrays(syscall.SIGTERM, given.soft)
 	if err != nil {
-		err = p.endStrays(syscall.SIGKILL, strayHard)
+		err = p.endStrays(syscall.SIGKILL, given.hard)
 	}
 	close(p.spawn)
 	<-p.ended
@@ -220,7 +229,7 @@ func (p *processes) strays() ([]entry, error) {
 
 // reap takes care of orphans that ended, for as long as the demo stays up.
 func (p *processes) reap(ctx context.Context) {
-	pace := time.NewTicker(2 * time.Second)
+	pace := time.NewTicker(reapPause)
 	defer pace.Stop()
 	for {
 		select {

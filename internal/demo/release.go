@@ -125,6 +125,7 @@ type packed struct {
 	key           string
 	digest, index string
 	size          int64 // bytes of the archive
+	payload       int64 // bytes of it that are moved: all but the index at its end, which is moved by itself
 }
 
 // policy is how the group rolls out.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 )
@@ -19,6 +20,9 @@ const (
 	signerEmail = "demo@localhost"
 	branch      = "main"
 )
+
+// gitPatience is how long one git command may take.
+const gitPatience = time.Minute
 
 // gitLeast is the first git that signs commits with SSH keys.
 var gitLeast = [2]int{2, 34}
@@ -82,6 +86,8 @@ func (r *repository) checkGit(ctx context.Context) error {
 func (r *repository) git(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.Command("git", args...)
 	cmd.Dir, cmd.Env = r.place.dir, r.env
+	ctx, cancel := context.WithTimeout(ctx, gitPatience)
+	defer cancel()
 	return r.procs.output(ctx, cmd)
 }
 

@@ -109,7 +109,8 @@ func (s *objectStore) publish(ctx context.Context, dir string, r release) (packe
 	if err != nil {
 		return packed{}, fmt.Errorf("cannot pack release %s: %w", r.name, err)
 	}
-	p := packed{release: r, key: "website/" + r.name + ".tar.zst", digest: string(digest), index: string(index.Digest()), size: int64(archive.Len())}
+	p := packed{release: r, key: "website/" + r.name + ".tar.zst", digest: string(digest), index: string(index.Digest()),
+		size: int64(archive.Len()), payload: index.PayloadSize()}
 	for key, body := range map[string][]byte{p.key: archive.Bytes(), p.key + bundle.IndexSuffix: index.Encode()} {
 		at := origin.Location{Kind: origin.S3, Bucket: bucket, Key: key}
 		if err := origin.Put(ctx, at, s.options(), bytes.NewReader(body), int64(len(body)), nil); err != nil {

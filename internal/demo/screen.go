@@ -18,7 +18,7 @@ type screen struct {
 	size    func() (width, height int) // nil: not a terminal
 	palette status.Palette
 
-	mu    sync.Mutex
+	mu    sync.Mutex // held while writing: two texts must not mix
 	drawn []string
 	rows  int // of the table on the terminal
 	err   error
@@ -52,6 +52,9 @@ func (s *screen) say(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := fmt.Sprintf(format, args...)
+	if text == "" {
+		return
+	}
 	if !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
@@ -78,11 +81,13 @@ func (s *screen) show(g status.Group) {
 	s.drawn = lines
 }
 
-// settle lets the table stay as it is; the next one begins below it.
+// settle lets the table stay as it is; the next one begins below it. Where lines are appended, only what is new will be.
 func (s *screen) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drawn, s.rows = nil, 0
+	if s.rows = 0; s.live() {
+		s.drawn = nil
+	}
 }
 
 // failed is the first error of writing.

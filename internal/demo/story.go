@@ -17,6 +17,7 @@ const (
 	settlePatience  = 15 * time.Second // for ports, after the agents say that they are done
 	awaitPause      = 50 * time.Millisecond
 	followPause     = 200 * time.Millisecond
+	readingTime     = 2 * time.Second
 )
 
 // Exit codes of `gitopsd wait` that end a chapter.
@@ -150,8 +151,25 @@ func (s *story) tell(ctx context.Context) error {
 		if err := s.d.screen.failed(); err != nil {
 			return err
 		}
+		if err := s.d.readingPause(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// readingPause lets somebody at a terminal read what happened before it goes on.
+func (d *demo) readingPause(ctx context.Context) error {
+	if d.o.Once || !d.screen.live() {
+		return ctx.Err()
+	}
+	pause := time.NewTimer(readingTime)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // play plays one chapter: act, follow, judge.
@@ -177,20 +195,22 @@ func (s *story) play(ctx context.Context, number int, c chapter) error {
 		return err
 	}
 	archives, indexes = d.s3.archives.Load()-archives, d.s3.indexes.Load()-indexes
-	bytes := moved(0, archives, indexes, 0)
+	move := traffic{archives: archives, indexes: indexes}
 	if c.moves != nil {
-		holders := d.fleet.held(*c.moves)
-		bytes = moved(c.moves.size, archives, indexes, holders)
-		s.fromPeers += max(0, int64(holders)*c.moves.size-archives)
+		move.size, move.payload, move.holders = c.moves.size, c.moves.payload, d.fleet.held(*c.moves)
+		s.fromPeers += move.peers()
 		s.published++
 	}
 	s.archives += archives
+	if c.code == waitRolledBack {
+		d.screen.say("%s", d.fleet.failure(ctx, commit))
+	}
 	sights, whole := d.watch.seen()
 	wrong := judge(p, facts{sights: sights, whole: whole, end: d.watch.current(), bytes: archives})
 	if len(wrong) > 0 {
 		return errors.New(strings.Join(wrong, "; "))
 	}
-	d.screen.say("%s", outcome(p, len(d.fleet.hosts), bytes))
+	d.screen.say("%s", outcome(p, len(d.fleet.hosts), move.sentence()))
 	return nil
 }
 
