@@ -8,6 +8,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 )
 
@@ -185,7 +186,7 @@ func (l *leader) orphan(ctx context.Context, run *setRun, t *term, w *world) boo
 	run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
 	ok := true
 	for _, v := range views {
-		if v.Orphaned || slices.Contains(w.State.Broken.Groups, v.Group) || slices.Contains(brokenIDs(w), v.ID) {
+		if v.Orphaned || isBroken(w, v) {
 			continue
 		}
 		if g, still := w.group(v.ID); still && g.Coordinators == run.spec.Name && !g.Policy.Removed {
@@ -196,13 +197,9 @@ func (l *leader) orphan(ctx context.Context, run *setRun, t *term, w *world) boo
 	return ok
 }
 
-// brokenIDs lists the ids of groups whose files could not be used.
-func brokenIDs(w *world) []string {
-	var ids []string
-	for _, id := range w.State.Broken.IDs {
-		ids = append(ids, string(id))
-	}
-	return ids
+// isBroken says whether the files of a group that the set knows cannot be used in a commit.
+func isBroken(w *world, v rollout.GroupView) bool {
+	return slices.Contains(w.State.Broken.Groups, v.Group) || slices.Contains(w.State.Broken.IDs, desired.GroupID(v.ID))
 }
 
 // reportLiveness proposes who died and who came back. A host is alive when gossip says so or when a voter hears its stream.

@@ -137,7 +137,7 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 
 // absent reports a group that the set knows and the commit does not.
 func absent(v rollout.GroupView, g status.Group, w *world) status.Group {
-	if !v.Orphaned && (slices.Contains(w.State.Broken.Groups, v.Group) || slices.Contains(brokenIDs(w), v.ID)) {
+	if !v.Orphaned && isBroken(w, v) {
 		g.Why = strings.TrimSpace(fmt.Sprintf("its files in commit %s cannot be used, so nothing new starts; `gitopsd status` lists the problems. %s", w.Commit.Short(), g.Why))
 	}
 	return g

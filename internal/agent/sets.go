@@ -113,8 +113,8 @@ func (s *sets) reconcile(ctx context.Context) {
 			delete(wanted, name)
 			continue
 		}
-		if _, exists := w.State.Sets[name]; !keep && !stopped && exists && s.granted(run) {
-			continue // the end of what this host was granted must still be told
+		if _, exists := w.State.Sets[name]; !keep && !stopped && exists && (s.granted(run) || s.brokenHere(w, run)) {
+			continue // the end of what this host was granted must still be told, and a mistyped file takes no host out of its group
 		}
 		s.close(name, run)
 	}
@@ -132,6 +132,15 @@ func (s *sets) granted(run *setRun) bool {
 	var list []rollout.Assignment
 	run.set.View(func(consensus.Machine) { list = run.machine.Assignments(s.self) })
 	return slices.ContainsFunc(list, func(a rollout.Assignment) bool { return a.Grant != nil })
+}
+
+// brokenHere says whether this host belongs to a group of a set whose files cannot be used.
+func (s *sets) brokenHere(w *world, run *setRun) bool {
+	var views []rollout.GroupView
+	run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
+	return slices.ContainsFunc(views, func(v rollout.GroupView) bool {
+		return isBroken(w, v) && slices.ContainsFunc(v.Members, func(m rollout.MemberInfo) bool { return m.Host == s.self })
+	})
 }
 
 // forget drops what is said of sets that are no longer wanted.
