@@ -456,18 +456,12 @@ func (h *host) wait(commit string) int {
 	return code
 }
 
-// killApplication ends the application that hooks started.
+// killApplication ends what the host's hooks left: its application, and hooks that a test did not wait for.
 func (h *host) killApplication() {
-	text, err := os.ReadFile(filepath.Join(h.dir, "app.pid"))
-	if err != nil {
-		return
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return
-	}
-	if p, err := os.FindProcess(pid); err == nil {
-		_ = p.Kill()
+	for pid := range h.processes() {
+		if p, err := os.FindProcess(pid); err == nil {
+			_ = p.Kill()
+		}
 	}
 }
 

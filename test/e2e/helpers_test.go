@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -123,22 +124,23 @@ func (h *host) agentLog() string {
 	return string(text)
 }
 
-// processes lists the command lines of living processes that descend from a host's agent, found by the environment they inherited.
-func (h *host) processes() []string {
+// processes lists the living processes that descend from a host's agent, and their command lines, found by the environment they inherited.
+func (h *host) processes() map[int]string {
 	h.f.t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
 		h.f.t.Fatal(err)
 	}
-	var all []string
+	all := map[int]string{}
 	for _, file := range found {
 		env, err := os.ReadFile(file)
 		if err != nil || !strings.Contains("\x00"+string(env), "\x00E2E_DIR="+h.dir+"\x00") {
 			continue
 		}
 		line, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
-		if err == nil && len(line) > 0 {
-			all = append(all, strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "))
+		pid, bad := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil && bad == nil && len(line) > 0 {
+			all[pid] = strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " ")
 		}
 	}
 	return all

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,7 +13,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -104,22 +108,45 @@ func (c *countingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// nextPort is where freeAddress looks next: below the range that the kernel takes the ports of outgoing connections from, so that an agent that is down for a
-// while finds its port again.
-var nextPort atomic.Int64
-
-// Ports that freeAddress hands out.
+// Ports that freeAddress hands out: below the range that the kernel takes the ports of outgoing connections from, so that an agent that is down for a while finds
+// its port again, and a block for each test process, held by a lock, so that no other run takes it meanwhile.
 const (
-	portsFrom = 10240
-	portsTo   = 32000
+	portsFrom  = 10240
+	portsBlock = 500
+	portBlocks = 40
 )
 
-// freeAddress finds a port that is free now, and never the same twice.
+// portBlock takes this process's block of ports, until the process ends.
+var portBlock = sync.OnceValues(func() (int, error) {
+	for i := range portBlocks {
+		file, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("gitopsd-e2e-ports-%d-%d.lock", os.Getuid(), i)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return 0, err
+		}
+		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			portsHeld = file
+			return portsFrom + i*portsBlock, nil
+		}
+		file.Close()
+	}
+	return 0, errors.New("every block of ports is taken by another run of these tests")
+})
+
+var (
+	portsHeld *os.File // keeps the lock
+	nextPort  atomic.Int64
+)
+
+// freeAddress finds a port that is free now, and never the same twice while others are left.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for range portsTo - portsFrom {
-		port := portsFrom + (int64(os.Getpid())*97+nextPort.Add(1))%(portsTo-portsFrom)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.FormatInt(port, 10))
+	from, err := portBlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range portsBlock {
+		port := from + int(nextPort.Add(1)-1)%portsBlock
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			continue
 		}
