@@ -24,6 +24,7 @@ type leaseRequest struct {
 	Wrong   []int         `json:"wrong,omitempty"`
 	Failed  string        `json:"failed,omitempty"`
 	Read    int64         `json:"read,omitempty"`
+	Of      int64         `json:"of,omitempty"` // bytes of the bundle, where an archive was given up
 	Rate    int64         `json:"rate,omitempty"`
 	Hosts   int           `json:"hosts,omitempty"`
 }
@@ -42,15 +43,17 @@ type leaseAnswer struct {
 // Bounds of the dealing.
 const (
 	leaseVersion  = 1
-	leaseBytesMax = 2 << 20          // a request or an answer
-	dealingsMax   = 64               // bundles dealt at a time; the one asked about longest ago goes first
-	dealtMax      = 4 << 20          // pieces of them together
-	receiveMax    = 2                // indexes received at a time
-	dealingIdle   = 5 * time.Minute  // a dealing nobody asked about for so long begins anew, with its budget
-	indexLease    = 6 * time.Second  // to read an index, or to say that the archive is still being read
-	indexRenew    = 2 * time.Second  // how often it is said
-	indexRest     = 2 * time.Second  // a host that gave it up does not get it again for so long, if another asks
-	indexRestMax  = 16 * time.Second // and what that doubles to
+	leaseBytesMax = 2 << 20                // a request or an answer
+	dealingsMax   = 64                     // bundles dealt at a time; the one asked about longest ago goes first
+	dealtMax      = 4 << 20                // pieces of them together
+	receiveMax    = 2                      // indexes received at a time
+	dealingIdle   = 5 * time.Minute        // a dealing nobody asked about for so long begins anew, with its budget
+	indexLease    = 6 * time.Second        // to read an index, or to say that the archive is still being read
+	indexRenew    = 2 * time.Second        // how often it is said
+	indexRest     = 500 * time.Millisecond // after it was given up, nobody gets it for so long, doubling,
+	indexRestMax  = 5 * time.Second        // to at most this,
+	indexRestOut  = 10 * time.Minute       // unless half of the bundle, and more than wastedMin, was read for nothing
+	wastedMin     = 4 << 20                // bytes
 )
 
 // desk is where this host deals.
@@ -78,8 +81,11 @@ type scouting struct {
 	host   string
 	until  time.Time
 	asked  time.Time
-	rests  map[string]time.Time
+	rest   time.Time // nobody before
+	last   string    // who gave it up last; another host goes first
 	tries  int
+	wasted int64  // bytes
+	spent  bool   // too many
 	reason string // why the last read failed, with its host
 }
 
@@ -183,14 +189,6 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	return leaseAnswer{Version: leaseVersion, Pieces: lease.Pieces, For: lease.For.Milliseconds(), Retry: lease.Retry.Milliseconds(), Why: lease.Why}, nil
 }
 
-// before tells why the last read of the index failed, if one did.
-func (s *scouting) before() string {
-	if s.reason == "" {
-		return ""
-	}
-	return "; the last failure: " + s.reason
-}
-
 // scout says whether a host may read the index. Only one does; it says again and again that it is still at it.
 func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseAnswer {
 	d.mu.Lock()
@@ -205,25 +203,50 @@ func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseA
 		if one == nil && len(d.scouts) >= dealingsMax {
 			return leaseAnswer{Version: leaseVersion, Why: "too many bundles are read at once", Retry: time.Second.Milliseconds()}
 		}
-		one = &scouting{rests: map[string]time.Time{}}
+		one = &scouting{}
 		d.scouts[digest] = one
 	}
 	one.asked = now
 	taken := one.host != "" && one.host != q.Host && now.Before(one.until)
 	switch {
 	case q.GiveUp && one.host == q.Host:
-		one.host, one.tries, one.reason = "", one.tries+1, q.Host+": "+plain(q.Failed, saysMax)
-		if len(one.rests) < dealingsMax {
-			one.rests[q.Host] = now.Add(min(indexRest<<min(one.tries-1, 8), indexRestMax))
-		}
+		one.giveUp(q, now)
 		return leaseAnswer{Version: leaseVersion}
 	case q.GiveUp:
 		return leaseAnswer{Version: leaseVersion}
 	case taken:
 		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads its index from the origin" + one.before(), Retry: time.Second.Milliseconds()}
-	case now.Before(one.rests[q.Host]):
-		return leaseAnswer{Version: leaseVersion, Why: "waiting to read its index from the origin again" + one.before(), Retry: min(one.rests[q.Host].Sub(now), time.Second).Milliseconds()}
+	}
+	rest := one.rest
+	if one.last == q.Host {
+		rest = rest.Add(time.Second)
+	}
+	if one.host != q.Host && now.Before(rest) {
+		why := "waiting to read its index from the origin again"
+		if one.spent {
+			why = fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for nothing", one.wasted)
+		}
+		return leaseAnswer{Version: leaseVersion, Why: why + one.before(), Retry: rest.Sub(now).Milliseconds()}
 	}
 	one.host, one.until = q.Host, now.Add(indexLease)
 	return leaseAnswer{Version: leaseVersion, Yes: true, For: indexLease.Milliseconds()}
+}
+
+// before tells why the last read of the index failed, if one did.
+func (s *scouting) before() string {
+	if s.reason == "" {
+		return ""
+	}
+	return "; the last failure: " + s.reason
+}
+
+// giveUp lets the origin rest after a read that failed, for long once too much was read for nothing.
+func (s *scouting) giveUp(q leaseRequest, now time.Time) {
+	s.host, s.last, s.reason = "", q.Host, q.Host+": "+plain(q.Failed, saysMax)
+	s.wasted += min(max(q.Read, 0), bundle.MaxArchiveBytes)
+	rest := min(indexRest<<min(s.tries, 8), indexRestMax)
+	if s.spent = s.wasted > max(wastedMin, q.Of/2); s.spent {
+		rest = indexRestOut
+	}
+	s.tries, s.rest = s.tries+1, now.Add(rest)
 }

@@ -111,7 +111,21 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 			return false, ctx.Err()
 		case <-changed:
 		case <-pace.C:
+			x.recount()
 		}
+	}
+}
+
+// recount finds pieces that were here and are not any more: the store forgets those that it reads back and finds changed.
+func (x *exchange) recount() {
+	x.mu.Lock()
+	have, lost := x.partial.Have(), false
+	for i := range x.sizes {
+		lost = !have.Has(i) && x.picker.Lost(i) || lost
+	}
+	x.mu.Unlock()
+	if lost {
+		x.changed.notify()
 	}
 }
 
@@ -199,12 +213,8 @@ func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
 	x.mismatches++
 	tooOften := x.mismatches > 2
 	wrongIndex := have.Count() == 0
-	for i := range x.sizes {
-		if !have.Has(i) {
-			x.picker.Lost(i)
-		}
-	}
 	x.mu.Unlock()
+	x.recount()
 	switch {
 	case !wrongIndex && !tooOften:
 		x.s.log.Warn("pieces of a bundle changed on disk and are fetched again", "digest", x.digest.Short(), "error", err)
@@ -269,9 +279,12 @@ func (x *exchange) moved() {
 // because notes what the exchange waits for.
 func (x *exchange) because(why string) {
 	x.mu.Lock()
+	news := x.why != why
 	x.why = why
 	x.mu.Unlock()
-	x.changed.notify()
+	if news {
+		x.changed.notify()
+	}
 }
 
 // suspect names a host that sent wrong bytes; it is not asked again.

@@ -38,7 +38,7 @@ type archive struct {
 // packed makes a bundle of our own format with files of random bytes.
 func packed(t testing.TB, files, size int) *archive {
 	t.Helper()
-	tree, r := fstest.MapFS{}, rand.NewChaCha8([32]byte{byte(files)})
+	tree, r := fstest.MapFS{}, rand.NewChaCha8([32]byte{})
 	for i := range files {
 		data := make([]byte, size)
 		r.Read(data)
@@ -449,4 +449,17 @@ func names(n int) []string {
 		all = append(all, fmt.Sprintf("web-%d", i+1))
 	}
 	return all
+}
+
+// rot changes a byte of the first piece of a bundle on its way.
+func (h *host) rot(t *testing.T, a *archive) {
+	t.Helper()
+	file, err := os.OpenFile(filepath.Join(h.f.dir, h.name, "partial", a.ref.Digest.Hex(), "data"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte{^a.data[3]}, 3); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -192,14 +192,10 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 		return nil, 0, err
 	}
 	if !answer.Yes {
-		if answer.Why != "" {
-			x.mu.Lock()
-			x.why = answer.Why
-			x.mu.Unlock()
-		}
+		x.because(answer.Why)
 		return nil, min(max(time.Duration(answer.Retry)*time.Millisecond, askPauseMin), askPauseMax), nil
 	}
-	stop := x.renew(ctx)
+	stop, before := x.renew(ctx), x.read()
 	if x.pin == "" {
 		err = x.scout(ctx, origin, where)
 	} else {
@@ -207,9 +203,16 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 	}
 	stop()
 	if err != nil && ctx.Err() == nil {
-		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: err.Error()})
+		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: plain(err.Error(), saysMax), Read: x.read() - before, Of: x.ref.Size})
 	}
 	return index, 0, err
+}
+
+// read is how many bytes this host read from the origin.
+func (x *exchange) read() int64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.fromOrigin
 }
 
 // renew tells the dealer again and again that this host still reads.

@@ -33,7 +33,7 @@ const (
 const (
 	newsFrameMax = 256 << 10 // bytes of a frame
 	newsListMax  = 1 << 12   // pieces of a list
-	saysMax      = 300       // bytes of a sentence
+	saysMax      = 500       // bytes of a sentence
 )
 
 // state is what a host says of itself in an exchange.

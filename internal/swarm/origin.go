@@ -353,7 +353,7 @@ func (x *exchange) readPieces(ctx context.Context, origin Origin, pieces []int) 
 			return read, -1, because(ctx, err)
 		}
 		if err := x.keep(i, data); errors.Is(err, store.ErrMismatch) {
-			return read, i, fmt.Errorf("its bytes are not what the index promises: %w", err)
+			return read, i, fmt.Errorf("its bytes are not what the index promises: %w", x.index.Verify(i, data))
 		} else if err != nil {
 			return read, -1, err
 		}

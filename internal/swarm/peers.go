@@ -19,11 +19,12 @@ import (
 // peer is another host in an exchange.
 type peer struct {
 	view    view
-	heard   bool // it told its news, or could not be reached, at least once
-	live    bool // it tells its news now
-	placed  bool // the picker counts on it
-	strikes int  // requests in a row that failed
-	lies    int  // pieces it said it had and had not
+	heard   bool      // it told its news, or could not be reached, at least once
+	live    bool      // it tells its news now
+	placed  bool      // the picker counts on it
+	strikes int       // requests in a row that failed
+	lies    int       // pieces it said it had and had not
+	refused time.Time // since when it is too busy for every request; zero if it is not
 	resume  time.Time
 	cancel  context.CancelFunc
 }
@@ -43,6 +44,18 @@ func (p *peer) asks(now time.Time) int {
 func (p *peer) strike(by int) {
 	p.strikes += by
 	p.resume = time.Now().Add(min(restMin<<min(p.strikes, 10), restMax))
+}
+
+// turnedAway waits a little for a busy peer. One that is busy without end counts as failing.
+func (p *peer) turnedAway(now time.Time) {
+	if p.refused.IsZero() {
+		p.refused = now
+	}
+	if now.Sub(p.refused) >= busyMax {
+		p.strike(1)
+		return
+	}
+	p.resume = now.Add(restMin)
 }
 
 // followMembers listens to every live member, and to none that left; peers whose rest is over count again.
@@ -240,9 +253,9 @@ func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
 	if p := x.peers[w.Host]; p != nil && ctx.Err() == nil {
 		switch {
 		case err == nil:
-			p.strikes, p.lies = 0, 0
+			p.strikes, p.lies, p.refused = 0, 0, time.Time{}
 		case errors.As(err, &answer) && answer.code == http.StatusServiceUnavailable:
-			p.resume = time.Now().Add(restMin)
+			p.turnedAway(time.Now())
 		case errors.As(err, &answer) && answer.code == http.StatusNotFound:
 			p.lies++
 			lied = p.lies >= liesMax
@@ -287,7 +300,7 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 		}
 		if err := x.keep(i, data); err != nil {
 			if errors.Is(err, store.ErrMismatch) {
-				x.suspect(want.Host, fmt.Sprintf("piece %d of bundle %s from %s is wrong: %v", i, x.digest.Short(), want.Host, err))
+				x.suspect(want.Host, fmt.Sprintf("piece %d of bundle %s from %s is wrong: %v", i, x.digest.Short(), want.Host, x.index.Verify(i, data)))
 			}
 			return kept, err
 		}

@@ -55,9 +55,10 @@ const (
 	newsGapMax   = 250 * time.Millisecond
 	restMin      = 50 * time.Millisecond // a peer whose request failed rests, twice as long each time
 	restMax      = 5 * time.Second
-	strikesMax   = 3       // failures in a row before what a peer says it has counts for nothing until its rest is over
-	liesMax      = 3       // pieces a peer said it had and had not, before it is named
-	rateBurst    = 1 << 20 // bytes
+	strikesMax   = 3               // failures in a row before what a peer says it has counts for nothing until its rest is over
+	busyMax      = 4 * time.Second // a peer that turns away every request for so long fails
+	liesMax      = 3               // pieces a peer said it had and had not, before it is named
+	rateBurst    = 1 << 20         // bytes
 	throttled    = 16 << 10
 	pastMax      = 256 // fetches whose cost is remembered
 )

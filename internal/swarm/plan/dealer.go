@@ -9,20 +9,20 @@ import (
 
 // Figures of the dealing. Few bytes in flight at the origin make it quickly finished with; many leases a host make it even.
 const (
-	leaseMin     = 2 * time.Second  // a lease lasts at least so long, and three times what it should take
-	leaseMax     = time.Minute      // and at most
-	landedFor    = 10 * time.Second // a piece that landed is not dealt again for so long: every host has heard of it by then
-	adoptFor     = 5 * time.Second  // a new dealer believes for so long what hosts say that others are reading
-	runMin       = 128 << 10        // bytes of one lease at least, where that much is missing together
-	runMax       = 1 << 20          // and at most
-	runTime      = 2 * time.Second  // and no more than a host reads in so long
-	runsAtOnce   = 8                // leases at a time over all hosts, but one a host
-	runsPerHost  = 4                // and of one host
-	rateUnknown  = 1 << 20          // bytes in a second assumed of a host that has not read anything yet
-	budgetShare  = 2                // one part in two of the bundle may leave the origin twice,
-	budgetMin    = 4 << 20          // bytes, but at least so much;
-	trickleEvery = time.Minute      // once that is spent, so often
-	trickleShare = 20               // one part in twenty more, but at least one lease
+	leaseMin     = 2 * time.Second // a lease lasts at least so long, and three times what it should take
+	leaseMax     = time.Minute     // and at most
+	landedFor    = 5 * time.Second // a piece that landed is not dealt again for so long: every host has heard of it by then
+	adoptFor     = 5 * time.Second // a new dealer believes for so long what hosts say that others are reading
+	runMin       = 128 << 10       // bytes of one lease at least, where that much is missing together
+	runMax       = 1 << 20         // and at most
+	runTime      = 2 * time.Second // and no more than a host reads in so long
+	runsAtOnce   = 8               // leases at a time over all hosts, but one a host
+	runsPerHost  = 4               // and of one host
+	rateUnknown  = 1 << 20         // bytes in a second assumed of a host that has not read anything yet
+	budgetShare  = 2               // one part in two of the bundle may leave the origin twice,
+	budgetMin    = 4 << 20         // bytes, but at least so much;
+	trickleEvery = time.Minute     // once that is spent, so often
+	trickleShare = 20              // one part in twenty more, but at least one lease
 	restMin      = 100 * time.Millisecond
 	restMax      = 5 * time.Second // a host whose read failed is not dealt anything for so long at most
 	probeAfter   = 3               // failures in a row before one host at a time tries the origin

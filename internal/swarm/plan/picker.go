@@ -161,10 +161,14 @@ func (p *Picker) Got(i int) {
 	p.setIdle(i, false)
 }
 
-// Lost notes that a piece is not here any more.
-func (p *Picker) Lost(i int) {
+// Lost notes that a piece is not here, and whether that is new.
+func (p *Picker) Lost(i int) bool {
+	if p.missing.has(i) {
+		return false
+	}
 	p.missing.set(i)
 	p.setIdle(i, p.ways[i].count == 0)
+	return true
 }
 
 // Hold notes that pieces are on their way from the origin.

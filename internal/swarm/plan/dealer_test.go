@@ -1,0 +1,414 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// world is a fleet in virtual time that uses the Dealer and Pickers as the agents do.
+type world struct {
+	t      interface{ Fatalf(string, ...any) }
+	sizes  []int64
+	total  int64
+	dealer *Dealer
+	now    time.Duration
+	hosts  []*actor
+	read   int64 // bytes that left the origin
+}
+
+// actor is one host.
+type actor struct {
+	name   string
+	have   Bits
+	leases [][]int
+	ends   []time.Duration
+	read   int64
+	failed string
+	dead   bool
+	speed  time.Duration // for one lease
+}
+
+func newWorld(t *rapid.T, pieces, hosts int) *world {
+	w := &world{t: t}
+	for range pieces {
+		w.sizes = append(w.sizes, int64(rapid.IntRange(1, 512<<10).Draw(t, "size")))
+		w.total += w.sizes[len(w.sizes)-1]
+	}
+	for i := range hosts {
+		w.hosts = append(w.hosts, &actor{name: fmt.Sprintf("h%02d", i), have: NewBits(pieces), speed: time.Duration(rapid.IntRange(10, 900).Draw(t, "speed")) * time.Millisecond})
+	}
+	w.dealer = NewDealer(w.sizes)
+	return w
+}
+
+// seen is what live hosts other than a have.
+func (w *world) seen(a *actor) Bits {
+	seen := NewBits(len(w.sizes))
+	for _, h := range w.hosts {
+		if h != a && !h.dead {
+			seen.Or(h.have)
+		}
+	}
+	return seen
+}
+
+// ask lets a host ask once and checks the answer.
+func (w *world) ask(a *actor) Lease {
+	r := Request{Host: a.name, Have: slices.Clone(a.have), Seen: w.seen(a), Holding: slices.Concat(a.leases...), Failed: a.failed, Read: a.read, Hosts: len(w.hosts)}
+	a.failed = ""
+	lease := w.dealer.Deal(r, w.now)
+	for n, i := range lease.Pieces {
+		if n > 0 && i != lease.Pieces[n-1]+1 {
+			w.t.Fatalf("a lease is no run: %v", lease.Pieces)
+		}
+		if a.have.Has(i) || r.Seen.Has(i) {
+			w.t.Fatalf("piece %d was dealt to %s, and is here or at a peer", i, a.name)
+		}
+		for _, h := range w.hosts {
+			if !h.dead && slices.Contains(slices.Concat(h.leases...), i) {
+				w.t.Fatalf("piece %d was dealt to %s while %s reads it", i, a.name, h.name)
+			}
+		}
+	}
+	if len(lease.Pieces) > 0 {
+		a.leases, a.ends = append(a.leases, lease.Pieces), append(a.ends, w.now+min(a.speed, lease.For))
+		if lease.For < leaseMin || lease.For > leaseMax {
+			w.t.Fatalf("a lease of %v", lease.For)
+		}
+	} else if lease.Why == "" || lease.Retry <= 0 || lease.Retry > retryMax {
+		w.t.Fatalf("no piece, and %+v", lease)
+	}
+	return lease
+}
+
+// arrive ends the leases that are due, well or badly.
+func (w *world) arrive(a *actor, fails bool) {
+	for k := 0; k < len(a.leases); {
+		if w.now < a.ends[k] {
+			k++
+			continue
+		}
+		for n, i := range a.leases[k] {
+			if fails && n > 0 {
+				a.failed = "broke off"
+				break
+			}
+			w.read, a.read = w.read+w.sizes[i], a.read+w.sizes[i]
+			a.have.Set(i)
+		}
+		a.leases, a.ends = slices.Delete(a.leases, k, k+1), slices.Delete(a.ends, k, k+1)
+	}
+}
+
+// done says whether every piece is at a live host.
+func (w *world) done() bool {
+	all := w.seen(nil)
+	return all.Count() == len(w.sizes)
+}
+
+func TestEverythingIsDealtOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, rapid.IntRange(1, 60).Draw(t, "pieces"), rapid.IntRange(1, 8).Draw(t, "hosts"))
+		for step := 0; !w.done(); step++ {
+			if step > 10000 {
+				t.Fatal("not everything was dealt")
+			}
+			w.now += 20 * time.Millisecond
+			for _, a := range w.hosts {
+				w.arrive(a, false)
+				w.ask(a)
+			}
+		}
+		if w.read != w.total {
+			t.Fatalf("%d bytes left the origin for a bundle of %d", w.read, w.total)
+		}
+	})
+}
+
+func TestFailuresAndDeathsDealAgainWithinTheBudget(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, rapid.IntRange(1, 60).Draw(t, "pieces"), rapid.IntRange(2, 8).Draw(t, "hosts"))
+		lost := int64(0)
+		for step := 0; !w.done(); step++ {
+			if step > 20000 {
+				t.Fatalf("not everything was dealt after %v", w.now)
+			}
+			w.now += 50 * time.Millisecond
+			for k, a := range w.hosts {
+				if a.dead {
+					continue
+				}
+				if k > 0 && step < 400 && rapid.IntRange(0, 300).Draw(t, "dies") == 0 {
+					a.dead = true
+					for i, n := range w.sizes {
+						if a.have.Has(i) || slices.Contains(slices.Concat(a.leases...), i) {
+							lost += n
+						}
+					}
+					continue
+				}
+				w.arrive(a, step < 400 && rapid.IntRange(0, 10).Draw(t, "fails") == 0)
+				if rapid.IntRange(0, 3).Draw(t, "asks") > 0 {
+					w.ask(a)
+				}
+			}
+			minutes := int64(w.now/trickleEvery) + 1
+			if most := w.total + max(w.total/budgetShare, budgetMin) + minutes*max(w.total/trickleShare, runMax) + w.total/trickleShare; w.read > most {
+				t.Fatalf("%d bytes left the origin for a bundle of %d after %v", w.read, w.total, w.now)
+			}
+		}
+		if w.read > w.total+lost {
+			t.Fatalf("%d bytes left the origin for a bundle of %d, of which %d were lost", w.read, w.total, lost)
+		}
+	})
+}
+
+func TestANewDealerDealsNothingTwice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, rapid.IntRange(1, 60).Draw(t, "pieces"), rapid.IntRange(2, 6).Draw(t, "hosts"))
+		at := rapid.IntRange(0, 60).Draw(t, "change")
+		for step := 0; !w.done(); step++ {
+			if step == at {
+				w.dealer = NewDealer(w.sizes)
+			}
+			w.now += 20 * time.Millisecond
+			for _, a := range w.hosts {
+				w.arrive(a, false)
+				r := Request{Host: a.name, Have: a.have, Seen: w.seen(a), Holding: slices.Concat(a.leases...), Read: a.read, Hosts: len(w.hosts)}
+				for _, h := range w.hosts {
+					if h != a {
+						r.Others = append(r.Others, slices.Concat(h.leases...)...)
+					}
+				}
+				if lease := w.dealer.Deal(r, w.now); len(lease.Pieces) > 0 {
+					a.leases, a.ends = append(a.leases, lease.Pieces), append(a.ends, w.now+a.speed)
+				}
+			}
+		}
+		if w.read != w.total {
+			t.Fatalf("%d bytes left the origin for a bundle of %d", w.read, w.total)
+		}
+	})
+}
+
+func TestEqualHostsReadEqualShares(t *testing.T) {
+	sizes := make([]int64, 512)
+	for i := range sizes {
+		sizes[i] = 128 << 10
+	}
+	for _, n := range []int{2, 5, 8, 16} {
+		for seed := range uint64(3) {
+			order := rand.New(rand.NewPCG(seed, 1))
+			w := &world{t: t, sizes: sizes, total: 512 * 128 << 10, dealer: NewDealer(sizes)}
+			for i := range n {
+				w.hosts = append(w.hosts, &actor{name: fmt.Sprintf("h%02d", i), have: NewBits(len(sizes)), speed: 100 * time.Millisecond})
+			}
+			for !w.done() {
+				w.now += 10 * time.Millisecond
+				for _, k := range order.Perm(n) {
+					w.arrive(w.hosts[k], false)
+					w.ask(w.hosts[k])
+				}
+			}
+			least, most := w.total, int64(0)
+			for _, a := range w.hosts {
+				least, most = min(least, a.read), max(most, a.read)
+			}
+			if run := w.dealer.runBytes(n); most-least > 5*run {
+				t.Fatalf("of %d hosts one read %d bytes and another %d, leases have %d", n, most, least, run)
+			}
+		}
+	}
+}
+
+func TestAFasterHostReadsMore(t *testing.T) {
+	sizes := make([]int64, 256)
+	for i := range sizes {
+		sizes[i] = 128 << 10
+	}
+	w := &world{t: t, sizes: sizes, total: 256 * 128 << 10, dealer: NewDealer(sizes)}
+	w.hosts = []*actor{{name: "fast", have: NewBits(256), speed: 50 * time.Millisecond}, {name: "slow", have: NewBits(256), speed: time.Second}}
+	for !w.done() {
+		w.now += 10 * time.Millisecond
+		for _, a := range w.hosts {
+			w.arrive(a, false)
+			w.ask(a)
+		}
+	}
+	if fast, slow := w.hosts[0].read, w.hosts[1].read; fast < 5*slow {
+		t.Errorf("the fast host read %d bytes, the slow one %d", fast, slow)
+	}
+}
+
+// even returns n sizes of 100 KiB.
+func even(n int) []int64 {
+	sizes := make([]int64, n)
+	for i := range sizes {
+		sizes[i] = 100 << 10
+	}
+	return sizes
+}
+
+func TestALeaseThatRunsOutIsDealtAgain(t *testing.T) {
+	d := NewDealer(even(1))
+	first := d.Deal(Request{Host: "a", Hosts: 2}, 0)
+	if len(first.Pieces) != 1 || first.For != leaseMin {
+		t.Fatalf("got %+v", first)
+	}
+	if next := d.Deal(Request{Host: "b", Hosts: 2}, leaseMin-1); len(next.Pieces) > 0 || !strings.Contains(next.Why, "to a") || next.Retry > retryMin {
+		t.Errorf("got %+v", next)
+	}
+	if next := d.Deal(Request{Host: "b", Hosts: 2}, leaseMin); len(next.Pieces) != 1 {
+		t.Errorf("got %+v", next)
+	}
+	if spent := d.spent(); spent != 100<<10 {
+		t.Errorf("the lost lease counts %d bytes", spent)
+	}
+	d.Deal(Request{Host: "a", Hosts: 2}, leaseMin) // it speaks again: it had read nothing
+	if spent := d.spent(); spent != 0 {
+		t.Errorf("a holder that came back counts %d bytes", spent)
+	}
+}
+
+func TestALeaseThatTheHolderDoesNotNameIsOver(t *testing.T) {
+	d := NewDealer(even(1))
+	d.Deal(Request{Host: "a", Hosts: 2}, 0)
+	if next := d.Deal(Request{Host: "a", Holding: []int{0}, Hosts: 2}, time.Second); len(next.Pieces) > 0 {
+		t.Errorf("dealt while it is read: %+v", next)
+	}
+	if next := d.Deal(Request{Host: "a", Hosts: 2}, time.Second); len(next.Pieces) != 1 { // its answer was lost
+		t.Errorf("got %+v", next)
+	}
+}
+
+func TestAPieceWhoseHoldersDiedIsDealtAgainAfterAWhile(t *testing.T) {
+	d := NewDealer(even(1))
+	d.Deal(Request{Host: "a", Hosts: 2}, 0)
+	d.Deal(Request{Host: "a", Have: Bits{1}, Hosts: 2, Read: 100 << 10}, time.Second)
+	if next := d.Deal(Request{Host: "b", Hosts: 2}, time.Second+landedFor-1); len(next.Pieces) > 0 || next.Why != "every piece has left the origin" {
+		t.Errorf("got %+v", next)
+	}
+	if next := d.Deal(Request{Host: "b", Seen: Bits{1}, Hosts: 2}, time.Second+landedFor); len(next.Pieces) > 0 {
+		t.Errorf("a peer has it: %+v", next)
+	}
+	if next := d.Deal(Request{Host: "b", Hosts: 2}, time.Second+landedFor); len(next.Pieces) != 1 {
+		t.Errorf("got %+v", next)
+	}
+}
+
+func TestWhileTheOriginIsDownOneHostTries(t *testing.T) {
+	d := NewDealer(even(50))
+	now := time.Duration(0)
+	tries := 0
+	failed := map[string]string{}
+	for now < 10*time.Minute {
+		now += 50 * time.Millisecond
+		for _, host := range []string{"a", "b", "c", "d"} {
+			lease := d.Deal(Request{Host: host, Failed: failed[host], Hosts: 4}, now)
+			if failed[host] = ""; len(lease.Pieces) > 0 {
+				failed[host] = "refused"
+				if now > time.Minute {
+					tries++
+				}
+			} else if now > time.Minute && !strings.Contains(lease.Why, "refused") {
+				t.Fatalf("got %q", lease.Why)
+			}
+		}
+	}
+	if tries > 9*60/4 || tries < 9*60/10 {
+		t.Errorf("%d tries in nine minutes", tries)
+	}
+	if d.spent() != 0 {
+		t.Errorf("%d bytes of budget went, and none left the origin", d.spent())
+	}
+}
+
+func TestABudgetThatIsSpentTrickles(t *testing.T) {
+	d := NewDealer(even(100))
+	total := int64(100 * 100 << 10)
+	read, now := int64(0), time.Duration(0)
+	said := false
+	for now < 30*time.Minute {
+		now += 500 * time.Millisecond
+		lease := d.Deal(Request{Host: "a", Read: read, Hosts: 1}, now) // it keeps nothing of what it reads
+		read += int64(len(lease.Pieces)) * 100 << 10
+		said = said || strings.HasPrefix(lease.Why, "waiting for origin, budget spent: ")
+	}
+	most := total + max(total/budgetShare, budgetMin)
+	if !said || read < most || read > most+31*(max(total/trickleShare, runMax)+runMax) {
+		t.Errorf("said %v; %d bytes left the origin in half an hour for a bundle of %d", said, read, total)
+	}
+}
+
+func TestAPieceThatIsWrongAtTheOriginIsLeftAlone(t *testing.T) {
+	d := NewDealer(even(1))
+	now := time.Duration(0)
+	for n := range wrongMax {
+		lease := d.Deal(Request{Host: "a", Hosts: 1}, now)
+		if len(lease.Pieces) != 1 {
+			t.Fatalf("read %d: %+v", n, lease)
+		}
+		now += time.Second
+		lease = d.Deal(Request{Host: "a", Wrong: []int{0}, Failed: "expected x, got y", Hosts: 1}, now)
+		if len(lease.Pieces) > 0 {
+			t.Fatalf("read %d: dealt at once again", n)
+		}
+		now += time.Second
+	}
+	if lease := d.Deal(Request{Host: "b", Hosts: 2}, now); len(lease.Pieces) > 0 || !strings.Contains(lease.Why, "expected x, got y") {
+		t.Errorf("got %+v", lease)
+	}
+	if lease := d.Deal(Request{Host: "b", Hosts: 2}, now+asideFor); len(lease.Pieces) != 1 {
+		t.Errorf("got %+v", lease)
+	}
+}
+
+func TestNonsenseIsBounded(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := NewDealer(even(20))
+		now := time.Duration(0)
+		piece := rapid.Int()
+		for range 20 {
+			now += time.Duration(rapid.IntRange(0, int(time.Minute)).Draw(t, "passes"))
+			lease := d.Deal(Request{Host: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "host"), Have: rapid.SliceOfN(rapid.Byte(), 0, 9).Draw(t, "have"),
+				Seen: rapid.SliceOfN(rapid.Byte(), 0, 9).Draw(t, "seen"), Holding: rapid.SliceOf(piece).Draw(t, "holding"), Others: rapid.SliceOf(piece).Draw(t, "others"),
+				Wrong: rapid.SliceOf(piece).Draw(t, "wrong"), Failed: rapid.SampledFrom([]string{"", "x"}).Draw(t, "failed"), Read: rapid.Int64().Draw(t, "read"),
+				Rate: rapid.Int64().Draw(t, "rate"), Hosts: rapid.Int().Draw(t, "hosts")}, now)
+			for _, i := range lease.Pieces {
+				if i < 0 || i >= 20 {
+					t.Fatalf("dealt %v", lease.Pieces)
+				}
+			}
+			if lease.For > leaseMax || lease.Retry > retryMax {
+				t.Fatalf("got %+v", lease)
+			}
+		}
+	})
+}
+
+func TestAHostThatSaysItHoldsEverythingDoesNotKeepItAll(t *testing.T) {
+	d := NewDealer(even(1000))
+	var all []int
+	for i := range 1000 {
+		all = append(all, i)
+	}
+	d.Deal(Request{Host: "liar", Holding: all, Hosts: 2}, adoptFor)
+	if lease := d.Deal(Request{Host: "a", Hosts: 2}, adoptFor); len(lease.Pieces) == 0 {
+		t.Errorf("got %+v", lease)
+	}
+	var many int
+	for i := range hostsMax + 10 {
+		if lease := d.Deal(Request{Host: fmt.Sprint(i), Have: nil, Hosts: 1 << 40}, adoptFor); lease.Why == "too many hosts ask for this bundle" {
+			many++
+		}
+	}
+	if many != 12 {
+		t.Errorf("%d hosts were turned away", many)
+	}
+}

@@ -1,0 +1,339 @@
+package plan
+
+import (
+	"fmt"
+	"math/bits"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func always(int) func(string) int { return func(string) int { return PeerAsks } }
+
+// model is what a Picker should know, kept the slow way.
+type model struct {
+	sizes []int64
+	have  map[int]bool
+	peers map[string]map[int]bool
+	ways  map[int]int
+	asks  []Want
+	holds [][]int
+}
+
+func (m *model) rarity(i int) int {
+	n := 0
+	for _, has := range m.peers {
+		if has[i] {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *model) busy(host string) int {
+	n := 0
+	for _, w := range m.asks {
+		if w.Host == host {
+			n++
+		}
+	}
+	return n
+}
+
+// check compares what can be counted.
+func (m *model) check(t *rapid.T, p *Picker) {
+	orphans := 0
+	for i := range m.sizes {
+		if !m.have[i] && m.ways[i] == 0 && m.rarity(i) == 0 {
+			orphans++
+		}
+		if got := p.Seen().Has(i); got != (m.rarity(i) > 0) {
+			t.Fatalf("piece %d seen: %v", i, got)
+		}
+	}
+	if p.Orphans() != orphans {
+		t.Fatalf("%d orphans, expected %d", p.Orphans(), orphans)
+	}
+}
+
+func genPieces(t *rapid.T, n int) (Bits, map[int]bool) {
+	b, m := NewBits(n), map[int]bool{}
+	for i := range n {
+		if rapid.Bool().Draw(t, "has") {
+			b.Set(i)
+			m[i] = true
+		}
+	}
+	return b, m
+}
+
+func TestPickerKeepsItsPromises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 150).Draw(t, "pieces")
+		m := &model{have: map[int]bool{}, peers: map[string]map[int]bool{}, ways: map[int]int{}}
+		for range n {
+			m.sizes = append(m.sizes, int64(rapid.IntRange(1, 200<<10).Draw(t, "size")))
+		}
+		here, have := genPieces(t, n)
+		m.have = have
+		p := NewPicker(m.sizes, here, rapid.Uint64().Draw(t, "seed"))
+		now := time.Duration(0)
+		host := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) { m.check(t, p) },
+			"peer": func(t *rapid.T) {
+				b, has := genPieces(t, n)
+				name := host.Draw(t, "host")
+				p.SetPeer(name, b)
+				m.peers[name] = has
+			},
+			"drop": func(t *rapid.T) {
+				name := host.Draw(t, "host")
+				p.DropPeer(name)
+				delete(m.peers, name)
+			},
+			"add": func(t *rapid.T) {
+				name, i := host.Draw(t, "host"), rapid.IntRange(-2, n+2).Draw(t, "piece")
+				p.AddPieces(name, []int{i})
+				if has := m.peers[name]; has != nil && i >= 0 && i < n {
+					has[i] = true
+				}
+			},
+			"pick": func(t *rapid.T) {
+				now += time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond
+				if w, ok := p.Pick(now, always(0)); ok {
+					m.picked(t, w)
+				} else {
+					m.unpicked(t)
+				}
+			},
+			"release": func(t *rapid.T) {
+				if len(m.asks) == 0 {
+					t.Skip()
+				}
+				k := rapid.IntRange(0, len(m.asks)-1).Draw(t, "ask")
+				w := m.asks[k]
+				m.asks = append(m.asks[:k:k], m.asks[k+1:]...)
+				for i := w.From; i < w.From+w.Count; i++ {
+					m.ways[i]--
+					if rapid.Bool().Draw(t, "arrived") {
+						p.Got(i)
+						m.have[i] = true
+					}
+				}
+				p.Release(w, 100)
+			},
+			"lose": func(t *rapid.T) {
+				i := rapid.IntRange(0, n-1).Draw(t, "piece")
+				if p.Lost(i) != m.have[i] {
+					t.Fatal("lost what was not here, or not lost")
+				}
+				delete(m.have, i)
+			},
+			"hold": func(t *rapid.T) {
+				i := rapid.IntRange(0, n-1).Draw(t, "piece")
+				p.Hold([]int{i}, now)
+				m.ways[i]++
+				m.holds = append(m.holds, []int{i})
+			},
+			"unhold": func(t *rapid.T) {
+				if len(m.holds) == 0 {
+					t.Skip()
+				}
+				p.Unhold(m.holds[0])
+				m.ways[m.holds[0][0]]--
+				m.holds = m.holds[1:]
+			},
+		})
+	})
+}
+
+// picked checks a request.
+func (m *model) picked(t *rapid.T, w Want) {
+	var size int64
+	again := m.ways[w.From] > 0
+	for i := w.From; i < w.From+w.Count; i++ {
+		if m.have[i] || !m.peers[w.Host][i] {
+			t.Fatalf("asked %s for piece %d", w.Host, i)
+		}
+		if m.ways[i] > 0 && (w.Count > 1 || m.ways[i] >= waysMax) {
+			t.Fatalf("piece %d is on its way already", i)
+		}
+		m.ways[i]++
+		size += m.sizes[i]
+	}
+	if w.Count > 1 && size > PeerRunMax {
+		t.Fatalf("asked for %d bytes at once", size)
+	}
+	if m.busy(w.Host) >= PeerAsks {
+		t.Fatalf("%s has %d requests already", w.Host, m.busy(w.Host))
+	}
+	for i := range m.sizes {
+		if m.have[i] || m.ways[i] > 0 || !m.available(i) {
+			continue
+		}
+		if again {
+			t.Fatalf("piece %d was asked for again while %d is idle", w.From, i)
+		}
+		if m.rarity(i) < m.rarity(w.From) {
+			t.Fatalf("piece %d (at %d peers) was preferred to %d (at %d)", w.From, m.rarity(w.From), i, m.rarity(i))
+		}
+	}
+	m.asks = append(m.asks, w)
+}
+
+// available says whether a peer with a free request has the piece.
+func (m *model) available(i int) bool {
+	for host, has := range m.peers {
+		if has[i] && m.busy(host) < PeerAsks {
+			return true
+		}
+	}
+	return false
+}
+
+// unpicked checks that there was nothing.
+func (m *model) unpicked(t *rapid.T) {
+	for i := range m.sizes {
+		if !m.have[i] && m.ways[i] == 0 && m.available(i) {
+			t.Fatalf("piece %d was not asked for", i)
+		}
+	}
+}
+
+func TestHostsThatKnowTheSameBeginElsewhere(t *testing.T) {
+	sizes := make([]int64, 64)
+	for i := range sizes {
+		sizes[i] = PeerRunMax
+	}
+	all := NewBits(64)
+	for i := range 64 {
+		all.Set(i)
+	}
+	first := map[int]int{}
+	for host := range 64 {
+		p := NewPicker(sizes, nil, uint64(host)*0x9e3779b97f4a7c15+1)
+		p.SetPeer("seed", all)
+		w, _ := p.Pick(0, always(0))
+		first[w.From]++
+	}
+	if len(first) < 24 {
+		t.Errorf("64 hosts begin with only %d different pieces", len(first))
+	}
+}
+
+func TestTheLeastLoadedPeerIsAsked(t *testing.T) {
+	sizes := []int64{1 << 20, 1 << 20, 1 << 20, 1 << 20}
+	p := NewPicker(sizes, nil, 1)
+	for _, host := range []string{"a", "b"} {
+		p.SetPeer(host, Bits{15})
+	}
+	asked := map[string]int{}
+	for range 4 {
+		w, ok := p.Pick(0, always(0))
+		if !ok {
+			t.Fatal("nothing to ask")
+		}
+		asked[w.Host]++
+	}
+	if asked["a"] != 2 || asked["b"] != 2 {
+		t.Errorf("asked %v", asked)
+	}
+	if _, ok := p.Pick(0, always(0)); ok {
+		t.Error("both are busy")
+	}
+}
+
+func TestAPieceOnItsWayForLongIsAskedOfAnother(t *testing.T) {
+	p := NewPicker([]int64{100}, nil, 1)
+	p.SetPeer("a", Bits{1})
+	w, _ := p.Pick(0, always(0))
+	p.SetPeer("b", Bits{1})
+	if _, ok := p.Pick(againAfter-1, always(0)); ok {
+		t.Error("too early")
+	}
+	again, ok := p.Pick(againAfter, always(0))
+	if !ok || again.Host == w.Host {
+		t.Errorf("got %+v", again)
+	}
+	p.SetPeer("c", Bits{1})
+	if _, ok := p.Pick(time.Hour, always(0)); ok {
+		t.Error("a third")
+	}
+}
+
+func TestBits(t *testing.T) {
+	b := NewBits(10)
+	b.Set(-1)
+	b.Set(100)
+	b.Set(9)
+	if b.Has(-1) || b.Has(100) || !b.Has(9) || b.Count() != 1 {
+		t.Errorf("got %v", b)
+	}
+	b.Or(Bits{1, 0, 255})
+	if !b.Has(0) || len(b) != 2 {
+		t.Errorf("got %v", b)
+	}
+	b.Clear(9)
+	b.Clear(1000)
+	if b.Has(9) {
+		t.Error("still there")
+	}
+	for n := 1; n < 200; n++ {
+		all := make(Bits, 40)
+		for i := range all {
+			all[i] = 255
+		}
+		sum := 0
+		for _, w := range wordsOf(all, n) {
+			sum += bits.OnesCount64(w)
+		}
+		if sum != n {
+			t.Fatalf("%d of %d", sum, n)
+		}
+	}
+}
+
+// BenchmarkPick takes a whole bundle of 2,048 pieces from 15 peers, and Deal the same for one dealer of 16 hosts.
+func BenchmarkPick(b *testing.B) {
+	sizes := make([]int64, 2048)
+	all := NewBits(len(sizes))
+	for i := range sizes {
+		sizes[i] = 128 << 10
+		all.Set(i)
+	}
+	for b.Loop() {
+		p := NewPicker(sizes, nil, 7)
+		for k := range 15 {
+			p.SetPeer(fmt.Sprint(k), all)
+		}
+		for {
+			w, ok := p.Pick(0, always(0))
+			if !ok {
+				break
+			}
+			for i := w.From; i < w.From+w.Count; i++ {
+				p.Got(i)
+			}
+			p.Release(w, 1)
+		}
+	}
+}
+
+func BenchmarkDeal(b *testing.B) {
+	sizes := make([]int64, 2048)
+	for i := range sizes {
+		sizes[i] = 128 << 10
+	}
+	for b.Loop() {
+		d, have, now := NewDealer(sizes), NewBits(2048), time.Duration(0)
+		for n := 0; have.Count() < 2048; n++ {
+			now += time.Millisecond
+			lease := d.Deal(Request{Host: fmt.Sprint(n % 16), Have: have, Hosts: 16}, now)
+			for _, i := range lease.Pieces {
+				have.Set(i)
+			}
+		}
+	}
+}
