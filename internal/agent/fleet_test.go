@@ -1,0 +1,405 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/status"
+	"github.com/gitopsd/gitopsd/internal/transport"
+)
+
+// testFleet is a config repository and hosts whose agents run in this process.
+type testFleet struct {
+	t      *testing.T
+	dir    string
+	origin *gitOrigin
+	hosts  []*testHost
+}
+
+// testHost is one host and, while it runs, its agent.
+type testHost struct {
+	f       *testFleet
+	name    string
+	config  Config
+	log     syncBuffer
+	stop    context.CancelFunc
+	done    chan error
+	running bool
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// newTestFleet makes the identities and the introduction and starts nothing.
+func newTestFleet(t *testing.T, names ...string) *testFleet {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ga") // short, for the sockets' sake
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &testFleet{t: t, dir: dir}
+	t.Cleanup(func() {
+		f.end()
+		for _, h := range f.hosts {
+			if t.Failed() {
+				t.Logf("--- %s\n%s", h.name, h.log.String())
+			}
+		}
+		os.RemoveAll(dir)
+	})
+	var files, voters []string
+	for _, name := range names {
+		h := &testHost{f: f, name: name}
+		home := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Join(home, "root"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		key, err := transport.GenerateKey(filepath.Join(home, keyFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := transport.PublicKeyLine(key)
+		if err := os.WriteFile(filepath.Join(home, storageFile), []byte(storageOf(line)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		address := freeAddress(t)
+		files = append(files, "hosts/"+name+".yaml", fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address))
+		voters = append(voters, name+"/"+storageOf(line))
+		h.config = Config{Host: name, DataDir: home, Socket: filepath.Join(home, "s"), Listen: address, Advertise: address, DestinationRoot: filepath.Join(home, "root"), Timing: "fast",
+			Repository: RepositoryConfig{Branch: "main", Poll: 200 * time.Millisecond, AllowLocalPath: true}, Log: LogConfig{Format: "text"}}
+		f.hosts = append(f.hosts, h)
+	}
+	files = append(files, "coordinators/web.yaml", "epoch: 1\nvoters: ["+strings.Join(voters, ", ")+"]\n")
+	f.origin = newOrigin(t, files...)
+	for _, h := range f.hosts {
+		h.config.Repository.URLs = []string{f.origin.dir}
+		h.config.Repository.Introduction, h.config.Repository.AllowedSigners = f.origin.intro, f.origin.allowed
+	}
+	return f
+}
+
+// freeAddress finds a port that nobody listens on.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start runs the host's agent.
+func (h *testHost) start() {
+	h.f.t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		h.f.t.Fatal(err)
+	}
+	a, err := New(Options{Config: h.config, Program: program, Version: "test", Log: slog.New(slog.NewTextHandler(&h.log, nil)),
+		Reload: func() (Config, error) { return h.config, nil }})
+	if err != nil {
+		h.f.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop, h.done, h.running = stop, make(chan error, 1), true
+	go func() { h.done <- a.Run(ctx) }()
+}
+
+// end stops the host's agent and waits for it.
+func (h *testHost) end() {
+	h.f.t.Helper()
+	if !h.running {
+		return
+	}
+	h.stop()
+	h.running = false
+	if err := <-h.done; err != nil {
+		h.f.t.Errorf("%s ended: %v", h.name, err)
+	}
+}
+
+// end stops every agent.
+func (f *testFleet) end() {
+	for _, h := range f.hosts {
+		h.end()
+	}
+}
+
+// truth is the file hooks append to.
+func (f *testFleet) truth() string { return filepath.Join(f.dir, "truth") }
+
+// count counts lines of the truth.
+func (f *testFleet) count(line string) int {
+	text, _ := os.ReadFile(f.truth())
+	return strings.Count(string(text), line+"\n")
+}
+
+// release packs a version of the application whose start hook has an extra line, and gives the revision for group.yaml.
+func (f *testFleet) release(name, extra string) string {
+	f.t.Helper()
+	hook := func(extra string) *fstest.MapFile {
+		text := fmt.Sprintf("#!/bin/sh\necho \"%s $LIFECYCLE_EVENT $GITOPSD_HOST\" >> %s\n%s\n", name, f.truth(), extra)
+		return &fstest.MapFile{Data: []byte(text), Mode: 0o755}
+	}
+	tree := fstest.MapFS{
+		"appspec.yml": {Data: []byte("version: 0.0\nos: linux\nfiles:\n  - {source: content, destination: /srv/site}\nhooks:\n" +
+			"  ApplicationStop:\n    - {location: stop.sh}\n  ApplicationStart:\n    - {location: start.sh}\n  ValidateService:\n    - {location: validate.sh}\n"), Mode: 0o644},
+		"content/release": {Data: []byte(name), Mode: 0o644},
+		"stop.sh":         hook(""), "start.sh": hook(extra), "validate.sh": hook(""),
+	}
+	var archive bytes.Buffer
+	_, digest, err := bundle.Pack(&archive, tree, bundle.PackOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	path := filepath.Join(f.dir, name+".tar.zst")
+	if err := os.WriteFile(path, archive.Bytes(), 0o644); err != nil {
+		f.t.Fatal(err)
+	}
+	return fmt.Sprintf("revision:\n  revisionType: Directory\n  directoryLocation: {path: %s}\n  digest: %s\n  size: %d\n", path, digest, archive.Len())
+}
+
+// deploy commits a revision for the group.
+func (f *testFleet) deploy(revision, policy string) string {
+	return f.origin.commit("shop/web/group.yaml", "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {tagSets: [[role=web]]}\n"+revision+policy)
+}
+
+// await waits for a commit's outcome as `gitopsd wait` does.
+func (h *testHost) await(commit string) status.Awaited {
+	h.f.t.Helper()
+	var last status.Awaited
+	until(h.f.t, func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		awaited, err := status.NewClient(h.config.Socket).Wait(ctx, "website", commit, true)
+		if last = awaited; err != nil {
+			return err.Error()
+		}
+		if !awaited.Done {
+			return awaited.State + ": " + awaited.Message
+		}
+		return ""
+	})
+	return last
+}
+
+// TestFleet deploys, restarts an agent inside a hook, fails, and stops without leaving anything behind.
+func TestFleet(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	f := newTestFleet(t, "web-1", "web-2", "web-3")
+	defer f.end()
+	for _, h := range f.hosts {
+		h.start()
+	}
+	first := f.deploy(f.release("one", ""), "deploymentConfigName: CodeDeployDefault.AllAtOnce\n")
+	for _, h := range f.hosts {
+		if a := h.await(first); a.Code != 0 {
+			t.Fatalf("release one: %+v", a)
+		}
+	}
+	for _, h := range f.hosts {
+		if n := f.count("one ApplicationStart " + h.name); n != 1 {
+			t.Errorf("release one was started %d times on %s", n, h.name)
+		}
+	}
+	f.sameAnswers()
+
+	gate, victim := filepath.Join(f.dir, "gate"), f.hosts[1]
+	second := f.deploy(f.release("two", "n=0; while [ \"$GITOPSD_HOST\" = "+victim.name+" ] && [ ! -e "+gate+" ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done"), "")
+	until(t, func() string {
+		if f.count("two ApplicationStart "+victim.name) == 0 {
+			return "the hook"
+		}
+		return ""
+	})
+	victim.end() // the hook goes on
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	victim.start()
+	if a := f.hosts[0].await(second); a.Code != 0 {
+		t.Fatalf("release two: %+v", a)
+	}
+	for _, h := range f.hosts {
+		for _, event := range []string{"ApplicationStart", "ValidateService"} {
+			if n := f.count("two " + event + " " + h.name); n != 1 {
+				t.Errorf("%s of release two ran %d times on %s", event, n, h.name)
+			}
+		}
+	}
+
+	bad := f.deploy(f.release("three", "exit 3"), "autoRollbackConfiguration: {enabled: true, events: [DEPLOYMENT_FAILURE]}\n")
+	if a := f.hosts[2].await(bad); a.Code != waitRolledBack {
+		t.Fatalf("release three: %+v", a)
+	}
+	for _, h := range f.hosts {
+		if text, err := os.ReadFile(filepath.Join(h.config.DestinationRoot, "srv/site/release")); err != nil || string(text) != "two" {
+			t.Errorf("%s has %q %v", h.name, text, err)
+		}
+	}
+	f.onlyNeededBundles()
+	f.operations()
+}
+
+// sameAnswers compares what the hosts report.
+func (f *testFleet) sameAnswers() {
+	f.t.Helper()
+	until(f.t, func() string {
+		seen := map[string]string{}
+		for _, h := range f.hosts {
+			report, err := status.NewClient(h.config.Socket).Report(context.Background(), "")
+			if err != nil {
+				return err.Error()
+			}
+			text, err := json.Marshal(report.Groups)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			seen[string(text)+report.Commit] = h.name
+		}
+		if len(seen) != 1 {
+			return fmt.Sprintf("%d different answers", len(seen))
+		}
+		return ""
+	})
+}
+
+// onlyNeededBundles waits until each host holds the bundle that runs and those of kept releases, and no pin of a target that is over.
+func (f *testFleet) onlyNeededBundles() {
+	f.t.Helper()
+	for _, h := range f.hosts {
+		until(f.t, func() string {
+			text, err := os.ReadFile(filepath.Join(h.config.DataDir, bundlesDir, "pins"))
+			if err != nil || !strings.Contains(string(text), "release/01WEBSITE0/d-") {
+				return "pins of releases on " + h.name
+			}
+			return ""
+		})
+	}
+}
+
+// operations reloads, syncs and pauses through the socket.
+func (f *testFleet) operations() {
+	f.t.Helper()
+	client, ctx := status.NewClient(f.hosts[0].config.Socket), context.Background()
+	if err := client.Operate(ctx, status.Operation{Verb: "sync", Actor: "anna"}); err != nil {
+		f.t.Error(err)
+	}
+	if err := client.Operate(ctx, status.Operation{Verb: "dance", Group: "website", Actor: "anna"}); err == nil {
+		f.t.Error("an operation that does not exist was done")
+	}
+	if _, err := client.Report(ctx, "websit"); err == nil || !strings.Contains(err.Error(), "did you mean") {
+		f.t.Errorf("an unknown group: %v", err)
+	}
+	var logs bytes.Buffer
+	if err := client.Logs(ctx, status.LogQuery{Group: "website"}, &logs); err != nil || strings.Count(logs.String(), "==> web-") != 3 {
+		f.t.Errorf("logs of every host: %v\n%s", err, logs.String())
+	}
+	if history, err := client.History(ctx, "website"); err != nil || len(history.Deployments) < 4 {
+		f.t.Errorf("history: %v %+v", err, history)
+	}
+}
+
+// TestStopsBeforeItHasAWorld stops an agent that reaches nothing.
+func TestStopsBeforeItHasAWorld(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	f := newTestFleet(t, "web-1")
+	defer f.end()
+	h := f.hosts[0]
+	h.config.Repository.URLs = []string{filepath.Join(f.dir, "nowhere.git")}
+	h.start()
+	until(t, func() string {
+		report, err := status.NewClient(h.config.Socket).Report(context.Background(), "")
+		if err != nil || len(report.Notices) == 0 {
+			return fmt.Sprint("a notice: ", err)
+		}
+		return ""
+	})
+	if _, err := status.NewClient(h.config.Socket).Report(context.Background(), "website"); err == nil || !strings.Contains(err.Error(), "no verified commit yet") {
+		t.Errorf("%v", err)
+	}
+	h.end()
+	if n := strings.Count(h.log.String(), "cannot be followed"); n != 1 {
+		t.Errorf("the same failure was logged %d times", n)
+	}
+	if _, err := os.Lstat(h.config.Socket); err == nil {
+		t.Error("the socket is left")
+	}
+}
+
+// TestMemberThatCannotPersistStopsTheAgent gives the state a folder that does not exist.
+func TestMemberThatCannotPersistStopsTheAgent(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	h := f.hosts[0]
+	f.deploy(f.release("one", ""), "")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Options{Config: h.config, Program: program, Log: slog.New(slog.NewTextHandler(&h.log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.member.dir = filepath.Join(f.dir, "gone")
+	if err := a.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "cannot persist which grants this host has accepted") {
+		t.Fatalf("it ended with %v", err)
+	}
+	if err := a.Reload(); err == nil {
+		t.Error("a stopped agent reloads")
+	}
+}
+
+func TestNewSaysWhatIsMissing(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	config := f.hosts[0].config
+	a, err := New(Options{Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Options{Config: config}); err == nil || !strings.Contains(err.Error(), "another agent uses") {
+		t.Errorf("two agents in one directory: %v", err)
+	}
+	a.Close()
+	if err := os.Remove(filepath.Join(config.DataDir, keyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Options{Config: config}); err == nil || !strings.Contains(err.Error(), "gitopsd host init --name web-1") {
+		t.Errorf("no key: %v", err)
+	}
+	if _, err = transport.GenerateKey(filepath.Join(config.DataDir, keyFile)); err != nil {
+		t.Fatal(err)
+	}
+	config.Repository.Introduction = "nonsense"
+	if _, err := New(Options{Config: config}); err == nil {
+		t.Error("a wrong introduction was taken")
+	}
+}
