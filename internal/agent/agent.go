@@ -107,7 +107,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]clone{}, done: make(chan struct{})}
 	a.cfg.Store(&o.Config)
-	if err := durable.MkdirAll(o.Config.DataDir, 0o700); err != nil {
+	if err := durable.MkdirAll(o.Config.DataDir, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
 	}
 	unlock, err := durable.Lock(filepath.Join(o.Config.DataDir, lockFile))

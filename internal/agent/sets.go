@@ -253,6 +253,11 @@ func (s *sets) pass(run *setRun) {
 			ran = append(ran, g.Running.Commit)
 		}
 	})
+	w := s.world()
+	list = slices.DeleteFunc(list, func(a rollout.Assignment) bool {
+		g, ok := w.group(a.Group)
+		return ok && g.Coordinators != run.spec.Name // git has moved the group to another set, which grants from now on
+	})
 	s.synced(run.spec.Name, list)
 	s.ran(ran...)
 }

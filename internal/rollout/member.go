@@ -52,13 +52,13 @@ type memberState struct {
 // memberGroup is a member's part in one group.
 type memberGroup struct {
 	ID        string     `json:"id"`
-	HighWater Token      `json:"highWater"` // no grant at or below it is acted on again
+	HighWater Token      `json:"highWater"`     // no grant of Set at or below it is acted on again
+	Set       string     `json:"set,omitempty"` // the coordinator set that grants here; tokens of two sets do not compare
 	Open      *openGrant `json:"open,omitempty"`
 	Running   Spec       `json:"running,omitzero"`
 	Whole     bool       `json:"whole,omitempty"`
 	Marked    string     `json:"marked,omitempty"` // spec hash last marked good
 
-	set     string
 	assign  *Assignment
 	journal *OpenJournal
 	decided bool // over the journal
@@ -216,16 +216,30 @@ func (m *Member) synced(ev EvSynced) {
 	named := make(map[string]bool)
 	for _, a := range ev.Assignments {
 		g := m.group(a.Group)
-		g.set, g.assign = ev.Set, &a
+		if g.Set != ev.Set {
+			g.moveTo(ev.Set)
+		}
+		g.assign = &a
 		named[a.Group] = true
 	}
 	for id, g := range m.groups {
-		if g.set == ev.Set && !named[id] {
+		if g.Set == ev.Set && !named[id] {
 			g.assign = nil
 			clear(g.prep)
 			clear(g.sent)
 		}
 	}
+}
+
+// moveTo begins anew with another coordinator set. The agent feeds only the set
+// that the host's own git names, so grants of the old one are not heard again.
+func (g *memberGroup) moveTo(set string) {
+	if g.Set != "" {
+		g.HighWater = Token{}
+		clear(g.spent)
+		clear(g.sent)
+	}
+	g.Set = set
 }
 
 // reconcile compares what the state wants and knows with this host's truth.

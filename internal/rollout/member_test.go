@@ -380,3 +380,19 @@ func TestMemberForgetsGroups(t *testing.T) {
 		t.Error("it prepares for a group it does not know")
 	}
 }
+
+// TestMemberFollowsItsGroupToAnotherSet: tokens of two coordinator sets do not
+// compare, so the first grant of the new set is not taken for an old one.
+func TestMemberFollowsItsGroupToAnotherSet(t *testing.T) {
+	p := runsA(t)
+	p.expect(known(wants("B"), granted(9, "d-1", "B")), "verify B")
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", Reason: "refused by this host's git"}, "submit ready B host", "persist", "submit refused 9 host")
+	moved := known(wants("C"), granted(2, "d-2", "C"))
+	moved.Set = "next"
+	p.expect(moved, "verify C")
+	p.expect(EvVerified{Group: "web", Commit: "commit-C", SpecHash: "C", Reason: "refused by this host's git"}, "submit ready C host", "persist", "submit refused 2 host")
+	p.restart("boot-1")
+	if got := p.m.groups["web"]; got.Set != "next" || got.HighWater.Seq != 2 {
+		t.Errorf("after a restart the set is %q and the high water %d, want next and 2", got.Set, got.HighWater.Seq)
+	}
+}
