@@ -327,7 +327,7 @@ func hostInitCommand() *cobra.Command {
 
 // hostIdentity reads the key and the storage id in dataDir, and makes what is missing.
 func hostIdentity(dataDir string, random io.Reader) (ed25519.PublicKey, string, error) {
-	if err := durable.MkdirAll(dataDir, 0o700); err != nil {
+	if err := durable.MkdirAll(dataDir, 0o711); err != nil {
 		return nil, "", err
 	}
 	storage, err := storageID(filepath.Join(dataDir, storageIDFile), random)

@@ -71,6 +71,7 @@ func policyOf(p desired.Policy) rollout.Policy {
 		MaxUnreachable:  limitOf(&p.MaxUnreachable),
 		Supersede:       rollout.Supersede(p.Supersede),
 		Checks:          len(p.Checks),
+		DeadAfter:       p.DeadAfter,
 		ReadyDeadline:   p.ReadyDeadline,
 		DeploymentLimit: p.DeploymentDeadline,
 	}

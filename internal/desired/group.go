@@ -45,6 +45,7 @@ type policyFile struct {
 	unreachable, supersede, stopFailure     string
 	maxUnreachable                          Amount
 	readyDeadline, deploymentDeadline       time.Duration
+	deadAfter                               time.Duration
 }
 
 type targetsFile struct {
@@ -104,7 +105,7 @@ func defaultPolicy() policyFile {
 	return policyFile{
 		fileExists: "DISALLOW", style: DeploymentStyle{Type: "IN_PLACE", Option: "WITHOUT_TRAFFIC_CONTROL"},
 		unreachable: "skip", supersede: "fast-forward", stopFailure: "fail", maxUnreachable: Amount{Percent: 20, IsShare: true},
-		readyDeadline: 10 * time.Minute, deploymentDeadline: 8 * time.Hour,
+		readyDeadline: 10 * time.Minute, deploymentDeadline: 8 * time.Hour, deadAfter: time.Minute,
 	}
 }
 
@@ -163,6 +164,7 @@ func policyKeys(p *policyFile) []strict.Key {
 		strict.May("deadlines", strict.Object("",
 			strict.May("ready", strict.Duration(&p.readyDeadline, time.Second, maxWait), "for hosts to report Ready; 10m by default"),
 			strict.May("deployment", strict.Duration(&p.deploymentDeadline, time.Second, maxWait), "for a whole deployment; 8h by default"),
+			strict.May("dead", strict.Duration(&p.deadAfter, time.Second, maxWait), "of silence before a host counts as unreachable; 60s by default"),
 		), ""),
 	}
 }

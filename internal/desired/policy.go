@@ -105,7 +105,7 @@ func (g groupFile) buildPolicy(doc *strict.Doc, fleet Fleet) (Policy, []Problem)
 	out := Policy{
 		Version: PolicyVersion, Unreachable: g.unreachable, MaxUnreachable: g.maxUnreachable, Supersede: g.supersede,
 		ApplicationStopFailure: g.stopFailure, AutoRollback: g.rollback, Checks: g.checks, Attempt: g.attempt, Suspend: g.suspend,
-		Removed: g.removed, Style: g.style, FileExistsBehavior: g.fileExists, ReadyDeadline: g.readyDeadline, DeploymentDeadline: g.deploymentDeadline,
+		Removed: g.removed, Style: g.style, FileExistsBehavior: g.fileExists, ReadyDeadline: g.readyDeadline, DeploymentDeadline: g.deploymentDeadline, DeadAfter: g.deadAfter,
 	}
 	problems := g.buildConfig(doc, fleet, &out)
 	if g.zonal != nil {

@@ -240,6 +240,7 @@ type Policy struct {
 	Removed                bool
 	Style                  DeploymentStyle
 	FileExistsBehavior     string        // DISALLOW | OVERWRITE | RETAIN
+	DeadAfter              time.Duration // silence after which a host counts as unreachable
 	ReadyDeadline          time.Duration // how long hosts may take to report Ready before the others go ahead
 	DeploymentDeadline     time.Duration // how long a whole deployment may take
 }

@@ -132,4 +132,3 @@ func (f *fleet) peakMemory(b *testing.B) float64 {
 	}
 	return float64(most) / 1024
 }
-

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"testing"
-	"time"
 
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -36,9 +35,6 @@ func TestHostThatJoinsLateGetsTheRunningRevision(t *testing.T) {
 	f.assertOnce()
 }
 
-// deadPatience covers the 60 s of silence after which rule 7 takes a host for dead; group.yaml has no key for it.
-const deadPatience = 4 * time.Minute
-
 func TestDeadHostDoesNotBlockItsGroup(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, fleetOptions{hosts: 5, voters: 3})
@@ -46,8 +42,8 @@ func TestDeadHostDoesNotBlockItsGroup(t *testing.T) {
 	f.awaitRelease("one")
 	dead, living := f.hosts[4], f.hosts[:4]
 	dead.kill9()
-	f.deploy(release{name: "two"}, oneAtATime)
-	eventuallyWithin(t, deadPatience, "the living hosts serve release two", func() string {
+	f.deploy(release{name: "two"}, oneAtATime+"deadlines: {dead: 2s}\n")
+	eventually(t, "the living hosts serve release two", func() string {
 		for _, h := range living {
 			if h.serves() != "two" {
 				return h.name + " does not; " + f.why(f.hosts[0])
