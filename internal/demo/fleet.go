@@ -217,16 +217,6 @@ func (f *fleet) group(ctx context.Context) (status.Group, []status.Notice, error
 	return status.Group{}, nil, all
 }
 
-// failure tells what failed in the deployment of a commit.
-func (f *fleet) failure(ctx context.Context, commit string) string {
-	for _, c := range f.clients {
-		if history, err := c.History(ctx, groupFolder); err == nil {
-			return failure(history, commit)
-		}
-	}
-	return ""
-}
-
 // held counts the hosts that keep a complete copy of an archive on their disk.
 func (f *fleet) held(p packed) int {
 	n := 0

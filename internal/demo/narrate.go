@@ -7,13 +7,11 @@ import (
 	"github.com/gitopsd/gitopsd/internal/status"
 )
 
-// failureLines is how much of a failed hook's output is shown.
-const failureLines = 4
-
 // opening says what is about to be seen.
 func opening(dir string, hosts, voters int) string {
-	return fmt.Sprintf(`gitopsd demo: %s, each with an agent of its own on 127.0.0.1, %s of them deciding together; a config
-repository, an S3 server and a small web application. Everything is in %s
+	return fmt.Sprintf(`gitopsd demo: %s on 127.0.0.1, each with an agent of its own, %s of them coordinating;
+a config repository, an S3 server and a small web application.
+Everything is in %s
 `, count(hosts, "host"), spelled(voters), dir)
 }
 
@@ -41,26 +39,8 @@ func (t traffic) sentence() string {
 	if t.holders == 1 {
 		hold = "holds"
 	}
-	return fmt.Sprintf("%s left S3 (and %s of piece index); %s %s the bundle of %s, so %s came from peers",
-		status.Bytes(t.archives), status.Bytes(t.indexes), count(t.holders, "host"), hold, status.Bytes(t.size), status.Bytes(t.peers()))
-}
-
-// failure tells which hook of the deployment of a commit failed on which host, with the last lines it wrote; "" when none did.
-func failure(h status.History, commit string) string {
-	for _, d := range h.Deployments {
-		if d.Commit != commit {
-			continue
-		}
-		for _, host := range d.Hosts {
-			for _, e := range host.Events {
-				if e.Status != "Failed" || e.Diagnostics == nil {
-					continue
-				}
-				return fmt.Sprintf("   %s of %s failed on %s:\n%s", e.Event, d.ID, host.Name, status.Indented(e.Diagnostics.LogTail, failureLines))
-			}
-		}
-	}
-	return ""
+	return fmt.Sprintf("%s left S3 (and %s of index), %s came from peers: %s %s the bundle of %s",
+		status.Bytes(t.archives), status.Bytes(t.indexes), status.Bytes(t.peers()), count(t.holders, "host"), hold, status.Bytes(t.size))
 }
 
 // outcome is what a chapter ends with.
@@ -76,12 +56,12 @@ func outcome(p plot, hosts int, bytes string) string {
 	case p.target != p.after:
 		ports += fmt.Sprintf(" and only one host ever tried release %s", p.target)
 	}
-	return "   -> " + ports + "; " + bytes + ".\n"
+	return "   -> " + ports + ".\n   -> " + capital(bytes) + ".\n"
 }
 
 // totals sums up the whole story.
 func totals(bundles int, size, archives, peers int64, hosts int) string {
-	return fmt.Sprintf("\nIn all: %s of %s each on %s. %s left S3, %s came from peers, and both reverts moved nothing.\n",
+	return fmt.Sprintf("\nIn all: %s of %s each on %s. %s left S3, %s came from peers; both reverts moved nothing.\n",
 		count(bundles, "bundle"), status.Bytes(size), count(hosts, "host"), status.Bytes(archives), status.Bytes(peers))
 }
 
@@ -104,8 +84,8 @@ func hints(p place, first, s3url string) []hint {
 			command("git", "--no-pager", "-C", p.work(), "log", "--format=%h %G? %GS %s"),
 		}},
 		{"Deploy a page of yours: edit, store the bundle, commit, push, and watch:", []string{
-			"echo 'Hello from my first deployment' > " + quoted(p.join("app", "content", "release")),
-			command(binary, "bundle", "push", p.app(), "s3://"+bucket+"/website/mine.tar.zst", "--endpoint", s3url, "--region", s3Region, "--path-style",
+			"echo '<h1>My first deployment</h1>' > " + quoted(p.join("app", "content", "index.html")),
+			"AWS_PROFILE=default AWS_CONFIG_FILE=" + quoted(p.credentials()) + " " + command(binary, "bundle", "push", p.app(), "s3://"+bucket+"/website/mine.tar.zst", "--endpoint", s3url, "--region", s3Region, "--path-style",
 				"--credentials-file", p.credentials(), "--group", p.groupFile()),
 			git("commit", "-a", "-m", "website: my own page"),
 			git("push"),
@@ -138,6 +118,14 @@ func closing(p place, sites []string, all []hint) string {
 	}
 	fmt.Fprintf(&b, "\nCtrl-C here ends every process %s.\n", leave)
 	return b.String()
+}
+
+// capital begins a sentence.
+func capital(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // count writes a number with its noun.

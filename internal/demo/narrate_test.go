@@ -3,13 +3,11 @@ package demo
 import (
 	"strings"
 	"testing"
-
-	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 func TestTraffic(t *testing.T) {
 	moved := traffic{size: 1000 << 10, payload: 998 << 10, archives: 998 << 10, indexes: 100, holders: 5}
-	if want := "998 KiB left S3 (and 100 B of piece index); five hosts hold the bundle of 1000 KiB, so 3.9 MiB came from peers"; moved.sentence() != want {
+	if want := "998 KiB left S3 (and 100 B of index), 3.9 MiB came from peers: five hosts hold the bundle of 1000 KiB"; moved.sentence() != want {
 		t.Errorf("got  %s\nwant %s", moved.sentence(), want)
 	}
 	alone := traffic{size: 10, payload: 9, archives: 9, holders: 1}
@@ -27,29 +25,14 @@ func TestOutcome(t *testing.T) {
 		hosts int
 		want  string
 	}{
-		{plot{target: "1", after: "1"}, 5, "   -> five ports serve release 1; BYTES.\n"},
-		{plot{target: "1", after: "1"}, 1, "   -> one port serves release 1; BYTES.\n"},
-		{plot{target: "3", after: "2"}, 12, "   -> 12 ports serve release 2 and only one host ever tried release 3; BYTES.\n"},
-		{plot{target: "2", after: "2", still: true}, 5, "   -> five ports served release 2 all the time; BYTES.\n"},
+		{plot{target: "1", after: "1"}, 5, "   -> five ports serve release 1.\n   -> BYTES.\n"},
+		{plot{target: "1", after: "1"}, 1, "   -> one port serves release 1.\n   -> BYTES.\n"},
+		{plot{target: "3", after: "2"}, 12, "   -> 12 ports serve release 2 and only one host ever tried release 3.\n   -> BYTES.\n"},
+		{plot{target: "2", after: "2", still: true}, 5, "   -> five ports served release 2 all the time.\n   -> BYTES.\n"},
 	} {
 		if got := outcome(c.plot, c.hosts, "BYTES"); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
-	}
-}
-
-func TestFailureNamesTheHook(t *testing.T) {
-	failed := status.Event{Event: "ValidateService", Status: "Failed", Diagnostics: &status.Diagnostics{LogTail: "one\ntwo\x1b[2J\n"}}
-	h := status.History{Deployments: []status.Past{
-		{ID: "d-NEWER", Commit: "bbb", Hosts: []status.Host{{Name: "web-2", Events: []status.Event{failed}}}},
-		{ID: "d-OLDER", Commit: "aaa", Hosts: []status.Host{{Name: "web-1", Events: []status.Event{{Event: "Install", Status: "Succeeded"}, failed}}}},
-	}}
-	got := failure(h, "aaa")
-	if want := "   ValidateService of d-OLDER failed on web-1:\n    one\n    two?[2J\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := failure(h, "ccc"); got != "" {
-		t.Errorf("an unknown commit: %q", got)
 	}
 }
 

@@ -351,5 +351,5 @@ func environment(environ []string, bin, lock string) []string {
 			env = append(env, pair)
 		}
 	}
-	return append(env, "PATH="+bin+":"+path, lockVariable+"="+lock)
+	return append(env, "PATH="+bin+":"+path, "AWS_CONFIG_FILE="+os.DevNull, lockVariable+"="+lock)
 }

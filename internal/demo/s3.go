@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
-	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -30,6 +29,7 @@ const (
 type objectStore struct {
 	url         string
 	credentials string // shared credentials file
+	backend     *s3mem.Backend
 	server      *http.Server
 	ended       chan struct{}
 	served      error
@@ -51,7 +51,7 @@ func newObjectStore(credentials string) (*objectStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the S3 server: %w", err)
 	}
-	s := &objectStore{url: "http://" + l.Addr().String(), credentials: credentials, ended: make(chan struct{})}
+	s := &objectStore{url: "http://" + l.Addr().String(), credentials: credentials, backend: backend, ended: make(chan struct{})}
 	s.server = &http.Server{Handler: s.counted(gofakes3.New(backend).Server()), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(s.ended)
@@ -96,12 +96,8 @@ func (c *countingAnswer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// options are how the demo itself reaches the server.
-func (s *objectStore) options() origin.Options {
-	return origin.Options{Endpoint: s.url, Region: s3Region, PathStyle: true, CredentialsFile: s.credentials}
-}
-
-// publish packs the folder of a release and stores it, with its piece index beside it.
+// publish packs the folder of a release and stores it, with its piece index beside it. It takes no way through the network, which the user's own settings for AWS
+// might lead elsewhere.
 func (s *objectStore) publish(ctx context.Context, dir string, r release) (packed, error) {
 	var archive bytes.Buffer
 	archive.Grow(photos*photoBytes + 1<<20)
@@ -112,9 +108,8 @@ func (s *objectStore) publish(ctx context.Context, dir string, r release) (packe
 	p := packed{release: r, key: "website/" + r.name + ".tar.zst", digest: string(digest), index: string(index.Digest()),
 		size: int64(archive.Len()), payload: index.PayloadSize()}
 	for key, body := range map[string][]byte{p.key: archive.Bytes(), p.key + bundle.IndexSuffix: index.Encode()} {
-		at := origin.Location{Kind: origin.S3, Bucket: bucket, Key: key}
-		if err := origin.Put(ctx, at, s.options(), bytes.NewReader(body), int64(len(body)), nil); err != nil {
-			return packed{}, err
+		if _, err := s.backend.PutObject(bucket, key, map[string]string{}, bytes.NewReader(body), int64(len(body)), nil); err != nil {
+			return packed{}, fmt.Errorf("cannot store %s: %w", key, err)
 		}
 	}
 	return p, nil

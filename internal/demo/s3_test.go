@@ -31,8 +31,8 @@ func TestObjectStoreCountsWhatLeaves(t *testing.T) {
 	if s.archives.Load() != 0 || s.indexes.Load() != 0 {
 		t.Errorf("storing counts as leaving: %d, %d", s.archives.Load(), s.indexes.Load())
 	}
-	options := s.options()
-	options.Client = origin.NewClient(0)
+	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
+	options := origin.Options{Endpoint: s.url, Region: s3Region, PathStyle: true, CredentialsFile: s.credentials, Client: origin.NewClient(0)}
 	defer options.Client.CloseIdleConnections()
 	from, err := origin.Open(origin.Location{Kind: origin.S3, Bucket: bucket, Key: p.key}, options)
 	if err != nil {

@@ -53,7 +53,7 @@ func (s *story) chapters() []chapter {
 	return []chapter{
 		{
 			title: "Release 1 goes everywhere",
-			about: "The first commit that names the website: its group.yaml says which bundle, on which hosts, and how.",
+			about: "The first commit that names the website: its group.yaml says which bundle, where and how.",
 			act: func(ctx context.Context) (string, error) {
 				return s.release(ctx, &s.one, release{name: "1"}, everywhere(), "website: release 1")
 			},
@@ -62,7 +62,7 @@ func (s *story) chapters() []chapter {
 		},
 		{
 			title: "Release 2 by a commit: one host first, then the rest",
-			about: fmt.Sprintf("Every host fetches while release 1 runs; then one host changes and is watched for %s; then the rest, %s.", bakeTime, atMost(careful.window)),
+			about: fmt.Sprintf("Every host fetches while release 1 runs; one host changes and is watched for %s; then the rest, %s.", bakeTime, atMost(careful.window)),
 			act: func(ctx context.Context) (id string, err error) {
 				if _, err := s.commit(ctx, s.one, careful, "website: from now on one host first"); err != nil {
 					return "", err
@@ -76,7 +76,7 @@ func (s *story) chapters() []chapter {
 			},
 		},
 		{
-			title: "Release 3 is broken: its ValidateService fails on the first host, which goes back by itself",
+			title: "Release 3 is broken: ValidateService fails on the first host, which goes back by itself",
 			about: "Git still asks for release 3; the group holds it back and says so until the spec changes.",
 			act: func(ctx context.Context) (id string, err error) {
 				s.thirdID, err = s.release(ctx, &s.three, release{name: "3", broken: "the database has another schema"}, careful, "website: release 3")
@@ -86,7 +86,7 @@ func (s *story) chapters() []chapter {
 			plot: func() plot { return plot{before: "2", target: "3", after: "2", window: 1, bytes: s.three.size} },
 		},
 		{
-			title: "git revert of release 3: git and the fleet agree again, and nothing is deployed",
+			title: "git revert of release 3: git and the fleet agree again, nothing is deployed",
 			about: "What git asks for now is what runs.",
 			act:   func(ctx context.Context) (string, error) { return s.revert(ctx, s.thirdID) },
 			code:  waitSucceeded,
@@ -94,7 +94,7 @@ func (s *story) chapters() []chapter {
 		},
 		{
 			title: "git revert of release 2: back to release 1 from every host's own disk",
-			about: "A release that ran well here needs no canary, no S3 and no peer; the minimum of healthy hosts still holds.",
+			about: "A release that ran well here needs no canary, no S3 and no peer; the minimum of healthy hosts holds.",
 			act:   func(ctx context.Context) (string, error) { return s.revert(ctx, s.secondID) },
 			code:  waitSucceeded,
 			plot:  func() plot { return plot{before: "2", target: "1", after: "1", window: careful.window} },
@@ -202,9 +202,6 @@ func (s *story) play(ctx context.Context, number int, c chapter) error {
 		s.published++
 	}
 	s.archives += archives
-	if c.code == waitRolledBack {
-		d.screen.say("%s", d.fleet.failure(ctx, commit))
-	}
 	sights, whole := d.watch.seen()
 	wrong := judge(p, facts{sights: sights, whole: whole, end: d.watch.current(), bytes: archives})
 	if len(wrong) > 0 {
