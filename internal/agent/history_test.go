@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/configrepo"
+)
+
+func TestHistoryTravels(t *testing.T) {
+	o := newOrigin(t)
+	giver, taker := newSource(t, o, t.TempDir()), newSource(t, o, t.TempDir())
+	server := httptest.NewServer(historyServer(giver.repo, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	at, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", at.Host)
+	}}}
+	defer client.CloseIdleConnections()
+	taker.cfg.Repository.URLs = nil
+	taker.pull = func(ctx context.Context, host, have string) ([]byte, string, error) {
+		return pullHistory(ctx, client, host, have)
+	}
+	if err := taker.pullFrom(context.Background(), "web-2"); err == nil || !strings.Contains(err.Error(), "no verified commit yet") {
+		t.Errorf("an empty host gave something: %v", err)
+	}
+	giver.syncs(t)
+	taker.syncs(t)
+	tip := o.commit("fleet.yaml", "name: next\n")
+	giver.syncs(t)
+	taker.syncs(t)
+	if w := taker.current(); w == nil || w.Commit.ID != tip {
+		t.Fatalf("world %+v", w)
+	}
+	for query, want := range map[string]int{"?have=xyz": 400, "?have=" + tip: 200, "?have=" + strings.Repeat("1", 40): 200} {
+		resp, err := client.Get("http://web-2/v1/pack" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s", query, resp.Status)
+		}
+	}
+}
+
+func TestPullRefusesWhatIsNoHistory(t *testing.T) {
+	for name, h := range map[string]http.HandlerFunc{
+		"named no tip":   func(w http.ResponseWriter, _ *http.Request) {},
+		"web-2 answered": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "go away", http.StatusTeapot) },
+	} {
+		server := httptest.NewServer(h)
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+		}}}
+		if _, _, err := pullHistory(context.Background(), client, "web-2", ""); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		client.CloseIdleConnections()
+		server.Close()
+	}
+}
+
+func TestPacksAreBoundedForEachHost(t *testing.T) {
+	now := time.Now()
+	use := &packUse{askers: map[string]*packAsker{}}
+	for i := range fullPacksMax + 1 {
+		if got := use.allow("host web-1", true, now); got != (i < fullPacksMax) {
+			t.Errorf("whole history %d: %v", i, got)
+		}
+	}
+	if !use.allow("host web-2", true, now) || !use.allow("host web-1", false, now) {
+		t.Error("one host's use counts for another, or whole histories for what is new")
+	}
+	for i := range fullPacksNew + 1 {
+		if got := use.allow("address 10.0.0.1", true, now); got != (i < fullPacksNew) {
+			t.Errorf("whole history %d for an address: %v", i, got)
+		}
+	}
+	use.spend("host web-2", packBudget)
+	if use.allow("host web-2", false, now) {
+		t.Error("the budget of bytes does not hold")
+	}
+	for i := range packsMax + 1 {
+		if got := use.allow("host web-3", false, now); got != (i < packsMax) {
+			t.Fatalf("pack %d: %v", i, got)
+		}
+	}
+	for i := range 2 * askersMax {
+		use.allow(fmt.Sprint("host ", i), false, now)
+	}
+	if len(use.askers) > askersMax {
+		t.Errorf("%d askers are remembered", len(use.askers))
+	}
+	if !use.allow("host web-1", true, now.Add(packWindow)) {
+		t.Error("a new window changes nothing")
+	}
+}
+
+func TestWholeHistoryIsRefusedAfterAWhile(t *testing.T) {
+	o := newOrigin(t)
+	repo, err := configrepo.New(configrepo.Options{Dir: filepath.Join(t.TempDir(), "git"), URLs: []string{o.dir}, Introduction: o.intro, AllowedSigners: o.allowed, AllowLocalPath: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	h := historyServer(func() *configrepo.Repo { return repo }, slog.New(slog.DiscardHandler))
+	for i := range fullPacksNew + 1 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/v1/pack", nil))
+		if want := map[bool]int{true: 200, false: 429}[i < fullPacksNew]; w.Code != want {
+			t.Fatalf("request %d: %d %s", i, w.Code, w.Body)
+		}
+	}
+}
