@@ -46,8 +46,10 @@ func TestPolicyOf(t *testing.T) {
 		"success":      {desired.Policy{MinSuccess: &desired.Amount{IsShare: true, Percent: 100}}, base(func(p *rollout.Policy) { p.MinSuccess = rollout.Minimum{Type: rollout.FleetPercent, Value: 100} })},
 		"success of 2": {desired.Policy{MinSuccess: &two}, base(func(p *rollout.Policy) { p.MinSuccess = rollout.Minimum{Type: rollout.HostCount, Value: 2} })},
 		"unreachable":  {desired.Policy{Unreachable: "wait", Supersede: "queue"}, base(func(p *rollout.Policy) { p.Unreachable, p.Supersede = "wait", "queue" })},
-		"deadlines":    {desired.Policy{ReadyDeadline: time.Minute, DeploymentDeadline: time.Hour}, base(func(p *rollout.Policy) { p.ReadyDeadline, p.DeploymentLimit = time.Minute, time.Hour })},
-		"checks":       {desired.Policy{Checks: make([]desired.Check, 2)}, base(func(p *rollout.Policy) { p.Checks = 2 })},
+		"deadlines": {desired.Policy{DeadAfter: time.Second, ReadyDeadline: time.Minute, DeploymentDeadline: time.Hour}, base(func(p *rollout.Policy) {
+			p.DeadAfter, p.ReadyDeadline, p.DeploymentLimit = time.Second, time.Minute, time.Hour
+		})},
+		"checks": {desired.Policy{Checks: make([]desired.Check, 2)}, base(func(p *rollout.Policy) { p.Checks = 2 })},
 		"rollback": {desired.Policy{AutoRollback: desired.AutoRollback{Enabled: true, Events: []string{"DEPLOYMENT_STOP_ON_ALARM", "DEPLOYMENT_FAILURE"}}}, base(func(p *rollout.Policy) {
 			p.AutoRollback = []rollout.RollbackEvent{"DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM"}
 		})},

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+func TestReload(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	h := f.hosts[0]
+	level := new(slog.LevelVar)
+	next, wrong := h.config, error(nil)
+	a, err := New(Options{Config: h.config, Log: slog.New(slog.NewTextHandler(&h.log, nil)), LogLevel: level, Reload: func() (Config, error) { return next, wrong }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	next.Log.Level, next.Repository.Poll, next.Fence.Groups = slog.LevelDebug, time.Hour, []string{"shop/**"}
+	if err := a.Reload(); err != nil {
+		t.Error(err)
+	}
+	if level.Level() != slog.LevelDebug || a.config().Repository.Poll != time.Hour || len(a.config().Fence.Groups) != 1 {
+		t.Errorf("in force: %+v", a.config())
+	}
+	next.Host, next.DataDir, next.Listen, next.Timing, next.Limits.Disk, next.Join = "web-9", "/elsewhere", "127.0.0.1:1", "standard", 1, []Join{{"web-2", "x:1"}}
+	err = a.Reload()
+	for _, key := range []string{"host", "dataDir", "listen", "timing", "limits.disk", "join"} {
+		if err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s is not named: %v", key, err)
+		}
+	}
+	if c := a.config(); c.Host != "web-1" || c.DataDir != h.config.DataDir || c.Limits.Disk != 0 || len(c.Join) != 0 {
+		t.Errorf("what cannot change has changed: %+v", c)
+	}
+	wrong = errors.New("gitopsd.yaml:1:1: it is broken")
+	if err := a.Reload(); err == nil || !strings.Contains(err.Error(), "stays in force") {
+		t.Errorf("%v", err)
+	}
+	wrong, next = nil, h.config
+	next.Repository.AllowedSigners = "/nowhere"
+	if err := a.Reload(); err == nil || a.config().Repository.AllowedSigners != h.config.Repository.AllowedSigners {
+		t.Errorf("a reload whose repository cannot be opened: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	next = h.config
+	if err := a.Reload(); err == nil || !strings.Contains(err.Error(), "has stopped") {
+		t.Errorf("a stopped agent: %v", err)
+	}
+}
+
+// TestVerdictThatComesBeforeTheEndIsNotLost is about checks that were started afresh before the Member knew that the deployment had ended: it forgot their verdict,
+// and no other came.
+func TestVerdictThatComesBeforeTheEndIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		c := &checks{self: "web-1", log: slog.New(slog.DiscardHandler), news: make(chan string, 8)}
+		check := desired.Check{Name: "up", Exec: &desired.ExecCheck{Command: []string{"/bin/true"}}, Interval: time.Hour, Timeout: time.Second, HealthyAfter: 1, UnhealthyAfter: 1}
+		c.follow(ctx, &world{State: &desired.State{Groups: []desired.Group{{ID: "g1", Members: []desired.HostName{"web-1"}, Checks: []desired.Check{check}}}, Hosts: map[desired.HostName]desired.Host{"web-1": {}}}})
+		machine, err := rollout.NewMember("web-1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &member{self: "web-1", dir: t.TempDir(), machine: machine, checks: c, bundles: &bundles{changed: newWake()}, start: time.Now(), log: slog.New(slog.DiscardHandler)}
+		if err := m.take(ctx, rollout.EvApplied{Group: "g1", Deployment: "d-1"}); err != nil {
+			t.Fatal(err)
+		}
+		if verdict, _ := c.verdict("g1"); verdict.State != "unknown" {
+			t.Errorf("after the end of a deployment the checks say %s", verdict.State)
+		}
+		if len(m.bundles.changed) != 1 {
+			t.Error("the bundles of the new release are not kept")
+		}
+		cancel()
+		c.wait()
+	})
+}
+
+func TestClonesAreForgotten(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	a, err := New(Options{Config: f.hosts[0].config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	a.noteClone("web-1", "seen twice")
+	if all := a.hostNotices(); len(all) != 1 || all[0].Kind != "ClonedHost" || !strings.Contains(all[0].Message, "host init") {
+		t.Errorf("%+v", all)
+	}
+	a.clones["web-1"] = clone{"seen twice", time.Now().Add(-2 * clonesKept)}
+	if all := a.hostNotices(); len(all) != 0 || len(a.clones) != 0 {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestSignalAndWake(t *testing.T) {
+	var s signal
+	s.Notify() // nobody waits
+	first := s.Changed()
+	if first != s.Changed() {
+		t.Error("two waiters have two channels")
+	}
+	s.Notify()
+	<-first
+	if second := s.Changed(); second == first {
+		t.Error("an old signal is given again")
+	}
+	w := newWake()
+	w.Wake()
+	w.Wake()
+	if len(w) != 1 {
+		t.Errorf("%d wakes are kept", len(w))
+	}
+}
+
+func TestAppliedOf(t *testing.T) {
+	key := apply.Key{GroupID: "g1", DeploymentID: "d-1", Attempt: 1}
+	fault := &apply.Error{Event: "ValidateService", Code: apply.CodeScriptFailed, ErrorCode: "ScriptFailed", ScriptName: "v.sh", Message: "Script at specified location: v.sh failed with exit code 3", LogTail: "tail"}
+	reports := []apply.EventReport{{Event: "ValidateService", Status: apply.StatusFailed, Start: time.Unix(1, 0), Error: fault}, {Event: "ApplicationStart", Status: apply.StatusSucceeded, Undo: true}}
+	for name, c := range map[string]struct {
+		result apply.Result
+		want   rollout.Outcome
+	}{
+		"succeeded": {apply.Result{Outcome: apply.OutcomeSucceeded}, rollout.OutcomeSucceeded},
+		"failed":    {apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Events: reports}, rollout.OutcomeFailed},
+		"undone":    {apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Events: reports, Undone: true}, rollout.OutcomeUndone},
+	} {
+		ev := appliedOf(key, c.result)
+		if ev.Group != "g1" || ev.Deployment != "d-1" || ev.Outcome != c.want {
+			t.Errorf("%s: %+v", name, ev)
+		}
+		if c.result.Error == nil {
+			continue
+		}
+		if ev.Event != "ValidateService" || ev.ExitCode != 3 || ev.ErrorCode != "ScriptFailed" {
+			t.Errorf("%s: %+v", name, ev)
+		}
+		if len(ev.Events) != 1 || ev.Events[0].Diagnostics == nil || ev.Events[0].Diagnostics.LogTail != "tail" || ev.Events[0].StartTime != status.Stamp(time.Unix(1, 0)) || ev.Events[0].EndTime != "" {
+			t.Errorf("%s: what ran for the previous release is among the events: %+v", name, ev.Events)
+		}
+	}
+}
