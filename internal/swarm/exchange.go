@@ -42,6 +42,7 @@ type exchange struct {
 	misled     map[bundle.Digest]bool // indexes that did not lead to the bundle's digest
 	peers      map[string]*peer
 	busy       int // requests to peers under way
+	keeping    int // pieces being written; the whole is finished only between them
 	suspects   map[string]string
 	fatal      error // of this host's disk
 	fromOrigin int64
@@ -95,7 +96,7 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 	defer pace.Stop()
 	for {
 		changed := x.changed.wait()
-		if x.partial.Missing() == 0 {
+		if x.whole() {
 			if more, again, err := x.finish(ctx); !more {
 				return again, err
 			}
@@ -114,6 +115,13 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 			x.recount()
 		}
 	}
+}
+
+// whole says whether every piece is written.
+func (x *exchange) whole() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.keeping == 0 && x.partial.Missing() == 0
 }
 
 // recount finds pieces that were here and are not any more: the store forgets those that it reads back and finds changed.
@@ -254,8 +262,12 @@ func (x *exchange) isComplete() bool {
 
 // keep stores a verified piece and tells the others. store.ErrMismatch means that the bytes are wrong; any other error is this disk's, and ends the fetch.
 func (x *exchange) keep(i int, data []byte) error {
+	x.mu.Lock()
+	x.keeping++
+	x.mu.Unlock()
 	err := x.partial.Write(i, data)
 	x.mu.Lock()
+	x.keeping--
 	switch {
 	case err == nil:
 		x.picker.Got(i)

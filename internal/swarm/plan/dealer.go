@@ -63,10 +63,10 @@ type holder struct {
 
 // account is what the dealer knows of one host.
 type account struct {
-	read, earlier int64 // bytes it said it read, in this fetch of its and before
-	lost          int64 // bytes of leases that ran out without a word
-	failures      int   // in a row
-	rest          time.Duration
+	read     int64 // bytes it said it read, in this fetch of its
+	lost     int64 // bytes of leases that ran out without a word
+	failures int   // in a row
+	rest     time.Duration
 }
 
 // Dealer deals the pieces of one bundle.
@@ -80,6 +80,7 @@ type Dealer struct {
 	wrong  map[int]int
 	aside  map[int]time.Duration
 	hosts  map[string]*account
+	spent  int64         // bytes that left the origin, as far as hosts said, and those of lost leases
 	first  time.Duration // of the first request
 	asked  bool
 
@@ -131,7 +132,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: d.whyNothing(now), Retry: d.next(now)}
 	}
 	if run = d.afford(run, all, now); len(run) == 0 {
-		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent(), d.total, d.reason), Retry: retryMax}
+		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent, d.total, d.reason), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
 }
@@ -141,9 +142,12 @@ func soon(wait time.Duration) time.Duration { return min(max(wait, retryMin), re
 
 // hear takes in what the host says, and ends the leases that are over.
 func (d *Dealer) hear(r Request, a *account, now time.Duration) {
-	if r.Read = min(max(r.Read, 0), 1<<50); r.Read < a.read {
-		a.earlier += a.read
+	r.Read = min(max(r.Read, 0), 1<<50)
+	fresh := r.Read - a.read
+	if fresh < 0 { // it began anew
+		fresh = r.Read
 	}
+	d.spent = min(d.spent+fresh-a.lost, 1<<60)
 	a.read, a.lost = r.Read, 0
 	d.land(r, a, now)
 	holding := map[int]bool{}
@@ -158,6 +162,7 @@ func (d *Dealer) hear(r Request, a *account, now time.Duration) {
 			delete(d.leases, i)
 			if lost := d.hosts[h.host]; lost != nil && h.host != r.Host {
 				lost.lost += d.sizes[i]
+				d.spent += d.sizes[i]
 			}
 		}
 	}
@@ -300,18 +305,9 @@ func (d *Dealer) free(i int, r Request, now time.Duration) bool {
 	return now >= d.aside[i]
 }
 
-// spent is what left the origin, as far as the dealer knows.
-func (d *Dealer) spent() int64 {
-	var sum int64
-	for _, a := range d.hosts {
-		sum += a.read + a.earlier + a.lost
-	}
-	return sum
-}
-
 // afford cuts a run to what the budget allows. A spent budget grows by a trickle, so that the fleet comes through in the end.
 func (d *Dealer) afford(run []int, leased int64, now time.Duration) []int {
-	left := d.total + max(d.total/budgetShare, budgetMin) + d.extra - d.spent() - leased
+	left := d.total + max(d.total/budgetShare, budgetMin) + d.extra - d.spent - leased
 	n := 0
 	for n < len(run) && d.sizes[run[n]] <= left {
 		left -= d.sizes[run[n]]

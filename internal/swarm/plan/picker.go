@@ -28,9 +28,10 @@ type Picker struct {
 	missing words
 	idle    words // missing, and on its way from nowhere
 	rarity  []uint16
-	ways    map[int]way // pieces on their way
-	peers   []*source   // by name
-	orphans int         // idle pieces that no peer has
+	ways    map[int]way    // pieces on their way
+	peers   []*source      // by name
+	busy    map[string]int // requests under way by host, also to peers that were dropped
+	orphans int            // idle pieces that no peer has
 	turn    uint64
 }
 
@@ -45,14 +46,13 @@ type way struct {
 type source struct {
 	host string
 	have words
-	busy int
 	load int64
 }
 
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
 func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	n := len(sizes)
-	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), rarity: make([]uint16, n), ways: map[int]way{}, turn: seed | 1}
+	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), rarity: make([]uint16, n), ways: map[int]way{}, busy: map[string]int{}, turn: seed | 1}
 	for i := range n {
 		if !have.Has(i) {
 			p.missing.set(i)
@@ -190,8 +190,11 @@ func (p *Picker) Release(w Want, bytes int64) {
 	for i := w.From; i < w.From+w.Count; i++ {
 		p.arrive(i)
 	}
+	if p.busy[w.Host]--; p.busy[w.Host] <= 0 {
+		delete(p.busy, w.Host)
+	}
 	if s := p.peer(w.Host); s != nil {
-		s.busy, s.load = max(0, s.busy-1), s.load+bytes
+		s.load += bytes
 	}
 }
 
@@ -222,7 +225,7 @@ func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok
 	able := make([]*source, 0, len(p.peers))
 	union := newWords(len(p.sizes))
 	for _, s := range p.peers {
-		if s.busy < asks(s.host) {
+		if p.busy[s.host] < asks(s.host) {
 			able = append(able, s)
 			for k, h := range s.have {
 				union[k] |= h
@@ -262,14 +265,14 @@ func (p *Picker) rarest(of words) int {
 // leastBusy finds the peer to ask for piece i, other than one; nil for none.
 func (p *Picker) leastBusy(able []*source, i int, other string) *source {
 	var best *source
-	start := int((p.turn >> 40) % uint64(len(able)))
+	least, start := 0, int((p.turn>>40)%uint64(len(able)))
 	for k := range able {
 		s := able[(start+k)%len(able)]
 		if s.host == other || !s.have.has(i) {
 			continue
 		}
-		if best == nil || s.busy < best.busy || s.busy == best.busy && s.load < best.load {
-			best = s
+		if busy := p.busy[s.host]; best == nil || busy < least || busy == least && s.load < best.load {
+			best, least = s, busy
 		}
 	}
 	return best
@@ -285,7 +288,7 @@ func (p *Picker) take(s *source, i int, now time.Duration) Want {
 	for n := i; n < i+w.Count; n++ {
 		p.depart(n, s.host, now)
 	}
-	s.busy++
+	p.busy[s.host]++
 	return w
 }
 
@@ -308,7 +311,7 @@ func (p *Picker) again(now time.Duration, able []*source) (Want, bool) {
 		return Want{}, false
 	}
 	p.depart(best, from.host, now)
-	from.busy++
+	p.busy[from.host]++
 	return Want{Host: from.host, From: best, Count: 1}, true
 }
 
