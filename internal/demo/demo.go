@@ -63,7 +63,7 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel()
 	d.loops.Go(func() { leaveWithParent(ctx, cancel) })
 	err = d.run(ctx)
-	interrupted := ctx.Err() != nil
+	interrupted := ctx.Err() != nil || d.screen.failed() != nil // who closes the pipe leaves as well
 	cancel()
 	d.loops.Wait()
 	return d.close(err, interrupted)
