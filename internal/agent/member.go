@@ -60,7 +60,6 @@ type member struct {
 	machine   *rollout.Member
 	installed map[string]bool // groups whose releases were reported
 	work      sync.WaitGroup
-	failed    chan error
 }
 
 // synced takes the newest assignments of a set; older ones not yet fed are forgotten.
@@ -86,7 +85,11 @@ func (m *member) Run(ctx context.Context) error {
 	m.beside(func() { m.bundles.keep(ctx, m.keeping) })
 	for {
 		move := m.move()
-		m.reportInstalled(ctx)
+		for _, ev := range m.newlyInstalled(ctx) {
+			if err := m.step(ctx, ev); err != nil {
+				return err
+			}
+		}
 		m.checks.follow(ctx, m.world())
 		if err := m.wait(ctx, move); err != nil {
 			return err
@@ -111,8 +114,6 @@ func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
 			return nil
 		case <-move:
 			return nil
-		case err := <-m.failed:
-			return err
 		case ev := <-m.events:
 			err = m.take(ctx, ev)
 		case <-m.news:
@@ -178,10 +179,13 @@ func (m *member) begin(ctx context.Context) error {
 		started.Journals = append(started.Journals, rollout.OpenJournal{Group: j.Key.GroupID, Deployment: j.Key.DeploymentID, Stopped: j.Began})
 		m.log.Info("a deployment was under way when the agent ended", "group", j.Key.GroupID, "deployment", j.Key.DeploymentID, "hookRunning", j.Running)
 	}
-	if err := m.step(ctx, started); err != nil {
-		return err
+	found := append([]rollout.MemberEvent{started}, m.onDisk(ctx)...) // read before anything is resumed, which holds locks
+	for _, ev := range found {
+		if err := m.step(ctx, ev); err != nil {
+			return err
+		}
 	}
-	return m.reportEnded(ctx)
+	return nil
 }
 
 // readMost reads a file that has at most so many bytes.
@@ -198,16 +202,15 @@ func readMost(path string, most int64) ([]byte, error) {
 	return data, err
 }
 
-// reportEnded tells the Member how deployments ended whose word may have been lost with the process before. What it knows already it ignores.
-func (m *member) reportEnded(ctx context.Context) error {
+// onDisk lists what is installed, and how deployments ended whose word may have been lost with the process before. What the Member knows already it ignores.
+func (m *member) onDisk(ctx context.Context) []rollout.MemberEvent {
+	found := m.newlyInstalled(ctx)
 	for _, g := range m.world().State.Groups {
 		for _, ev := range m.deploy.ended(ctx, string(g.ID)) {
-			if err := m.step(ctx, ev); err != nil {
-				return err
-			}
+			found = append(found, ev)
 		}
 	}
-	return nil
+	return found
 }
 
 // bootID is the kernel's, or empty where there is none.
@@ -219,31 +222,20 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-// reportInstalled tells the Member what is installed for groups it has not heard of yet.
-func (m *member) reportInstalled(ctx context.Context) {
+// newlyInstalled lists what is installed for groups the Member has not heard of yet.
+func (m *member) newlyInstalled(ctx context.Context) []rollout.MemberEvent {
+	var found []rollout.MemberEvent
 	for _, g := range m.world().State.Groups {
 		id := string(g.ID)
 		if m.installed[id] {
 			continue
 		}
 		m.installed[id] = true
-		spec, whole, ok := m.deploy.installed(ctx, id)
-		if !ok {
-			continue
-		}
-		if err := m.step(ctx, rollout.EvInstalled{Group: id, Running: spec, Whole: whole}); err != nil {
-			m.fail(err)
-			return
+		if spec, whole, ok := m.deploy.installed(ctx, id); ok {
+			found = append(found, rollout.EvInstalled{Group: id, Running: spec, Whole: whole})
 		}
 	}
-}
-
-// fail ends Run with err.
-func (m *member) fail(err error) {
-	select {
-	case m.failed <- err:
-	default:
-	}
+	return found
 }
 
 // now is the host's monotonic time since the agent started.
