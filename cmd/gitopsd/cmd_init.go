@@ -110,7 +110,7 @@ func parseSigner(text string) (desired.Signer, error) {
 	key = strings.TrimSpace(key)
 	kind, _, _ := strings.Cut(key, " ")
 	if strings.ContainsAny(key, "\r\n") || !strings.HasPrefix(kind, "ssh-") && !strings.HasPrefix(kind, "ecdsa-") && !strings.HasPrefix(kind, "sk-") {
-		return desired.Signer{}, fmt.Errorf("cannot use --signer %s: want one public key in OpenSSH's form, such as ssh-ed25519 AAAA...", name)
+		return desired.Signer{}, fmt.Errorf("cannot use --signer %s: want one public key in OpenSSH's form, such as `ssh-ed25519 AAAA`", name)
 	}
 	if kind == "ssh-ed25519" {
 		if _, err := desired.ParsePublicKey(key); err != nil {

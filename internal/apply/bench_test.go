@@ -298,8 +298,6 @@ func writeJSON(t testing.TB, path string, v any) {
 	}
 }
 
-const installEvents = "DownloadBundle Install"
-
 func events(text string) []appspec.Event {
 	var out []appspec.Event
 	for _, e := range strings.Fields(text) {

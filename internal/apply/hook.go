@@ -202,6 +202,7 @@ var private = map[string]bool{
 func scriptPath(archive, location string) (string, error) {
 	rel := filepath.Clean(strings.TrimLeft(location, "/"))
 	if !filepath.IsLocal(rel) {
+		//lint:ignore ST1005 the sentence is CodeDeploy's, and users search for it
 		return "", fmt.Errorf("Script does not exist at specified location: %s leads out of the revision", location)
 	}
 	return filepath.Join(archive, rel), nil

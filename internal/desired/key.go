@@ -15,7 +15,7 @@ const keyType = "ssh-ed25519"
 func ParsePublicKey(line string) (ed25519.PublicKey, error) {
 	fields := strings.Fields(line)
 	if len(line) > 4096 || len(fields) < 2 || strings.ContainsAny(line, "\r\n") {
-		return nil, errors.New("it is not one line of the form ssh-ed25519 AAAA...")
+		return nil, errors.New("it is not one line of the form `ssh-ed25519 AAAA`")
 	}
 	if fields[0] != keyType {
 		return nil, fmt.Errorf("its type is %.40q, a host's key is ssh-ed25519", fields[0])

@@ -184,7 +184,7 @@ func (g groupFile) buildTargets(doc *strict.Doc, hosts map[HostName]Host, broken
 		problems = append(problems, doc.Problem("", "add targets: {tagSets: [[role=web]]} or {hosts: [web-1]}", "the group selects no hosts: targets is missing"))
 	}
 	if g.targets != nil {
-		more := []Problem{}
+		var more []Problem
 		t, more = g.targets.build(doc, hosts, broken)
 		problems = append(problems, more...)
 	}

@@ -249,7 +249,6 @@ func TestReadLogLeavesTheFileAlone(t *testing.T) {
 func TestLogProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		want := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 1, 40), 0, 8).Draw(rt, "records")
-		data := logHeader()
 		path := filepath.Join(t.TempDir(), "log")
 		l, _, err := OpenLog(path, 40)
 		if err != nil {
@@ -261,7 +260,7 @@ func TestLogProperty(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
-		data, err = os.ReadFile(path)
+		data, err := os.ReadFile(path)
 		if err != nil {
 			rt.Fatal(err)
 		}

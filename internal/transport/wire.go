@@ -127,7 +127,7 @@ func readStreamHeader(r io.Reader) (streamHeader, error) {
 	}
 	h := streamHeader{name: string(name), version: binary.BigEndian.Uint16(head[1:])}
 	if !validName(h.name) {
-		return streamHeader{}, fmt.Errorf("protocol name %q has characters other than a-z, 0-9, - and .", strconvClean(name))
+		return streamHeader{}, fmt.Errorf("protocol name %q has characters other than letters a-z, digits, dashes and dots", strconvClean(name))
 	}
 	return h, nil
 }
