@@ -323,7 +323,7 @@ func (a *Agent) buildLoops() {
 		pull: func(ctx context.Context, host, have string) ([]byte, string, error) {
 			return pullHistory(ctx, history, host, have)
 		},
-		publish: a.publishTip, reach: a.publishReach, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
+		publish: a.publishTip, reach: a.publishReach, tell: a.publishRefusal, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, s3: func() S3Config { return a.config().S3 }, verifier: verify, applier: a.applier,
@@ -360,6 +360,13 @@ func (a *Agent) publishReach(git bool) {
 	}
 	if err := a.gossip.Publish(factGit, value); err != nil {
 		a.log.Debug("reaching git could not be announced", "error", err)
+	}
+}
+
+// publishRefusal tells the fleet why git's newest tip is refused here, so that operators hear of it on every host.
+func (a *Agent) publishRefusal(r *configrepo.Refusal) {
+	if err := a.gossip.Publish(factRefused, tellRefusal(r)); err != nil {
+		a.log.Debug("a refusal could not be told", "error", err)
 	}
 }
 

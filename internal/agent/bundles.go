@@ -36,8 +36,8 @@ type bundles struct {
 	changed wake
 
 	mu    sync.Mutex
-	costs map[string]swarm.Progress // by digest, what the last fetch cost
-	said  map[string]string         // by group, why its bundle cannot be had, as logged
+	costs map[string]func() swarm.Progress // by group and commit, what a fetch costs
+	said  map[string]string                // by group, why its bundle cannot be had, as logged
 }
 
 // costsMax bounds the digests whose cost is remembered.
@@ -73,8 +73,9 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 			return rollout.RefusedByBytes, err.Error()
 		}
 	}
+	done := b.count(group, spec)
 	err = b.swarm.Fetch(ctx, job)
-	b.note(digest)
+	done()
 	if err != nil {
 		if ctx.Err() == nil && b.news(group, err.Error()) {
 			b.log.Warn("a bundle cannot be had yet; it is tried again", "group", g.Folder, "digest", digest.Short(), "error", err)
@@ -128,25 +129,36 @@ func (b *bundles) source(r desired.Revision) (apply.Source, error) {
 	return apply.Source{Path: found.Path, Type: r.BundleType, Digest: r.Digest}, nil
 }
 
-// note remembers what a fetch cost.
-func (b *bundles) note(digest bundle.Digest) {
-	progress := b.swarm.Progress(digest)
+// costKey names what one commit's bundle cost: a revert to a bundle that is here already costs nothing, whatever it once did.
+func costKey(group string, spec rollout.Spec) string { return group + "/" + spec.Commit }
+
+// count follows what a fetch costs; the function it returns ends that.
+func (b *bundles) count(group string, spec rollout.Spec) (done func()) {
+	key := costKey(group, spec)
+	read := func() swarm.Progress { return b.swarm.Progress(bundle.Digest(spec.Digest)) }
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.costs == nil || len(b.costs) >= costsMax {
-		b.costs = map[string]swarm.Progress{}
+		b.costs = map[string]func() swarm.Progress{}
 	}
-	b.costs[string(digest)] = progress
+	b.costs[key] = read
+	return func() {
+		last := read()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.costs[key] = func() swarm.Progress { return last }
+	}
 }
 
-// cost returns the bytes a bundle cost this host, from the origin and from peers.
-func (b *bundles) cost(digest string) (fromOrigin, fromPeers int64) {
+// cost returns the bytes that the bundle of a commit cost this host, from the origin and from peers.
+func (b *bundles) cost(group string, spec rollout.Spec) (fromOrigin, fromPeers int64) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if p := b.swarm.Progress(bundle.Digest(digest)); p.FromOrigin+p.FromPeers > 0 {
-		return p.FromOrigin, p.FromPeers
+	read := b.costs[costKey(group, spec)]
+	b.mu.Unlock()
+	if read == nil {
+		return 0, 0
 	}
-	p := b.costs[digest]
+	p := read()
 	return p.FromOrigin, p.FromPeers
 }
 

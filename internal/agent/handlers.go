@@ -13,6 +13,9 @@ type handlers struct{ operators, hosts http.Handler }
 
 func (a *Agent) handlers() handlers {
 	local := &reader{self: a.config().Host, source: a.source, sets: a.sets, repo: func() *configrepo.Repo { return a.repo.Load() }, applier: a.applier,
+		heard: func() map[string]configrepo.Refusal {
+			return heardRefusals(a.gossip.Facts(factRefused), a.config().Host)
+		},
 		alive: a.lives, extra: a.hostNotices, changed: &a.changed, log: a.log}
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)

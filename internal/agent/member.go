@@ -415,7 +415,7 @@ func (m *member) fetch(ctx context.Context, a rollout.ActFetchBundle) {
 
 // sendBytes reports what a bundle cost so far.
 func (m *member) sendBytes(ctx context.Context, a rollout.ActFetchBundle) {
-	fromOrigin, fromPeers := m.bundles.cost(a.Spec.Digest)
+	fromOrigin, fromPeers := m.bundles.cost(a.Group, a.Spec)
 	m.send(ctx, rollout.EvBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, FromOrigin: fromOrigin, FromPeers: fromPeers})
 }
 

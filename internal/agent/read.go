@@ -32,7 +32,8 @@ type reader struct {
 	sets    *sets
 	repo    func() *configrepo.Repo
 	applier *apply.Applier
-	ask     func(host string) *status.Client // nil: answer for this host alone
+	ask     func(host string) *status.Client     // nil: answer for this host alone
+	heard   func() map[string]configrepo.Refusal // what other hosts refuse, by host; may be nil
 	alive   func() life
 	extra   func() []status.Notice
 	changed *signal
@@ -91,6 +92,7 @@ var errNoWorld = errors.New("this host has no verified commit yet, so it knows n
 // notices collects what a person should know, in an order that stays the same.
 func (r *reader) notices() []status.Notice {
 	all := append(r.source.notices(), r.sets.notices()...)
+	all = append(all, r.refusals()...)
 	if r.extra != nil {
 		all = append(all, r.extra()...)
 	}

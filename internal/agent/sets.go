@@ -27,6 +27,7 @@ const (
 // setRun is one coordinator set this host follows.
 type setRun struct {
 	spec    consensus.SetSpec
+	owed    bool // followed an earlier epoch here: kept open until this one has begun
 	set     *consensus.Set
 	machine *rollout.Machine
 	cancel  context.CancelFunc
@@ -89,11 +90,22 @@ func (s *sets) wanted(w *world) map[string]consensus.SetSpec {
 			spec.Voters = append(spec.Voters, consensus.Voter{Host: string(v.Host), Storage: v.Storage})
 			votes = votes || string(v.Host) == s.self
 		}
-		if votes || mine[name] {
+		if votes || mine[name] || s.owes(spec) {
 			all[name] = spec
 		}
 	}
 	return all
+}
+
+// owes says whether this host followed an earlier epoch of a set that has not begun its new one: it may hold the state that the new epoch adopts.
+func (s *sets) owes(spec consensus.SetSpec) bool {
+	s.mu.Lock()
+	run := s.open[spec.Name]
+	s.mu.Unlock()
+	if run == nil {
+		return false
+	}
+	return run.spec.Epoch < spec.Epoch || run.owed && !run.set.Status().Quorum
 }
 
 // reconcile makes what is open equal to what is wanted.
@@ -101,8 +113,10 @@ func (s *sets) reconcile(ctx context.Context) {
 	w := s.world()
 	wanted := s.wanted(w)
 	s.forget(wanted)
+	owed := map[string]bool{}
 	for name, run := range s.list() {
 		spec, keep := wanted[name]
+		owed[name] = keep && (run.spec.Epoch < spec.Epoch || run.owed)
 		stopped := false
 		select {
 		case <-run.done:
@@ -119,7 +133,7 @@ func (s *sets) reconcile(ctx context.Context) {
 		s.close(name, run)
 	}
 	for name, spec := range wanted {
-		if err := s.start(ctx, spec); err != nil {
+		if err := s.start(ctx, spec, owed[name]); err != nil {
 			s.note(name, err.Error())
 			continue
 		}
@@ -181,14 +195,14 @@ func (s *sets) note(name, why string) {
 }
 
 // start opens one set and its loops.
-func (s *sets) start(ctx context.Context, spec consensus.SetSpec) error {
+func (s *sets) start(ctx context.Context, spec consensus.SetSpec, owed bool) error {
 	machine := rollout.NewMachine()
 	set, err := s.consensus.Open(spec, machine)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	run := &setRun{spec: spec, set: set, machine: machine, cancel: cancel, done: make(chan struct{}), submits: newOutbox()}
+	run := &setRun{spec: spec, owed: owed, set: set, machine: machine, cancel: cancel, done: make(chan struct{}), submits: newOutbox()}
 	var loops sync.WaitGroup
 	loops.Go(func() {
 		if err := set.Run(ctx); err != nil {

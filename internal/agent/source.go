@@ -33,8 +33,9 @@ type source struct {
 	cfg     func() *Config
 	peers   func() []string // live hosts that can reach git, self included
 	pull    func(ctx context.Context, host, have string) (pack []byte, tip string, err error)
-	publish func(tip string) // tells the fleet
-	reach   func(git bool)   // told whether this host reaches git, when that changes
+	publish func(tip string)          // tells the fleet
+	reach   func(git bool)            // told whether this host reaches git, when that changes
+	tell    func(*configrepo.Refusal) // tells the fleet what git's newest tip is refused for, nil when it is not; may be nil
 	log     *slog.Logger
 	// effectiveFile keeps the commit in effect over restarts, so that a held commit stays held.
 	effectiveFile string
@@ -292,6 +293,7 @@ func (s *source) take(o configrepo.Outcome, git bool) error {
 	forked := o.Refused != nil && o.Refused.Reason == configrepo.ReasonForked
 	s.mu.Lock()
 	news := git && o.Refused != nil && (s.refused == nil || s.refused.Commit != o.Refused.Commit || s.refused.Reason != o.Refused.Reason)
+	tell := s.tell != nil && git && (news || s.refused != nil && o.Refused == nil)
 	if git {
 		s.refused = o.Refused
 	}
@@ -300,6 +302,9 @@ func (s *source) take(o configrepo.Outcome, git bool) error {
 	}
 	loaded := s.loaded
 	s.mu.Unlock()
+	if tell {
+		s.tell(o.Refused)
+	}
 	if news {
 		s.log.Warn("a commit was refused", "commit", o.Refused.Commit, "reason", string(o.Refused.Reason), "sentence", o.Refused.Sentence)
 		s.changed.Notify()

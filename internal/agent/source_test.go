@@ -25,6 +25,7 @@ type followed struct {
 	published []string
 	reached   []bool
 	pulls     []string
+	told      []string         // commits of refusals told to the fleet; "" takes one back
 	peer      *configrepo.Repo // answers pulls, if not nil
 }
 
@@ -50,6 +51,12 @@ func newSource(t testing.TB, o *gitOrigin, dir string) *followed {
 			return pack, tip.ID, err
 		},
 		publish: func(tip string) { f.published = append(f.published, tip) }, reach: func(git bool) { f.reached = append(f.reached, git) },
+		tell: func(r *configrepo.Refusal) {
+			if r == nil {
+				r = &configrepo.Refusal{}
+			}
+			f.told = append(f.told, r.Commit)
+		},
 		log: slog.New(slog.NewTextHandler(f.log, nil)), effectiveFile: filepath.Join(dir, effectiveFile), hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
 	return f
 }
@@ -105,6 +112,9 @@ func TestSourceAcceptsAndRefuses(t *testing.T) {
 	f.syncs(t)
 	if f.current().Commit.ID != next || f.refusal() != nil || f.kinds() != "" {
 		t.Errorf("world %s, notices %q", f.current().Commit.ID, f.kinds())
+	}
+	if got := strings.Join(f.told, ","); got != bad+"," {
+		t.Errorf("told the fleet %q, want the refused commit once, and then that it is over", got)
 	}
 	if want := []string{o.intro, good, next}; strings.Join(f.published, " ") != strings.Join(want, " ") {
 		t.Errorf("published %q", f.published)

@@ -51,8 +51,8 @@ func notTaken(run *setRun, g desired.Group, shown status.Group) bool {
 // awaitCommit says whether the commit is verified here; otherwise it says what of it.
 func (r *reader) awaitCommit(commit string) (bool, status.Awaited) {
 	w := r.source.current()
-	if refused := r.source.refusal(); refused != nil && commit != "" && refused.Commit == commit {
-		return false, status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: refused.Sentence}
+	if why, refused := r.refusalOf(commit); refused && commit != "" {
+		return false, status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: why}
 	}
 	if w == nil {
 		return false, status.Awaited{State: "Waiting", Message: "this host has no verified commit yet"}
