@@ -65,6 +65,8 @@ type Applier struct {
 	boot  string
 	log   *slog.Logger
 
+	startPauses []time.Duration // between tries to start a supervisor
+
 	mu      sync.Mutex
 	orphans []*os.Process // supervisors started and not yet waited for
 }
@@ -103,7 +105,8 @@ func New(opts Options) (*Applier, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Applier{opts: opts, log: opts.Log, umask: readUmask(), boot: bootID()}
+	a := &Applier{opts: opts, log: opts.Log, umask: readUmask(), boot: bootID(),
+		startPauses: []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond}}
 	return a, a.prepareState()
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // A hook's directory holds what it and its supervisor leave behind:
@@ -25,6 +26,7 @@ import (
 //	request.json   what to run; written before the supervisor is started
 //	alive          a pipe whose writing end the supervisor holds until it wrote the result
 //	begun          made by the supervisor before the first script; then nothing starts again
+//	result.reserve space for how it ends; made before the first script
 //	result.json    how it ended
 //	output.log, output.tail.old, output.tail    head and tail of the scripts' output
 //	supervisor.log what the supervisor itself has to say
@@ -33,6 +35,7 @@ const (
 	aliveFile   = "alive"
 	begunFile   = "begun"
 	resultFile  = "result.json"
+	reserveFile = "result.reserve"
 )
 
 // hookVersion is that of request.json and result.json: a restarted agent may be
@@ -230,11 +233,43 @@ func (a *Applier) runHook(ctx context.Context, dir string, req *hookRequest) (*h
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrInterrupted, err)
 		}
-		if err := a.startSupervisor(dir, req); err != nil {
+		err = a.startPatiently(ctx, dir, req)
+		if errors.Is(err, ErrInterrupted) || errors.Is(err, durable.ErrCut) {
 			return nil, err
+		}
+		if err != nil { // nothing of the hook ran, and it has failed: a deployment must come to an end
+			return &hookResult{Code: CodeUnknown, Message: err.Error()}, nil
 		}
 		started = true
 	}
+}
+
+// startPatiently starts a hook's supervisor, trying again for a moment if there
+// is no memory or process to be had, or the program is being replaced.
+func (a *Applier) startPatiently(ctx context.Context, dir string, req *hookRequest) error {
+	for _, pause := range append(a.startPauses, 0) {
+		err := a.startSupervisor(dir, req)
+		if err == nil || pause == 0 || !passing(err) {
+			return err
+		}
+		a.log.Warn("a hook's supervisor could not be started and is tried again", "event", string(req.Event), "error", err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrInterrupted, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// passing tells whether what keeps a program from being started may pass.
+func passing(err error) bool {
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.ENOMEM, unix.ENOENT, unix.EACCES, unix.ETXTBSY, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 func readResult(dir string) (*hookResult, error) {
@@ -287,7 +322,7 @@ func (a *Applier) startSupervisor(dir string, req *hookRequest) error {
 	cmd.ExtraFiles = []*os.File{writer}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start the hook's supervisor: %w", err)
+		return fmt.Errorf("the hook's supervisor could not start, so no script of it ran: %w", err)
 	}
 	a.mu.Lock()
 	a.orphans = append(a.orphans, cmd.Process)

@@ -26,6 +26,7 @@ type record struct {
 	Install  installPhase  `json:"install,omitempty"`  // how far Install came
 	Decision Decision      `json:"decision,omitempty"` // what Resume was told
 	Result   *Result       `json:"result,omitempty"`   // the end; without ScriptsLog
+	Damaged  bool          `json:"damaged,omitempty"`  // the records before this one were set aside
 }
 
 // installPhase is how far Install came; each is written before what it names.
@@ -47,6 +48,7 @@ type story struct {
 	install  installPhase
 	decision Decision
 	result   *Result
+	damaged  bool
 }
 
 // eventID tells an event of the deployment from the same one run while undoing.
@@ -60,6 +62,7 @@ func (s *story) add(r record) {
 		s.boot = r.Boot
 	}
 	s.began = s.began || r.Began
+	s.damaged = s.damaged || r.Damaged
 	for _, e := range r.Events {
 		s.events[eventID{e.Event, e.Undo}] = e
 	}
@@ -74,13 +77,16 @@ func (s *story) add(r record) {
 	}
 }
 
+// errRecord tells that a record is whole and yet says nothing.
+var errRecord = errors.New("cannot understand record")
+
 // decodeStory reads the records of a journal.
 func decodeStory(records [][]byte) (*story, error) {
 	s := &story{events: map[eventID]EventReport{}}
 	for i, data := range records {
 		var r record
 		if err := json.Unmarshal(data, &r); err != nil {
-			return nil, fmt.Errorf("record %d: %w", i+1, err)
+			return nil, fmt.Errorf("%w %d: %w", errRecord, i+1, err)
 		}
 		if r.Version != journalVersion {
 			return nil, fmt.Errorf("record %d has version %d, this gitopsd knows version %d", i+1, r.Version, journalVersion)
@@ -117,6 +123,24 @@ func (a *Applier) ended(k Key) bool {
 
 // deployments lists a group's deployments that have a journal, newest first.
 func (a *Applier) deployments(groupID string) ([]Key, error) {
+	list, err := a.sequence(groupID)
+	keys := make([]Key, len(list))
+	for i, d := range list {
+		keys[i] = d.key
+	}
+	return keys, err
+}
+
+// placed is a deployment's place in its group's sequence. Those of before there
+// was one have 0 and go by the clock.
+type placed struct {
+	key Key
+	seq int64
+	at  time.Time
+}
+
+// sequence lists a group's deployments, newest first.
+func (a *Applier) sequence(groupID string) ([]placed, error) {
 	entries, err := os.ReadDir(a.deploymentsDir(groupID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -124,33 +148,33 @@ func (a *Applier) deployments(groupID string) ([]Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list deployments: %w", err)
 	}
-	type aged struct {
-		key Key
-		at  time.Time
-	}
-	var found []aged
+	var found []placed
 	for _, e := range entries {
 		k, ok := parseName(groupID, e.Name())
 		if !ok {
 			continue
 		}
-		info, err := os.Stat(filepath.Join(a.deploymentDir(k), "deployment.json"))
+		file := filepath.Join(a.deploymentDir(k), "deployment.json")
+		info, err := os.Stat(file)
 		if err != nil {
 			continue
 		}
-		found = append(found, aged{k, info.ModTime()})
+		var s deploymentState
+		if err := readState(file, &s); err != nil {
+			s.Sequence = 0
+		}
+		found = append(found, placed{k, s.Sequence, info.ModTime()})
 	}
 	sort.Slice(found, func(i, j int) bool {
+		if found[i].seq != found[j].seq {
+			return found[i].seq > found[j].seq
+		}
 		if !found[i].at.Equal(found[j].at) {
 			return found[i].at.After(found[j].at)
 		}
 		return found[i].key.name() > found[j].key.name()
 	})
-	keys := make([]Key, len(found))
-	for i, f := range found {
-		keys[i] = f.key
-	}
-	return keys, nil
+	return found, nil
 }
 
 // Pending lists the deployments that have begun and not ended. One whose
@@ -211,6 +235,7 @@ func (a *Applier) pendingJournal(k Key) (*Journal, error) {
 // deploymentState is deployment.json.
 type deploymentState struct {
 	Version    int        `json:"version"`
+	Sequence   int64      `json:"sequence"` // of the group's deployments on this host, from 1
 	Deployment Deployment `json:"deployment"`
 }
 

@@ -19,6 +19,7 @@ import (
 // releaseInfo is release.json: an unpacked revision.
 type releaseInfo struct {
 	Version     int           `json:"version"`
+	Sequence    int64         `json:"sequence"` // of the group's releases on this host, from 1; 0 before there was one
 	Key         Key           `json:"key"`
 	Application string        `json:"application"`
 	Commit      string        `json:"commit,omitempty"`
@@ -123,6 +124,7 @@ func (a *Applier) takePrepared(d *Deployment) (*releaseInfo, error) {
 		}
 		from := a.releaseDir(info.Key)
 		info.Key, info.Commit, info.Application, info.Created = d.Key(), d.Commit, d.ApplicationName, time.Now().UTC()
+		info.Sequence = infos[0].Sequence + 1
 		info.AppSpec = findAppSpec(filepath.Join(from, "archive"), d.AppSpecName)
 		if err := a.writeRelease(from, info); err != nil {
 			return nil, err
@@ -141,6 +143,14 @@ func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string)
 		Version: stateVersion, Key: d.Key(), Application: d.ApplicationName, Commit: d.Commit, SpecHash: d.SpecHash,
 		Digest: d.Source.Digest, Type: d.Source.Type, Created: time.Now().UTC(),
 		Timeless: d.Source.Type == bundle.TypeTarZst || d.Source.Type == bundle.TypeDirectory,
+	}
+	others, err := a.releases(d.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	info.Sequence = 1
+	if len(others) > 0 {
+		info.Sequence += others[0].Sequence
 	}
 	archive := filepath.Join(making, "archive")
 	if err := a.unpack(ctx, d, info, archive); err != nil {
@@ -321,6 +331,9 @@ func (a *Applier) releases(groupID string) ([]*releaseInfo, error) {
 		out = append(out, info)
 	}
 	sort.Slice(out, func(i, j int) bool {
+		if out[i].Sequence != out[j].Sequence {
+			return out[i].Sequence > out[j].Sequence
+		}
 		if !out[i].Created.Equal(out[j].Created) {
 			return out[i].Created.After(out[j].Created)
 		}

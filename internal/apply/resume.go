@@ -40,6 +40,15 @@ func (a *Applier) Resume(ctx context.Context, k Key, decision Decision, observe 
 		return Result{}, err
 	}
 	defer unlock()
+	return a.resume(ctx, k, decision, observe)
+}
+
+// resume is Resume with the application's lock held.
+func (a *Applier) resume(ctx context.Context, k Key, decision Decision, observe func(EventUpdate)) (Result, error) {
+	d, err := a.readDeployment(k)
+	if err != nil {
+		return Result{}, err
+	}
 	a.reap()
 	r := &run{a: a, d: d, key: k, observe: observe}
 	if err := r.reopen(); err != nil {
@@ -50,6 +59,9 @@ func (a *Applier) Resume(ctx context.Context, k Key, decision Decision, observe 
 		res := *r.story.result
 		res.ScriptsLog = a.scriptsLog(d)
 		return res, nil
+	}
+	if r.story.damaged {
+		return r.abandon(ctx)
 	}
 	if r.story.decision == Undo {
 		decision = Undo // there is no way back from giving up
@@ -75,6 +87,9 @@ func (r *run) reopen() error {
 		return fmt.Errorf("cannot resume deployment %s: %w", r.key, err)
 	}
 	r.log = log
+	if err := log.Reserve(journalReserve); err != nil {
+		r.a.log.Warn("cannot reserve space for the journal", "deployment", r.key.String(), "error", err)
+	}
 	if r.story, err = decodeStory(records); err == nil && r.story.result == nil {
 		err = r.recheck()
 	}
@@ -88,6 +103,10 @@ func (r *run) reopen() error {
 // recheck reads again what preflight found: the releases, but not the plan.
 func (r *run) recheck() error {
 	c := &checked{report: PreflightReport{OK: true}}
+	if r.story.damaged { // nothing of any release will run
+		r.c = c
+		return nil
+	}
 	var err error
 	if c.previous, err = r.a.revisionAt(r.d.GroupID, goodFile, c); err != nil {
 		return err

@@ -51,7 +51,7 @@ func (a *Applier) Apply(ctx context.Context, d Deployment, observe func(EventUpd
 		}
 		return *res, nil
 	}
-	if err := a.nothingPending(&d); err != nil {
+	if err := a.nothingPending(ctx, &d); err != nil {
 		return Result{}, err
 	}
 	c, err := a.check(ctx, &d)
@@ -63,6 +63,9 @@ func (a *Applier) Apply(ctx context.Context, d Deployment, observe func(EventUpd
 		return r.refused(), nil
 	}
 	if err := r.open(); err != nil {
+		if !errors.Is(err, durable.ErrCut) && !errors.Is(err, ErrPending) {
+			err = errors.Join(err, os.RemoveAll(a.deploymentDir(r.key))) // nothing has happened
+		}
 		return Result{}, err
 	}
 	defer r.log.Close()
@@ -102,13 +105,20 @@ func (a *Applier) lockApplication(ctx context.Context, d *Deployment) (func(), e
 
 // nothingPending refuses to deploy over another deployment of the group that
 // began and did not end.
-func (a *Applier) nothingPending(d *Deployment) error {
+func (a *Applier) nothingPending(ctx context.Context, d *Deployment) error {
+	a.mendGroup(d.GroupID)
 	keys, err := a.deployments(d.GroupID)
 	if err != nil {
 		return err
 	}
 	for _, k := range keys {
 		if !a.ended(k) {
+			if s, err := a.readStory(k); err == nil && s.damaged {
+				if _, err := a.resume(ctx, k, Undo, nil); err != nil {
+					return err
+				}
+				continue
+			}
 			return fmt.Errorf("cannot apply deployment %s: deployment %s has not ended: %w", d.Key(), k, ErrPending)
 		}
 	}
@@ -140,6 +150,10 @@ func (a *Applier) recorded(k Key) (*Result, error) {
 	return s.result, nil
 }
 
+// journalReserve is the space in bytes that a journal takes before the point of
+// no return, so that a full disk keeps no deployment from ending.
+const journalReserve = 256 << 10
+
 // open makes the deployment's directory and journal.
 func (r *run) open() error {
 	dir := r.a.deploymentDir(r.key)
@@ -151,7 +165,15 @@ func (r *run) open() error {
 	}
 	d := *r.d
 	d.Overlay = nil // it is in the release
-	if err := r.a.writeState(filepath.Join(dir, "deployment.json"), deploymentState{Version: stateVersion, Deployment: d}); err != nil {
+	others, err := r.a.sequence(d.GroupID)
+	if err != nil {
+		return err
+	}
+	next := int64(1)
+	if len(others) > 0 {
+		next += others[0].seq
+	}
+	if err := r.a.writeState(filepath.Join(dir, "deployment.json"), deploymentState{Version: stateVersion, Sequence: next, Deployment: d}); err != nil {
 		return err
 	}
 	log, records, err := r.a.opts.Disk.OpenLog(r.a.journalFile(r.key), recordMax)
@@ -163,7 +185,15 @@ func (r *run) open() error {
 		return fmt.Errorf("cannot begin deployment %s: %w", r.key, ErrPending)
 	}
 	r.log = log
-	return r.write(record{Boot: r.a.boot})
+	if err := log.Reserve(journalReserve); err != nil {
+		log.Close()
+		return err
+	}
+	if err := r.write(record{Boot: r.a.boot}); err != nil {
+		log.Close()
+		return err
+	}
+	return nil
 }
 
 // write appends a record, with the events not yet written.
@@ -306,6 +336,7 @@ func (r *run) end(fault *Error) (Result, error) {
 
 // cleanUp removes old releases; failing to is no failure of the deployment.
 func (r *run) cleanUp() {
+	r.log.Trim()
 	unlock, err := r.a.lock(context.Background(), "group:"+r.d.GroupID, false)
 	if err != nil {
 		return // somebody prepares the next deployment; it will clean up

@@ -25,7 +25,8 @@ import (
 //	groups/GROUP/claim.json                    the plan that is being carried out
 //	groups/GROUP/good.json, recent.json        the last good release, the one unpacked last
 //	groups/GROUP/releases/ID.ATTEMPT/          release.json, files.json, archive/
-//	groups/GROUP/deployments/ID.ATTEMPT/       deployment.json, journal, plan.json, hooks/EVENT/
+//	groups/GROUP/deployments/ID.ATTEMPT/       deployment.json, journal, plan.json, hooks/EVENT/;
+//	                                           journal.damaged-N was set aside
 const stateVersion = 1
 
 // Bounds of what is read back from the state directory, in bytes.

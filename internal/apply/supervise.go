@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -50,6 +51,11 @@ func supervise(dir string) error {
 	if err != nil {
 		return err
 	}
+	reserve, err := reserveResult(dir)
+	if err != nil {
+		return err
+	}
+	defer reserve.Close()
 	if err := markBegun(dir); err != nil {
 		return err
 	}
@@ -65,7 +71,7 @@ func supervise(dir string) error {
 	}
 	res.Warnings, res.Detached = s.warnings, s.left > 0
 	res.DroppedBytes = out.sync()
-	if err := writeResult(dir, &res); err != nil {
+	if err := writeResult(dir, reserve, &res); err != nil {
 		return err
 	}
 	if err := unix.Close(aliveFD); err != nil && res.Detached {
@@ -87,8 +93,42 @@ func markBegun(dir string) error {
 	return durable.SyncDir(dir)
 }
 
-func writeResult(dir string, res *hookResult) error {
-	return (&Applier{}).writeState(filepath.Join(dir, resultFile), res)
+// resultReserve is the space in bytes that is taken for the result before the
+// first script runs, so that a full disk makes no success a failure.
+const resultReserve = 64 << 10
+
+func reserveResult(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, reserveFile), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make room for the hook's result: %w", err)
+	}
+	if err := durable.Reserve(f, resultReserve); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot make room for the hook's result: %w", err)
+	}
+	return f, nil
+}
+
+// writeResult writes the result into the space taken for it and gives it its
+// name. What has no room is left out.
+func writeResult(dir string, reserve *os.File, res *hookResult) error {
+	data, err := json.Marshal(res)
+	if err == nil && len(data) > resultReserve {
+		short := *res
+		short.Warnings, short.Message = nil, short.Message[:min(len(short.Message), 1<<10)]
+		data, err = json.Marshal(short)
+	}
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode the hook's result: %w", err)
+	}
+	if _, err := reserve.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("cannot write the hook's result: %w", err)
+	}
+	reserve.Truncate(int64(len(data))) // what was not used; failing costs only space
+	if err := reserve.Sync(); err != nil {
+		return fmt.Errorf("cannot write the hook's result: %w", err)
+	}
+	return durable.Rename(filepath.Join(dir, reserveFile), filepath.Join(dir, resultFile))
 }
 
 // supervisor runs the scripts of one event.

@@ -242,3 +242,14 @@ func (l *Log) Reserve(bytes int64) error {
 	}
 	return Reserve(l.file, bytes)
 }
+
+// Trim gives back the space that Reserve took and no record used. Where that
+// fails nothing is lost but the space.
+func (l *Log) Trim() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	unix.Fallocate(int(l.file.Fd()), unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, (l.size+4095)&^4095, trimBytes)
+}
+
+// trimBytes is more than anybody reserves.
+const trimBytes = 1 << 30
