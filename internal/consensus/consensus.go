@@ -68,6 +68,10 @@ type Options struct {
 	Dir string
 	// Streams connects to the other hosts.
 	Streams Streams
+	// Fenced says which commands only the leader may put into the log, by Lead:
+	// any host of the set may Submit, so without it each of them could speak as
+	// the leader. It must be the same function on every host; nil means none.
+	Fenced func(command []byte) bool
 	// Log receives what an operator wants to know; nil discards it.
 	Log *slog.Logger
 	// Timing; the zero value means DefaultTiming.

@@ -44,8 +44,9 @@ type state struct {
 
 // replica applies the log to the machine, on voters and observers alike.
 type replica struct {
-	epoch uint64
-	keep  bool // remember recent entries
+	epoch  uint64
+	keep   bool                      // remember recent entries
+	fenced func(command []byte) bool // Options.Fenced
 
 	mu      sync.Mutex
 	machine Machine
@@ -144,6 +145,10 @@ func (r *replica) perform(index, term uint64, commands []command) (outcomes []ou
 	for _, c := range commands {
 		if c.fence != 0 && c.fence != term {
 			outcomes = append(outcomes, outcome{})
+			continue
+		}
+		if c.fence == 0 && r.fenced != nil && r.fenced(c.data) {
+			outcomes = append(outcomes, outcome{applied: true}) // a leader of another release let it pass; no replica takes it in
 			continue
 		}
 		outcomes = append(outcomes, outcome{applied: true, response: r.machine.Apply(IndexOf(r.epoch, index), term, c.from, c.data)})

@@ -121,6 +121,7 @@ func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string) *Set
 			spec.Name, listed, s.self.Storage))
 	}
 	s.rep = newReplica(machine, spec.Epoch, s.role == RoleVoter)
+	s.rep.fenced = c.opt.Fenced
 	return s
 }
 

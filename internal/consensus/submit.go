@@ -27,6 +27,9 @@ func (s *Set) submit(ctx context.Context, from string, data []byte, hop bool, vi
 	if len(data) > commandMax {
 		return Result{}, fmt.Errorf("cannot submit to set %s: the command has %d bytes, at most %d are allowed", s.spec.Name, len(data), commandMax)
 	}
+	if s.c.opt.Fenced != nil && s.c.opt.Fenced(data) {
+		return Result{}, fmt.Errorf("cannot submit to set %s: %w: the command is the leader's alone", s.spec.Name, ErrNotLeader)
+	}
 	for {
 		route := s.routed()
 		r := reply{code: codeNotApplied}

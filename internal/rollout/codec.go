@@ -82,6 +82,23 @@ func Encode(c Command, at time.Time) ([]byte, error) {
 	return b, nil
 }
 
+// LeaderOnly says whether a command may come from a set's leader alone: those
+// that say who leads, what is the target, who is alive and how time goes, and
+// whatever this version does not know. It is consensus.Options.Fenced.
+func LeaderOnly(command []byte) bool {
+	if len(command) < headerBytes {
+		return false // Decode refuses it
+	}
+	if command[0] != FormatVersion {
+		return true
+	}
+	switch kind(command[1]) {
+	case Operator{}.kind(), Hello{}.kind(), Ready{}.kind(), Answer{}.kind(), Progress{}.kind(), Done{}.kind(), Health{}.kind():
+		return false
+	}
+	return true
+}
+
 // Decode reads a command. It refuses unknown versions and types with an
 // *UnknownError, and unknown keys, anything after the end and anything beyond
 // its bounds with another error.

@@ -86,7 +86,7 @@ func (m *Machine) apply(t *turn, term uint64, from string, c Command) string {
 		}
 		return m.applyLeaders(t, c)
 	case Operator:
-		return m.inGroup(c.Group, func(g *group) string { return g.operator(t, c) })
+		return m.inGroup(c.Group, func(g *group) string { return g.operator(t, from, c) })
 	case Hello:
 		return m.inGroup(c.Group, func(g *group) string { return g.hello(t, from, c) })
 	case Ready:
@@ -138,10 +138,17 @@ func (m *Machine) applyLeaders(t *turn, c Command) string {
 	return fmt.Sprintf("internal error: no rule for command %T", c)
 }
 
+// epochShift is where an entry's index holds the epoch of its log, less one, as
+// package consensus makes it.
+const epochShift = 40
+
 // lead records who leads. Only a known voter may, and only the first in a term.
 func (m *Machine) lead(term uint64, from string, c Lead) string {
 	if from != c.Host {
 		return fmt.Sprintf("%s may not lead in the name of %s", from, c.Host)
+	}
+	if logged := m.s.Index>>epochShift + 1; len(m.s.Voters) > 0 && c.Epoch != m.s.Epoch && c.Epoch != logged {
+		return fmt.Sprintf("epoch %d is not the log's, which is %d", c.Epoch, logged)
 	}
 	if c.Epoch < m.s.Epoch || (c.Epoch == m.s.Epoch && term < m.s.Term) {
 		return fmt.Sprintf("epoch %d term %d is over", c.Epoch, term)

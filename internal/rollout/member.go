@@ -372,6 +372,10 @@ func (m *Member) takeGrant(g *memberGroup, a *Assignment) {
 		m.spentAgain(g, token)
 		return
 	}
+	if a.Grant.Accepted && a.Grant.Host == m.host {
+		m.lostRecord(g, token)
+		return
+	}
 	if g.first != token {
 		g.first, g.firstAt = token, m.now
 	}
@@ -418,7 +422,29 @@ func (m *Member) spentAgain(g *memberGroup, token Token) {
 		m.submit(g, "answer", answer)
 		return
 	}
+	if g.assign.Grant.Accepted {
+		m.submit(g, "done", lostDone(g, token))
+		return
+	}
 	m.submit(g, "done", Done{Group: g.ID, Grant: token, Outcome: OutcomeLapsed})
+}
+
+// lostRecord ends a grant that the set saw accepted and this host knows nothing
+// of. Accepted is never said before it is persisted, so the record is lost: the
+// data directory was wiped, or restored from a backup. What the hooks did is
+// unknown, and none may run again (I7). A journal that is left is undone first.
+func (m *Member) lostRecord(g *memberGroup, token Token) {
+	if g.journal != nil {
+		return
+	}
+	g.HighWater = token
+	m.persist()
+	m.submit(g, "done", lostDone(g, token))
+}
+
+func lostDone(g *memberGroup, token Token) Done {
+	return Done{Group: g.ID, Grant: token, Outcome: OutcomeFailed, Stopped: true,
+		Message: "this host lost its record of the deployment: its data directory was wiped or restored from a backup"}
 }
 
 // reportGrant says again what the state does not show of the open grant.

@@ -396,3 +396,18 @@ func TestMemberFollowsItsGroupToAnotherSet(t *testing.T) {
 		t.Errorf("after a restart the set is %q and the high water %d, want next and 2", got.Set, got.HighWater.Seq)
 	}
 }
+
+// TestMemberThatLostItsRecordRunsNothingAgain: the set saw the grant accepted,
+// but this host's data was wiped or restored, so what ran is unknown (I7).
+func TestMemberThatLostItsRecordRunsNothingAgain(t *testing.T) {
+	p := runsA(t)
+	accepted := func(a *Assignment) {
+		granted(5, "d-1", "B")(a)
+		a.Grant.Accepted = true
+	}
+	p.expect(known(wants("B"), accepted), "verify B", "persist", "submit done 5 failed")
+	p.now += resendFirst
+	p.expect(known(wants("B"), accepted), "submit done 5 failed")
+	p.restart("boot-1")
+	p.expect(known(wants("B"), accepted), "verify B", "submit done 5 failed")
+}

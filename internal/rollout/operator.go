@@ -5,15 +5,19 @@ import (
 	"slices"
 )
 
-// operator takes a person's request. The same ID counts once.
-func (g *group) operator(t *turn, c Operator) string {
+// operator takes a person's request, made on a member of the group or on a
+// voter. The same ID counts once. Who asked is what that host says of them.
+func (g *group) operator(t *turn, from string, c Operator) string {
 	if c.ID == "" || c.Actor == "" {
 		return "a request names its id and who asks"
+	}
+	if _, member := g.member(from); !member && !slices.Contains(t.m.s.Voters, from) {
+		return fmt.Sprintf("%s is neither a member of %s nor a voter of its set", from, g.label())
 	}
 	if slices.ContainsFunc(g.Actions, func(a OperatorAction) bool { return a.ID == c.ID }) {
 		return ""
 	}
-	act := OperatorAction{ID: c.ID, Verb: c.Verb, Actor: c.Actor, Reason: c.Reason, Time: t.at}
+	act := OperatorAction{ID: c.ID, Verb: c.Verb, Actor: c.Actor + "@" + from, Reason: c.Reason, Time: t.at}
 	var refused string
 	switch c.Verb {
 	case VerbStop:
