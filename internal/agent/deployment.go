@@ -219,7 +219,7 @@ func (d *deployer) ended(ctx context.Context, group string) []rollout.EvApplied 
 
 // result reads the recorded result of a deployment that ended; false for any other.
 func (d *deployer) result(ctx context.Context, key apply.Key) (apply.Result, bool) {
-	if _, pending, err := d.pendingKey(key.GroupID, key.DeploymentID); pending || err != nil {
+	if open, err := d.applier.Open(key); open || err != nil {
 		return apply.Result{}, false
 	}
 	result, err := d.applier.Resume(ctx, key, apply.Undo, nil) // of an ended deployment: its recorded result, and nothing happens
@@ -274,13 +274,7 @@ func (d *deployer) markGood(group string, spec rollout.Spec) {
 
 // pendingKey finds the journal of a deployment that has not ended.
 func (d *deployer) pendingKey(group, deployment string) (apply.Key, bool, error) {
-	journals, err := d.applier.Pending()
-	for _, j := range journals {
-		if j.Key.GroupID == group && j.Key.DeploymentID == deployment {
-			return j.Key, true, nil
-		}
-	}
-	return apply.Key{}, false, err
+	return d.applier.Find(group, deployment)
 }
 
 // appliedOf turns apply's result into the Member's event.
@@ -301,6 +295,13 @@ func appliedOf(key apply.Key, result apply.Result) rollout.EvApplied {
 		}
 	}
 	return ev
+}
+
+// installedBy tells whether a deployment's files were put in place to the end.
+func installedBy(result apply.Result) bool {
+	return slices.ContainsFunc(result.Events, func(r apply.EventReport) bool {
+		return r.Event == appspec.Install && !r.Undo && r.Status == apply.StatusSucceeded
+	})
 }
 
 // recordOf turns one event's report into the replicated record.

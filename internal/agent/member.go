@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 // Bounds of the member loop.
@@ -56,8 +55,12 @@ type member struct {
 	gates   map[string]chan error          // by group and deployment: what Begin waits for
 	targets map[string]map[string][]string // by set and group, the digests this host prepares for; what must not be collected
 	ended   chan struct{}                  // closed when the loop has ended: no gate is answered any more
+	held    status.Notice                  // why this host holds still; empty message when it does not
+	damaged []status.Notice                // journals that were set aside
+	stuck   map[apply.Key]status.Notice    // deployments that cannot be ended yet
 
 	machine   *rollout.Member
+	state     *durable.Slots  // what the machine must not forget
 	installed map[string]bool // groups whose releases were reported
 	work      sync.WaitGroup
 }
@@ -79,6 +82,19 @@ func (m *member) Run(ctx context.Context) error {
 	defer m.work.Wait()
 	defer cancel()
 	defer close(m.ended)
+	defer func() {
+		if m.state != nil {
+			m.state.Close()
+		}
+	}()
+	if err := m.follow(ctx); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
+}
+
+// follow is the loop. It ends with errStopped when ctx ended while the disk was full.
+func (m *member) follow(ctx context.Context) error {
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
@@ -163,16 +179,19 @@ func (m *member) awaitWorld(ctx context.Context) bool {
 
 // begin restores the Member and tells it what this host finds on its disk.
 func (m *member) begin(ctx context.Context) error {
-	state, err := readMost(filepath.Join(m.dir, memberStateFile), memberStateMax)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read which grants this host has accepted: %w", err)
+	state, err := m.openState(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot persist which grants this host has accepted: %w", err) // reading takes the space for it
 	}
 	if m.machine, err = rollout.NewMember(m.self, state); err != nil {
 		return fmt.Errorf("cannot read which grants this host has accepted from %s: %w", filepath.Join(m.dir, memberStateFile), err)
 	}
+	if err := m.mend(); err != nil {
+		return err
+	}
 	journals, err := m.applier.Pending()
-	if err != nil {
-		return fmt.Errorf("cannot read the journals of deployments: %w", err)
+	if err != nil { // Mend has named them, and their groups take no deployment
+		m.log.Error("journals of deployments cannot be read", "error", err)
 	}
 	started := rollout.EvStarted{Boot: bootID()}
 	for _, j := range journals {
@@ -186,20 +205,6 @@ func (m *member) begin(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// readMost reads a file that has at most so many bytes.
-func readMost(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(data)) > most {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
-	}
-	return data, err
 }
 
 // onDisk lists what is installed, and how deployments ended whose word may have been lost with the process before. What the Member knows already it ignores.
@@ -334,7 +339,7 @@ func (m *member) keeping() (targets map[string][]string, unknown map[string]bool
 func (m *member) do(ctx context.Context, action rollout.MemberAction) error {
 	switch a := action.(type) {
 	case rollout.ActPersist:
-		if err := durable.WriteFile(filepath.Join(m.dir, memberStateFile), a.State, 0o600); err != nil {
+		if err := m.persist(ctx, a.State); err != nil {
 			return fmt.Errorf("cannot persist which grants this host has accepted: %w", err)
 		}
 	case rollout.ActVerify:
@@ -481,7 +486,7 @@ func (m *member) apply(ctx context.Context, grant rollout.Grant) {
 func (m *member) resume(ctx context.Context, a rollout.ActResumeApply) {
 	key, ok, err := m.deploy.pendingKey(a.Group, a.Deployment)
 	if err != nil {
-		m.log.Error("a deployment cannot be resumed before the journals can be read", "group", a.Group, "deployment", a.Deployment, "error", err)
+		m.log.Error("a deployment cannot be resumed before its journal can be read", "group", a.Group, "deployment", a.Deployment, "error", err)
 		return // the grant stays open; the next start tries again
 	}
 	if !ok {
@@ -516,19 +521,30 @@ func (m *member) observe(ctx context.Context) func(apply.EventUpdate) {
 	}
 }
 
-// applied reports how a deployment ended. An interrupted one is not over: its journal is open, and the next start goes on.
+// applied reports how a deployment ended. An interrupted one is not over: its journal is open, and the next start goes on. One that an error left open is given up
+// first.
 func (m *member) applied(ctx context.Context, key apply.Key, result apply.Result, err error) {
 	ev := rollout.EvApplied{Group: key.GroupID, Deployment: key.DeploymentID}
+	cause := err
+	if err != nil && !errors.Is(err, apply.ErrInterrupted) && ctx.Err() == nil {
+		result, err = m.finish(ctx, key, err)
+	}
 	switch {
 	case errors.Is(err, apply.ErrInterrupted) || ctx.Err() != nil:
 		return
-	case errors.Is(err, apply.ErrVetoed), errors.Is(err, apply.ErrBusy):
-		ev.Outcome, ev.Message = rollout.OutcomeLapsed, err.Error()
+	case errors.Is(cause, apply.ErrVetoed), errors.Is(cause, apply.ErrBusy):
+		ev.Outcome, ev.Message = rollout.OutcomeLapsed, cause.Error()
 	case err != nil:
 		ev.Outcome, ev.ErrorCode, ev.Message = rollout.OutcomeFailed, "UnknownError", err.Error()
 		m.log.Error("a deployment could not be carried out", "group", key.GroupID, "deployment", key.DeploymentID, "error", err)
 	default:
 		ev = appliedOf(key, result)
+		if cause != nil {
+			ev.Message = cause.Error() + "; " + ev.Message
+			if ev.Outcome == rollout.OutcomeUndone && installedBy(result) {
+				ev.Outcome = rollout.OutcomeFailed // the new files stay, so it is not the old version that is in place
+			}
+		}
 	}
 	m.send(ctx, ev)
 }

@@ -204,6 +204,36 @@ func (a *Applier) Pending() ([]Journal, error) {
 	return out, errors.Join(wrong...)
 }
 
+// Open tells whether a deployment has begun and not ended.
+func (a *Applier) Open(k Key) (bool, error) {
+	s, err := a.readStory(k)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && s.result == nil, err
+}
+
+// Find returns the key of a deployment of a group that has begun and not ended;
+// false if there is none. The error is for a journal of it that cannot be read.
+func (a *Applier) Find(groupID, deploymentID string) (Key, bool, error) {
+	if !fileName(groupID) {
+		return Key{}, false, fmt.Errorf("cannot find deployment %q: %q is no group id", deploymentID, groupID)
+	}
+	keys, err := a.deployments(groupID)
+	if err != nil {
+		return Key{}, false, err
+	}
+	for _, k := range keys {
+		if k.DeploymentID != deploymentID {
+			continue
+		}
+		if open, err := a.Open(k); open || err != nil {
+			return k, open, err
+		}
+	}
+	return Key{}, false, nil
+}
+
 // pendingJournal describes one deployment, nil if it ended.
 func (a *Applier) pendingJournal(k Key) (*Journal, error) {
 	s, err := a.readStory(k)

@@ -51,7 +51,12 @@ func (a *Applier) resume(ctx context.Context, k Key, decision Decision, observe 
 	}
 	a.reap()
 	r := &run{a: a, d: d, key: k, observe: observe}
-	if err := r.reopen(); err != nil {
+	err = r.reopen()
+	if damaged(err) { // since the last Mend
+		a.mendGroup(k.GroupID)
+		err = r.reopen()
+	}
+	if err != nil {
 		return Result{}, err
 	}
 	defer r.log.Close()
