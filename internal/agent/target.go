@@ -20,6 +20,7 @@ func targetOf(w *world, g desired.Group) rollout.Target {
 		Folder:      g.Folder,
 		Policy:      policyOf(g.Policy),
 		Suspend:     g.Policy.Suspend || w.Forked != "", // two histories: which of them holds is for people to say
+		SuspendWhy:  w.Forked,
 		Signers:     w.Commit.Signers,
 		Subject:     w.Commit.Subject,
 		SetActive:   set.MaxActiveDeployments,

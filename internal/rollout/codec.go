@@ -203,6 +203,7 @@ func clip(c Command) Command {
 		c.Events = clipEvents(c.Events)
 		return c
 	case Target:
+		c.SuspendWhy = head(c.SuspendWhy, maxSentence)
 		c.Subject = head(c.Subject, maxName)
 		return c
 	}
@@ -305,6 +306,9 @@ func inBounds(c Command) bool {
 }
 
 func targetInBounds(t Target) bool {
+	if len(c.SuspendWhy) > maxSentence {
+		return false
+	}
 	ok := names(t.Group, t.Application, t.Name, t.Subject) && len(t.Folder) <= 4096 && t.Spec.inBounds() &&
 		len(t.Members) <= maxMembers && len(t.Signers) <= 64 && names(t.Signers...) &&
 		len(t.Policy.Waves) <= 256 && len(t.Policy.AutoRollback) <= 8

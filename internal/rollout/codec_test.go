@@ -31,7 +31,7 @@ func everyCommand() []Command {
 				Zonal: &Zonal{FirstMonitor: 1, Monitor: 2, PerZone: Minimum{HostCount, 1}}, Unreachable: UnreachableWait, MaxUnreachable: Limit{true, true, 20},
 				Supersede: SupersedeQueue, AutoRollback: []RollbackEvent{RollbackOnFailure}, Checks: 2, ReadyDeadline: 1, HealthDeadline: 2, DeadAfter: 3,
 				LostAfter: 4, OutageGrace: 5, SupersedeQuiet: 6, DeploymentLimit: 7, BusyRetry: 8, HandoverWait: 9},
-			Suspend: true, Signers: []string{"anna"}, Subject: "Deploy 2.31", SetActive: 20, SetInFlight: 5},
+			Suspend: true, SuspendWhy: "two histories", Signers: []string{"anna"}, Subject: "Deploy 2.31", SetActive: 20, SetInFlight: 5},
 		Orphan{Group: "01JD", Base: 4},
 		Raise{Version: 2},
 		Operator{Group: "01JD", ID: "r1", Verb: VerbPause, Actor: "anna", Reason: "lunch"},

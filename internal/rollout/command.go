@@ -81,6 +81,7 @@ type Target struct {
 	Members     []MemberInfo `json:"members"`
 	Policy      Policy       `json:"policy"`
 	Suspend     bool         `json:"suspend,omitempty"`
+	SuspendWhy  string       `json:"suspendWhy,omitempty"`  // "" when group.yaml says so
 	Signers     []string     `json:"signers,omitempty"`     // data for the history
 	Subject     string       `json:"subject,omitempty"`     // of the commit; data for the history
 	SetActive   int          `json:"setActive,omitempty"`   // maxActiveDeployments of the set; 0 = 20

@@ -133,6 +133,9 @@ func (g *group) state() (state, reason string) {
 	case g.Orphaned:
 		return StateOrphaned, "the group left git; its application keeps running"
 	case g.Suspended:
+		if g.SuspendReason != "" {
+			return StateSuspended, g.SuspendReason
+		}
 		return StateSuspended, "suspend is set in group.yaml"
 	case g.Paused != nil:
 		return StatePaused, g.Paused.sentence("paused")

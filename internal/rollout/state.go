@@ -66,6 +66,7 @@ type group struct {
 	Frozen        string           `json:"frozen,omitempty"`
 	Orphaned      bool             `json:"orphaned,omitempty"`
 	Suspended     bool             `json:"suspended,omitempty"`
+	SuspendReason string           `json:"suspendReason,omitempty"` // "" when group.yaml says so
 	Paused        *OperatorAction  `json:"paused,omitempty"`
 	Actions       []OperatorAction `json:"actions,omitempty"`
 

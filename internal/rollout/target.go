@@ -45,7 +45,7 @@ func (g *group) take(t *turn, c Target) {
 	g.TargetVersion++
 	g.Orphaned = false
 	g.Application, g.Name, g.Folder = c.Application, c.Name, c.Folder
-	g.Suspended, g.Members = c.Suspend, c.Members
+	g.Suspended, g.SuspendReason, g.Members = c.Suspend, c.SuspendWhy, c.Members
 	moved := c.Spec.SpecHash != g.Desired.Spec.SpecHash || c.Attempt != g.Desired.Attempt
 	if moved {
 		g.Blocked = false
@@ -93,7 +93,7 @@ func (m *Machine) TargetNeeded(t Target) (Target, bool) {
 	}
 	t.Members = sortedMembers(t.Members)
 	same := t.Spec.SpecHash == g.Desired.Spec.SpecHash && t.Attempt == g.Desired.Attempt &&
-		t.Application == g.Application && t.Name == g.Name && t.Folder == g.Folder && t.Suspend == g.Suspended &&
+		t.Application == g.Application && t.Name == g.Name && t.Folder == g.Folder && t.Suspend == g.Suspended && t.SuspendWhy == g.SuspendReason &&
 		t.SetActive == m.s.SetActive && t.SetInFlight == m.s.SetInFlight &&
 		equalJSON(t.Members, g.Members) && equalJSON(t.Policy, g.Desired.Policy)
 	return t, !same

@@ -73,7 +73,7 @@ func awaitSucceeded(b testing.TB, client *status.Client, commit string) {
 	defer cancel()
 	done := fmt.Errorf("done")
 	var last string
-	err := client.Follow(ctx, website, func(r status.Report) error {
+	err := client.Follow(ctx, "", func(r status.Report) error {
 		g, err := r.Find(website)
 		if err != nil {
 			return nil
