@@ -212,6 +212,9 @@ func (s *Set) left(spec SetSpec) (best *carried, err error) {
 		best, err = s.replay(spec.Epoch, ss, snaps, metas)
 		return err
 	})
+	if err == nil && best != nil {
+		best.doubt, err = s.doubted(id, best.doubt)
+	}
 	if best == nil || kept != nil && kept.at.compare(best.at) > 0 {
 		best = kept
 	}

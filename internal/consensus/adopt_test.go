@@ -491,7 +491,7 @@ func TestLyingVoter(t *testing.T) {
 			f.hosts["v1"].problem(lie.want)
 			f.die()
 		}
-		os.RemoveAll(filepath.Join(f.dir, "v4"))
+		os.RemoveAll(filepath.Join(f.dir, "v4", "raft", "carried"))
 		f.run("v1", "v4")
 		f.hosts["v4"].insist("b")
 		f.agree("b", "v1", "v4")

@@ -27,6 +27,10 @@ var codecs = []struct {
 		h, err := decodeHello(b)
 		return h.encode(), err
 	}},
+	{"welcome", welcome{life{1, 2, 3}, []relative{{"a/1", life{4, 5, 6}}, {"b/2", life{}}}}.encode(), func(b []byte) ([]byte, error) {
+		w, err := decodeWelcome(b)
+		return w.encode(), err
+	}},
 	{"submission", submission{id: 1, from: "a", hop: true, timeout: 1500 * time.Millisecond, command: []byte("x")}.encode(), func(b []byte) ([]byte, error) {
 		m, err := decodeSubmission(b)
 		return m.encode(), err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -66,6 +67,11 @@ type Options struct {
 	Storage string
 	// Dir holds raft.db and the snapshots; made if missing, mode 0700.
 	Dir string
+	// BirthDir, which must exist and outlive Dir, gets a small file
+	// raft-born-SET-CLUSTER before this host first votes in a cluster. By it a
+	// host notices that Dir was lost, and does not vote again. The default is
+	// the directory that holds Dir.
+	BirthDir string
 	// Streams connects to the other hosts.
 	Streams Streams
 	// Fenced says which commands only the leader may put into the log, by Lead:
@@ -114,15 +120,38 @@ func New(opt Options) (*Consensus, error) {
 	if err := durable.MkdirAll(opt.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot start consensus: %w", err)
 	}
-	st, err := openStore(filepath.Join(opt.Dir, "raft.db"))
-	if err != nil {
+	if opt.BirthDir == "" {
+		opt.BirthDir = filepath.Dir(filepath.Clean(opt.Dir))
+	}
+	c := &Consensus{opt: opt, log: opt.Log, sets: map[clusterID]*Set{}, names: map[string]bool{}, last: map[string]*follower{}}
+	if err := c.openStore(); err != nil {
 		return nil, err
 	}
-	c := &Consensus{opt: opt, log: opt.Log, store: st, sets: map[clusterID]*Set{}, names: map[string]bool{}, last: map[string]*follower{}}
 	opt.Streams.HandleStream(ProtocolRaft, c.acceptRaft)
 	opt.Streams.HandleStream(ProtocolObserve, c.acceptObserve)
 	opt.Streams.HandleStream(ProtocolAdopt, c.acceptAdopt)
 	return c, nil
+}
+
+// openStore opens the store. A damaged one is laid aside: by that this host
+// knows that it must not vote again under this storage id, see lostBirth, and
+// what it only observes goes on.
+func (c *Consensus) openStore() error {
+	path := filepath.Join(c.opt.Dir, storeFile)
+	st, err := openStore(path)
+	if errors.Is(err, errDamaged) {
+		aside := c.setAside()
+		if _, known := os.Lstat(aside); known == nil {
+			aside += ".again"
+		}
+		if failed := durable.Rename(path, aside); failed != nil {
+			return fmt.Errorf("%w; and it cannot be laid aside: %w", err, failed)
+		}
+		c.log.Error("the raft store is damaged and was laid aside: this host only observes until it has a new storage id", "file", path, "aside", aside, "error", err)
+		st, err = openStore(path)
+	}
+	c.store = st
+	return err
 }
 
 // Close closes the store. Every Set's Run must have returned. It waits for a
@@ -150,13 +179,17 @@ func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
 	}
 	spec, problems, err := c.enterEpoch(spec)
+	lost := ""
+	if err == nil && spec.has(Voter{Host: c.opt.Host, Storage: c.opt.Storage}) {
+		lost, err = c.lostBirth(spec)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
 		delete(c.names, spec.Name)
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
 	}
-	s := newSet(c, spec, machine, problems)
+	s := newSet(c, spec, machine, problems, lost)
 	c.sets[s.id] = s
 	return s, nil
 }

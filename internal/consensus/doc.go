@@ -21,6 +21,11 @@
 //     next epoch, listed in a new commit: whoever opens that has left the old
 //     epoch for good, and what the old one's stragglers still do is heard by
 //     nobody who has. See below for what is kept.
+//   - Never after a wipe. A listed voter whose store was lost, replaced or
+//     damaged does not vote again under its storage id, nor found the set a
+//     second time: a marker outside the store and the memory of the others tell.
+//     It observes, and Status.Problems says what to do. An observer never
+//     replaces its state by an older one.
 //   - A voter whose disk fails or stalls stops taking part instead of leading
 //     forever; see Status.Failed.
 //

@@ -117,7 +117,7 @@ func (f *fleet) end() {
 
 // open makes the host's process up to the point where Run would be called.
 func (h *host) open(spec SetSpec) error {
-	opt := Options{Host: h.name, Storage: h.storage, Dir: filepath.Join(h.fleet.dir, h.name), Streams: h.fleet.net.start(h.name), Timing: h.fleet.timing}
+	opt := Options{Host: h.name, Storage: h.storage, Dir: filepath.Join(h.fleet.dir, h.name, "raft"), Streams: h.fleet.net.start(h.name), Timing: h.fleet.timing}
 	if os.Getenv("CONSENSUS_LOG") != "" {
 		opt.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", h.name)
 	}

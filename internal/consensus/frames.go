@@ -23,6 +23,7 @@ const (
 	frameEntry    = 'e' // down
 	frameSnapshot = 'b' // down, before its chunks
 	frameChunk    = 'c' // down
+	frameKin      = 'k' // down, after a ping: a welcome that tells more than the last
 	frameDiverged = 'x' // down, before the stream is closed
 )
 

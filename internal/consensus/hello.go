@@ -25,6 +25,8 @@ const (
 	frameHello   = 'h'
 	frameWelcome = 'w'
 	frameRefuse  = 'n'
+	frameSoon    = 'y' // the other side is about to vote, without a problem
+	frameLost    = 'l' // a refusal: the greeting voter's store is not the one it had
 )
 
 // hello opens every stream: which cluster is meant, from whom to whom.
@@ -50,6 +52,8 @@ type life struct {
 	starts uint64
 	term   uint64
 }
+
+const lifeMax = 3 * binary.MaxVarintLen64
 
 func (l life) encode() []byte {
 	return appendUint(appendUint(appendUint(nil, l.birth), l.starts), l.term)
@@ -92,7 +96,7 @@ func decodeHello(b []byte) (hello, error) {
 	h.from = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
 	h.to = Voter{Host: d.string(nameMaxLen), Storage: d.string(nameMaxLen)}
 	var err error
-	if h.life, err = decodeLife(d.bytes(3 * binary.MaxVarintLen64)); err != nil {
+	if h.life, err = decodeLife(d.bytes(lifeMax)); err != nil {
 		d.fail(err)
 	}
 	h.follow, h.fresh = d.bool(), d.bool()
@@ -104,7 +108,10 @@ func decodeHello(b []byte) (hello, error) {
 }
 
 // refusal is a reason, the other side's or ours, for not talking with a voter.
-type refusal struct{ peer, reason string }
+type refusal struct {
+	peer, reason string
+	lost         bool // the peer's store is not the one it had
+}
 
 func (r *refusal) Error() string { return r.peer + " refused: " + r.reason }
 
@@ -146,11 +153,17 @@ func (s *Set) shake(conn Stream, to Voter, protocol string, h hello) error {
 	}
 	switch kind {
 	case frameWelcome:
-		l, err := decodeLife(body)
+		w, err := decodeWelcome(body)
 		if err != nil || protocol == ProtocolAdopt { // raft does not run yet, there or here
 			return err
 		}
-		return s.c.store.remember(s.c.opt.Timing.Stall, s.id, to, l)
+		return s.meet(to, w)
+	case frameSoon:
+		return errStarting
+	case frameLost:
+		reason := string(body[:min(len(body), messageMax)])
+		s.disown(to, reason)
+		return &refusal{peer: to.Host, reason: reason}
 	case frameRefuse:
 		return &refusal{peer: to.Host, reason: string(body[:min(len(body), messageMax)])}
 	}
@@ -176,11 +189,18 @@ func (c *Consensus) greet(conn Stream, protocol string) (*Set, hello, error) {
 	}
 	if err != nil {
 		reason := err.Error()
-		writeFrame(conn, frameRefuse, []byte(reason[:min(len(reason), messageMax)]))
+		answer := byte(frameRefuse)
+		var r *refusal
+		if errors.As(err, &r) && r.lost {
+			answer = frameLost
+		} else if errors.Is(err, errStarting) {
+			answer = frameSoon
+		}
+		writeFrame(conn, answer, []byte(reason[:min(len(reason), messageMax)]))
 		conn.Close()
 		return nil, h, err
 	}
-	if err := writeFrame(conn, frameWelcome, s.life().encode()); err != nil {
+	if err := writeFrame(conn, frameWelcome, s.welcome().encode()); err != nil {
 		conn.Close()
 		return nil, h, err
 	}
@@ -207,19 +227,27 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 	if protocol == ProtocolAdopt {
 		return s, s.admitFounder(h.from)
 	}
+	if why := s.lostWhy(); why != "" {
+		return nil, fmt.Errorf("%s lost its raft store and must not vote again: %s", s.self, why)
+	}
 	if s.role != RoleVoter {
 		return nil, fmt.Errorf("%s is no voter of set %s", s.self, h.set)
 	}
+	votes := s.spec.has(h.from) && (!h.follow || h.life != life{})
+	if votes {
+		if err := c.store.remember(c.opt.Timing.Stall, s.id, h.from, h.life); err != nil {
+			s.note(h.from.Host, err)
+			return nil, err
+		}
+	}
+	s.witness(h)
 	if s.voting() == nil {
 		return nil, s.absent()
 	}
 	if h.follow && s.rep.doubtful() {
 		return nil, fmt.Errorf("the state of %s differs from the set's, follow another voter", s.self)
 	}
-	if s.spec.has(h.from) {
-		return s, c.store.remember(c.opt.Timing.Stall, s.id, h.from, h.life)
-	}
-	if protocol == ProtocolRaft {
+	if protocol == ProtocolRaft && !votes {
 		return nil, fmt.Errorf("%s is no voter of set %s, whose voters are %v", h.from, h.set, s.spec.sorted())
 	}
 	return s, nil
@@ -229,8 +257,14 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 func (s *Set) absent() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.kin.lost != "" {
+		return fmt.Errorf("%s lost its raft store and must not vote again: %s", s.self, s.kin.lost)
+	}
 	if s.pending != "" {
 		return errors.New(s.pending)
+	}
+	if s.kin.own != nil && s.running != nil && s.failure == nil {
+		return errStarting
 	}
 	return fmt.Errorf("%s is not running set %s at the moment", s.self, s.spec.Name)
 }
@@ -238,7 +272,7 @@ func (s *Set) absent() error {
 // remember keeps how far a voter's store has come, and refuses one that has
 // come less far than before: it forgot votes and entries it had promised.
 func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) error {
-	key := "peer\x00" + string(id[:]) + v.String()
+	key := peerPrefix + string(id[:]) + v.String()
 	b, err := s.meta(key)
 	if err != nil {
 		return err
@@ -249,7 +283,7 @@ func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) err
 			return fmt.Errorf("the store's record of %s is damaged: %w", v, err)
 		}
 		if l.birth != known.birth || l.starts < known.starts || l.term < known.term {
-			return &refusal{peer: "voter", reason: fmt.Sprintf("%s has store %x, started %d times and at term %d, but store %x with %d starts and term %d was seen: its store was lost or restored from a backup, it needs a new storage id",
+			return &refusal{peer: "voter", lost: true, reason: fmt.Sprintf("%s has store %x, started %d times and at term %d, but store %x with %d starts and term %d was seen: its store was lost or restored from a backup, it needs a new storage id",
 				v, l.birth, l.starts, l.term, known.birth, known.starts, known.term)}
 		}
 	}
@@ -262,7 +296,7 @@ func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) err
 // begin counts one more start of this host as a voter of a cluster. It also
 // waits for writes of an earlier run that are still on their way.
 func (s *store) begin(limit time.Duration, id clusterID) (life, error) {
-	key := "life\x00" + string(id[:])
+	key := lifePrefix + string(id[:])
 	b, err := s.meta(key)
 	if err != nil {
 		return life{}, err

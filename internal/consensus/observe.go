@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,7 @@ func (x *session) serve(ctx context.Context) error {
 // read takes submissions and pings.
 func (x *session) read(ctx context.Context, wg *sync.WaitGroup) error {
 	s := x.set
-	voter := s.spec.has(x.hello.from)
+	voter := s.spec.has(x.hello.from) && !x.hello.follow
 	slots := make(chan struct{}, inFlightMax)
 	for {
 		x.conn.SetReadDeadline(time.Now().Add(s.c.opt.Timing.Keepalive * 5 / 2))
@@ -142,6 +143,7 @@ func (x *session) write(ctx context.Context) error {
 	s := x.set
 	index, term, fresh := x.hello.index, x.hello.term, x.hello.fresh
 	var told tidings
+	var kin []byte
 	pong := true
 	for {
 		route := s.routed()
@@ -179,6 +181,9 @@ func (x *session) write(ctx context.Context) error {
 			}
 		}
 		if now := s.tidings(); now != told || pong {
+			if err := x.introduce(pong, &kin); err != nil {
+				return err
+			}
 			told, pong = now, false
 			if err := x.send(frameTidings, now.encode()); err != nil {
 				return err
@@ -201,6 +206,20 @@ func (x *session) write(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// introduce tells what is known of the other voters, if a ping asks for it and
+// it is more than was told last.
+func (x *session) introduce(pong bool, told *[]byte) error {
+	if !pong {
+		return nil
+	}
+	now := x.set.welcome().encode()
+	if bytes.Equal(now, *told) {
+		return nil
+	}
+	*told = now
+	return x.send(frameKin, now)
 }
 
 func (x *session) send(kind byte, body []byte) error {

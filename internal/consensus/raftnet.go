@@ -166,7 +166,7 @@ func (c *Consensus) acceptRaft(ctx context.Context, conn Stream) {
 
 // refused tells the operator about a stream that was turned away.
 func (c *Consensus) refused(conn Stream, h hello, err error) {
-	if isClosed(err) || errors.Is(err, errStoreClosed) {
+	if isClosed(err) || errors.Is(err, errStoreClosed) || errors.Is(err, errStarting) {
 		return
 	}
 	c.log.Warn("refused a coordination stream", "set", h.set, "host", conn.Peer().Host, "error", err)

@@ -104,18 +104,22 @@ type Set struct {
 	born     bool      // the epoch had reached this host when it started
 	pending  string    // what its birth waits for
 	problems []string
+	kin      kin
 	notes    map[string]string // voter -> why it refuses
 	route    chan struct{}     // closed at the next change of who leads or how to get there
 	direct   map[string]time.Time
 	relayed  map[string]time.Time
 }
 
-func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string) *Set {
+func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string, lost string) *Set {
 	s := &Set{c: c, log: c.log, spec: spec, id: spec.id(), self: Voter{Host: c.opt.Host, Storage: c.opt.Storage}, role: RoleObserver,
 		batch: newBatcher(), changed: make(chan struct{}, 1), failed: make(chan struct{}), problems: problems, notes: map[string]string{},
 		route: make(chan struct{}), direct: map[string]time.Time{}, relayed: map[string]time.Time{}}
-	if listed, ok := spec.voter(s.self.Host); ok && listed == s.self {
+	if listed, ok := spec.voter(s.self.Host); ok && listed == s.self && lost == "" {
 		s.role = RoleVoter
+	} else if ok && listed == s.self {
+		s.kin.lost = lost
+		s.problems = append(s.problems, s.remedy(lost))
 	} else if ok {
 		s.problems = append(s.problems, fmt.Sprintf("coordinator set %s lists this host as the voter %s, but its storage id is %s: it only observes; list its new storage id under the next epoch",
 			spec.Name, listed, s.self.Storage))
@@ -141,7 +145,13 @@ func (s *Set) Run(ctx context.Context) error {
 	s.ran, s.running = true, inner
 	s.mu.Unlock()
 	defer s.c.forget(s)
-	err := s.recover(ctx)
+	var err error
+	if s.role == RoleVoter {
+		err = s.enroll()
+	}
+	if err == nil {
+		err = s.recover(ctx)
+	}
 	if err != nil {
 		s.fail(err)
 	} else if ctx.Err() != nil || s.failedErr() != nil {
@@ -171,13 +181,19 @@ func (s *Set) Run(ctx context.Context) error {
 func (s *Set) runVoter(ctx, inner context.Context) error {
 	inner, cancel := context.WithCancel(inner)
 	defer cancel()
-	v, err := s.startVoter(inner)
+	starting, abort := context.WithCancel(inner)
+	defer abort()
+	defer context.AfterFunc(ctx, abort)()
+	v, err := s.startVoter(inner, starting)
+	if errors.Is(err, errLeft) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	watching := s.start(inner, v.watch)
 	attending := s.start(inner, func(ctx context.Context) { s.attend(ctx, v) })
-	s.log.Info("voting", "set", s.spec.Name, "epoch", s.spec.Epoch, "voter", s.self.String(), "starts", v.born.starts)
+	s.log.Info("voting", "set", s.spec.Name, "epoch", s.spec.Epoch, "voter", s.self.String(), "starts", s.life().starts)
 	var greeting sync.WaitGroup
 	defer greeting.Wait()
 	for _, to := range s.spec.Voters {
@@ -271,13 +287,15 @@ func (s *Set) voting() *voter {
 // life tells how far this voter's store has come; zero on an observer.
 func (s *Set) life() life {
 	s.mu.Lock()
-	v := s.v
+	v, own := s.v, s.kin.own
 	s.mu.Unlock()
-	if v == nil {
+	if own == nil {
 		return life{}
 	}
-	l := v.born
-	l.term = v.raft.CurrentTerm()
+	l := *own
+	if v != nil {
+		l.term = v.raft.CurrentTerm()
+	}
 	return l
 }
 

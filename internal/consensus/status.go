@@ -31,8 +31,14 @@ func (s *Set) Status() Status {
 		st.Problems = append(st.Problems, fmt.Sprintf("coordinator set %s: epoch %d has not reached this host yet, %s begins it once all of its voters answered",
 			s.spec.Name, s.spec.Epoch, s.spec.founder()))
 	}
+	if s.kin.passive != "" && at.index == 0 && (s.v == nil || s.v.raft.LastIndex() == 0) {
+		st.Problems = append(st.Problems, fmt.Sprintf("coordinator set %s: this host has no state of it, but %s; it waits for a leader instead of founding the set again", s.spec.Name, s.kin.passive))
+	}
 	for _, voter := range s.spec.sorted() {
 		host, _, _ := strings.Cut(voter, "/")
+		if text := s.kin.stale[host]; text != "" {
+			st.Problems = append(st.Problems, text)
+		}
 		if note := s.notes[host]; note != "" {
 			st.Problems = append(st.Problems, note)
 		}

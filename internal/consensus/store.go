@@ -11,6 +11,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
+// storeFile is its name in Options.Dir.
+const storeFile = "raft.db"
+
 // storeVersion is the layout of raft.db: bucket "meta" (version, epochs, peers,
 // starts) and "sets" / cluster id / "log" and "stable".
 const storeVersion = 1
@@ -35,7 +38,8 @@ var (
 // that arrive while a transaction is being synced share the next one, so a
 // fleet of sets costs one sync at a time, not one each.
 type store struct {
-	db *bolt.DB
+	db   *bolt.DB
+	path string
 	// fault is asked before each transaction; for tests.
 	fault func() error
 
@@ -53,13 +57,19 @@ type write struct {
 }
 
 func openStore(path string) (*store, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the raft store %s (is another agent running on this data directory?): %w", path, err)
+	if err := checkStore(path); err != nil {
+		return nil, err
 	}
-	s := &store{db: db}
-	if err := db.Update(initStore); err != nil {
-		db.Close()
+	s := &store{path: path}
+	err := s.guarded(func() (err error) {
+		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+		return err
+	})
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	if err := s.guarded(func() error { return s.db.Update(initStore) }); err != nil {
+		s.db.Close()
 		return nil, fmt.Errorf("cannot open the raft store %s: %w", path, err)
 	}
 	return s, nil
@@ -146,13 +156,15 @@ func (s *store) write(batch []*write) error {
 			return fmt.Errorf("cannot write the raft store: %w", err)
 		}
 	}
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		for _, w := range batch {
-			if err := w.change(tx); err != nil {
-				return err
+	err := s.guarded(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			for _, w := range batch {
+				if err := w.change(tx); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("cannot write the raft store: %w", err)
@@ -187,7 +199,7 @@ func (s *store) close(limit time.Duration) error {
 // meta reads a value of the meta bucket; nil if there is none.
 func (s *store) meta(key string) ([]byte, error) {
 	var v []byte
-	err := s.db.View(func(tx *bolt.Tx) error {
+	err := s.view(func(tx *bolt.Tx) error {
 		v = bytes.Clone(tx.Bucket(bucketMeta).Get([]byte(key)))
 		return nil
 	})

@@ -38,7 +38,7 @@ func (s *setStore) die(err error) {
 
 // read runs f on the set's bucket name; f is not called if it has none yet.
 func (s *setStore) read(name []byte, f func(b *bolt.Bucket) error) {
-	err := s.store.db.View(func(tx *bolt.Tx) error {
+	err := s.store.view(func(tx *bolt.Tx) error {
 		set := tx.Bucket(bucketSets).Bucket(s.id[:])
 		if set == nil {
 			return nil
@@ -153,7 +153,7 @@ func (s *setStore) DeleteRange(first, last uint64) error {
 	return nil
 }
 
-// bear gives an empty set its first state, as raft.BootstrapCluster does but
+// bear gives an empty set its first state, and keeps the term it may have voted in, as raft.BootstrapCluster does but
 // in one transaction: raft's two writes, cut between, would leave a voter that
 // has state, and so is never born again, but no configuration.
 func (s *setStore) bear(conf raft.Configuration) {
@@ -167,8 +167,10 @@ func (s *setStore) bear(conf raft.Configuration) {
 		if err != nil {
 			return err
 		}
-		if err := stable.Put([]byte("CurrentTerm"), binary.BigEndian.AppendUint64(nil, 1)); err != nil {
-			return err
+		if stable.Get(keyTerm) == nil {
+			if err := stable.Put(keyTerm, binary.BigEndian.AppendUint64(nil, 1)); err != nil {
+				return err
+			}
 		}
 		logs, err := set.CreateBucketIfNotExists(bucketLog)
 		if err != nil {

@@ -74,7 +74,7 @@ func parseBorn(spec SetSpec, line string) (SetSpec, error) {
 func (s *store) epochs(spec SetSpec) (known []SetSpec, err error) {
 	prefix := epochPrefix + spec.Name + "\x00"
 	lines := map[uint64]string{}
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketMeta).Cursor()
 		for k, v := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, v = c.Next() {
 			if len(k) == len(prefix)+8 {

@@ -144,7 +144,8 @@ func (s *Set) session(ctx context.Context, to Voter, follow bool) (worked bool) 
 	close(u.done)
 	writing()
 	s.log.Debug("an observe stream ended", "set", s.spec.Name, "host", to.Host, "error", err)
-	return true
+	var stale *staleError
+	return !errors.As(err, &stale)
 }
 
 // write sends submissions, and pings at every keepalive.
@@ -189,6 +190,11 @@ func (u *uplink) read() error {
 			err = u.answer(body)
 		case kind == frameTidings:
 			err = u.hear(body)
+		case kind == frameKin:
+			var w welcome
+			if w, err = decodeWelcome(body); err == nil {
+				err = u.set.meet(u.peer, w)
+			}
 		case !u.follow:
 			err = fmt.Errorf("unexpected message of kind %q", kind)
 		case kind == frameEntry:
@@ -217,6 +223,9 @@ func (u *uplink) entry(body []byte) error {
 	if at, _, _ := u.set.rep.applied(); e.prev != at {
 		return fmt.Errorf("entry %d follows %d, but %d was applied last", e.index, e.prev, at)
 	}
+	if err := u.set.older(u.peer, e.index, e.term); err != nil {
+		return err
+	}
 	_, err = u.set.rep.apply(e.index, e.term, e.data)
 	if errors.Is(err, errDiverged) {
 		return u.set.startOver(err)
@@ -232,6 +241,9 @@ func (u *uplink) entry(body []byte) error {
 func (u *uplink) snapshot(b []byte) error {
 	st, err := decodeState(b)
 	if err == nil {
+		if old := u.set.older(u.peer, st.applied, st.term); old != nil {
+			return old
+		}
 		err = u.set.rep.restore(st)
 	}
 	if err != nil {

@@ -28,7 +28,6 @@ const (
 // voter is a voter's raft.
 type voter struct {
 	set   *Set
-	born  life // without term
 	raft  *raft.Raft
 	layer *layer
 	trans *raft.NetworkTransport
@@ -54,16 +53,12 @@ func (v *voter) config() *raft.Config {
 // startVoter starts raft, and first gives the cluster its birth if this host
 // has no state of it. Only the first epoch is born so, by all voters alike; for
 // later ones see foundEpoch.
-func (s *Set) startVoter(ctx context.Context) (*voter, error) {
-	born, err := s.c.store.begin(s.c.opt.Timing.Stall, s.id)
-	if err != nil {
-		return nil, err
-	}
+func (s *Set) startVoter(ctx, starting context.Context) (*voter, error) {
 	snaps, err := s.c.openSnapshots(s.id)
 	if err != nil {
 		return nil, err
 	}
-	v := &voter{set: s, born: born, layer: newLayer(ctx, s)}
+	v := &voter{set: s, layer: newLayer(ctx, s)}
 	v.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: v.layer, MaxPool: connPool, MaxRPCsInFlight: 1, Timeout: max(5*s.c.opt.Timing.Heartbeat, 2*time.Second),
 		Logger: raftLog{log: s.log, name: "raft"}, MsgpackUseNewTimeFormat: true,
@@ -71,7 +66,7 @@ func (s *Set) startVoter(ctx context.Context) (*voter, error) {
 	s.mu.Lock()
 	s.layer = v.layer
 	s.mu.Unlock()
-	if err := v.boot(snaps); err != nil {
+	if err := v.boot(starting, snaps); err != nil {
 		v.layer.Close()
 		v.trans.Close()
 		return nil, err
@@ -88,7 +83,7 @@ func (s *Set) startVoter(ctx context.Context) (*voter, error) {
 }
 
 // boot runs NewRaft where the store may end its goroutine.
-func (v *voter) boot(snaps *snapshots) error {
+func (v *voter) boot(ctx context.Context, snaps *snapshots) error {
 	s := v.set
 	err := errors.New("raft could not start")
 	done := make(chan struct{})
@@ -105,12 +100,18 @@ func (v *voter) boot(snaps *snapshots) error {
 			return
 		}
 		var state bool
-		if state, err = raft.HasExistingState(logs, ss, snaps); err != nil {
+		if state, err = s.hasState(ss); err != nil {
 			return
 		}
 		conf := v.config()
 		if !state && s.spec.Epoch == 1 {
-			ss.bear(s.birth())
+			if s.consult(ctx); ctx.Err() != nil || s.failedErr() != nil {
+				err = errLeft
+				return
+			}
+			if s.waitsFor() == "" {
+				ss.bear(s.birth())
+			}
 		}
 		v.raft, err = raft.NewRaft(conf, fsm{v}, logs, ss, snaps, v.trans)
 	}()

@@ -306,7 +306,7 @@ func inBounds(c Command) bool {
 }
 
 func targetInBounds(t Target) bool {
-	if len(c.SuspendWhy) > maxSentence {
+	if len(t.SuspendWhy) > maxSentence {
 		return false
 	}
 	ok := names(t.Group, t.Application, t.Name, t.Subject) && len(t.Folder) <= 4096 && t.Spec.inBounds() &&
