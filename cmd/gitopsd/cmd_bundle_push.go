@@ -72,6 +72,9 @@ func bundlePushCommand() *cobra.Command {
 			if err != nil {
 				return exitError{code: codeUsage, err: err}
 			}
+			if !cmd.Flags().Changed("path-style") { // as an agent's s3.pathStyle
+				f.origin.PathStyle = f.origin.Endpoint != "" || os.Getenv("AWS_ENDPOINT_URL") != ""
+			}
 			rev, err := f.push(cmd.Context(), cmd.ErrOrStderr(), args[0], to)
 			if err != nil {
 				return err
@@ -89,7 +92,7 @@ func bundlePushCommand() *cobra.Command {
 	fl := cmd.Flags()
 	fl.StringVar(&f.origin.Endpoint, "endpoint", "", "URL of a store other than AWS (environment: AWS_ENDPOINT_URL)")
 	fl.StringVar(&f.origin.Region, "region", "", "region of the bucket")
-	fl.BoolVar(&f.origin.PathStyle, "path-style", false, "put the bucket in the path instead of the host name")
+	fl.BoolVar(&f.origin.PathStyle, "path-style", false, "put the bucket in the path instead of the host name; by default where there is an endpoint")
 	fl.StringVar(&f.origin.CredentialsFile, "credentials-file", "", "AWS shared credentials file")
 	fl.StringVar(&f.previous, "previous", "", "bundle of the release before, when packing DIR")
 	fl.StringVar(&f.group, "group", "", "group.yaml, or its folder, whose revision is to be edited in place")
