@@ -238,7 +238,7 @@ func (a *Agent) buildNetwork(identity transport.Identity) error {
 	if err != nil {
 		return err
 	}
-	a.consensus, err = consensus.New(consensus.Options{Host: c.Host, Storage: a.storage, Dir: a.dir(raftDir), Streams: streams{a.transport}, Fenced: rollout.LeaderOnly,
+	a.consensus, err = consensus.New(consensus.Options{Host: c.Host, Storage: a.storage, Dir: a.dir(raftDir), BirthDir: c.DataDir, Streams: streams{a.transport}, Fenced: rollout.LeaderOnly,
 		Log: a.log.With("station", "consensus"), Timing: raftTiming})
 	return err
 }
