@@ -61,7 +61,7 @@ func (m *member) told(t *testing.T) rollout.EvApplied {
 // TestErrorNeverLeavesAJournalOpen lets each operation of a deployment fail once, as on a full disk: the deployment ends, and the next one runs.
 func TestErrorNeverLeavesAJournalOpen(t *testing.T) {
 	count := &durable.Faults{}
-	m, d := newDiskMember(t, count)
+	_, d := newDiskMember(t, count)
 	before := count.Count()
 	if _, err := d.applier.Apply(context.Background(), d.plain("d-1", "1"), nil); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestErrorNeverLeavesAJournalOpen(t *testing.T) {
 			continue
 		}
 		faults := &durable.Faults{}
-		m, d = newDiskMember(t, faults)
+		m, d := newDiskMember(t, faults)
 		faults.FailAt(faults.Count()+n, syscall.ENOSPC)
 		deployment := d.plain("d-1", "1")
 		result, err := d.applier.Apply(context.Background(), deployment, nil)

@@ -1,6 +1,7 @@
 // Package durable writes files so that they survive a power cut: temporary
-// file, write, fsync, rename, fsync of the directory; and append logs whose
-// records are either whole or absent. After a crash a file written with
+// file, write, fsync, rename, fsync of the directory; append logs whose records
+// are either whole or absent; and values in slots, whose space is taken
+// beforehand so that a full disk does not keep a new one out. After a crash a file written with
 // WriteFile holds either its old or its new content, and every record whose
 // Append returned nil is in the log.
 //
