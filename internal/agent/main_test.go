@@ -42,7 +42,7 @@ func until(t testing.TB, what func() string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never came: %s", missing)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-time.After(2 * time.Millisecond)
 	}
 }
 

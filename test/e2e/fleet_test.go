@@ -41,6 +41,7 @@ type host struct {
 	config  string
 	noGit   bool
 	noS3    bool
+	env     []string // added to the agent's environment
 	process *process
 }
 
@@ -222,6 +223,7 @@ func (h *host) start() {
 	h.f.t.Helper()
 	cmd := exec.Command(binary, "agent", "--config", h.config)
 	cmd.Env = append(os.Environ(), "E2E_LOG="+h.f.truth(), "E2E_BINARY="+binary, "E2E_DIR="+h.dir, "E2E_GATES="+filepath.Join(h.f.dir, "gates"))
+	cmd.Env = append(cmd.Env, h.env...)
 	h.process = startProcess(h.f.t, cmd, filepath.Join(h.dir, "agent.log"))
 }
 
