@@ -164,6 +164,29 @@ func TestTheDealerDiesInTheMiddle(t *testing.T) {
 	}
 }
 
+func TestANewDealerHearsWhatIsBeingRead(t *testing.T) {
+	a := packed(t, 60, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "leader-0"), &source{a: a, delay: 1500 * time.Millisecond}
+		defer f.close()
+		for _, name := range []string{"leader-0", "leader-1", "leader-2"} {
+			f.start(name)
+		}
+		var all []*fetching
+		for _, name := range names(4) {
+			h := f.start(name)
+			all = append(all, h.fetch(t.Context(), h.job(a, s)))
+		}
+		time.Sleep(time.Second) // every host reads
+		for _, next := range []string{"leader-1", "leader-2"} {
+			f.lead(next)
+			time.Sleep(1700 * time.Millisecond)
+		}
+		wait(t, a, all...)
+		payload(t, s, a.index.PayloadSize())
+	})
+}
+
 func TestNoLeaderAtAll(t *testing.T) {
 	a := packed(t, 20, 200<<10)
 	bubble(t, func(t *testing.T) {
@@ -213,10 +236,11 @@ func TestALeaseHolderIsKilled(t *testing.T) {
 			}
 		}
 		var all []*fetching
+		var killed *fetching
 		for _, name := range names(4) {
 			h := f.start(name)
 			if name == "web-4" {
-				h.fetch(ctx, h.job(a, s))
+				killed = h.fetch(ctx, h.job(a, s))
 				continue
 			}
 			all = append(all, h.fetch(t.Context(), h.job(a, s)))
@@ -224,6 +248,7 @@ func TestALeaseHolderIsKilled(t *testing.T) {
 		<-held
 		cancel()
 		close(release)
+		<-killed.done
 		f.get("web-4").halt()
 		s.mu.Lock()
 		alone := s.byHost["web-4"]

@@ -197,19 +197,18 @@ type fleet struct {
 
 // host is one of them.
 type host struct {
-	f       *fleet
-	name    string
-	store   *store.Store
-	swarm   *Swarm
-	conns   chan net.Conn
-	closed  chan struct{}
-	once    sync.Once
-	stop    context.CancelFunc
-	done    chan error
-	client  *http.Transport
-	mu      sync.Mutex
-	open    []net.Conn
-	answers func(http.Handler) http.Handler
+	f      *fleet
+	name   string
+	store  *store.Store
+	swarm  *Swarm
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	stop   context.CancelFunc
+	done   chan error
+	client *http.Transport
+	mu     sync.Mutex
+	open   []net.Conn
 }
 
 func newFleet(t testing.TB, dealer string) *fleet {

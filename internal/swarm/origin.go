@@ -260,11 +260,11 @@ func (x *exchange) soonHeard() <-chan time.Time {
 	return nil
 }
 
-// leaseQuestion says what this host has, knows and holds.
+// leaseQuestion says what this host has, knows and holds, as of one moment: a piece that is written between two looks would be in neither, and dealt again.
 func (x *exchange) leaseQuestion() leaseRequest {
-	have := x.partial.Have()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	have := x.partial.Have()
 	q := leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
 		Read: x.landed, Rate: x.rate, Hosts: len(x.peers) + 1}
 	for host, p := range x.peers {

@@ -165,13 +165,13 @@ func take(ctx context.Context, l *rate.Limiter, n int) error {
 
 // Run serves peers until ctx ends.
 func (s *Swarm) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: askTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: transport.ConnContext}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return serving }, ConnContext: transport.ConnContext}
+	stop := context.AfterFunc(serving, func() { server.Close() })
 	err := server.Serve(s.o.Listener)
-	ended := ctx.Err() != nil
+	ended := ctx.Err() != nil // not serving's, which may hear of the end only after whoever closed the listener because of it
 	cancel()
 	if stop() {
 		server.Close()
