@@ -281,7 +281,7 @@ func (a *Agent) noteClone(host, detail string) {
 
 // hostNotices reports hosts that were seen twice, and peers that sent wrong bytes.
 func (a *Agent) hostNotices() []status.Notice {
-	var all []status.Notice
+	all := a.member.notices()
 	for host, why := range a.swarm.Suspects() {
 		all = append(all, status.Notice{Kind: "CorruptPeer", Host: host, Message: why})
 	}

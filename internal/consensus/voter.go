@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -113,7 +112,7 @@ func (v *voter) boot(ctx context.Context, snaps *snapshots) error {
 				ss.bear(s.birth())
 			}
 		}
-		v.raft, err = raft.NewRaft(conf, fsm{v}, logs, ss, snaps, v.trans)
+		v.raft, err = raft.NewRaft(conf, &fsm{v: v}, logs, ss, snaps, v.trans)
 	}()
 	<-done
 	if f := s.failedErr(); f != nil {
@@ -357,33 +356,50 @@ func (v *voter) tell(to Voter, index, term uint64) (heard bool, err error) {
 	return resp.Success, err
 }
 
-// fsm is the raft.FSM of a voter.
-type fsm struct{ v *voter }
+// fsm is the raft.FSM of a voter. Raft calls it from one goroutine.
+type fsm struct {
+	v    *voter
+	dead bool // the replica had to stop
+}
 
-// Apply implements raft.FSM. When the replica has to stop, raft's goroutine
-// ends here instead of going on with the next entry.
-func (f fsm) Apply(l *raft.Log) any {
+// errDead keeps a stopped replica's state out of snapshots.
+var errDead = errors.New("this replica has stopped")
+
+// Apply implements raft.FSM. When the replica has to stop, it takes nothing in
+// any more, but goes on answering: whoever waits in raft for an answer, as a
+// barrier does, would wait for ever.
+func (f *fsm) Apply(l *raft.Log) any {
 	s := f.v.set
+	if f.dead {
+		return nil
+	}
 	outcomes, err := s.rep.apply(l.Index, l.Term, l.Data)
 	if errors.Is(err, errDiverged) {
 		s.report(err)
 	} else if err != nil {
+		f.dead = true
 		s.fail(err)
-		runtime.Goexit()
+		return nil
 	}
 	s.signal()
 	return outcomes
 }
 
 // Snapshot implements raft.FSM.
-func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.dead {
+		return nil, errDead
+	}
 	st, err := f.v.set.rep.snapshot()
 	return frozen{st}, err
 }
 
 // Restore implements raft.FSM.
-func (f fsm) Restore(r io.ReadCloser) error {
+func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
+	if f.dead {
+		return errDead
+	}
 	b, err := io.ReadAll(io.LimitReader(r, snapshotMax+snapshotSlack))
 	if err != nil {
 		return fmt.Errorf("cannot read snapshot: %w", err)

@@ -113,7 +113,8 @@ func (EvInstalled) memberEvent() {}
 func (EvTimer) memberEvent()     {}
 
 // MemberAction is something the agent must do, in the order given. If an
-// ActPersist fails, nothing after it may be done and the agent must stop.
+// ActPersist fails, nothing after it may be done: the agent holds still until it
+// succeeds, or stops.
 type MemberAction interface{ memberAction() }
 
 // ActPersist asks for State to be made durable before anything after it.
