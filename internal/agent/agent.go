@@ -304,7 +304,7 @@ func (a *Agent) buildBytes() error {
 	if a.store, err = store.Open(store.Options{Dir: a.dir(bundlesDir), Limit: c.Limits.Disk, Log: a.log.With("station", "store")}); err != nil {
 		return err
 	}
-	a.swarm, err = swarm.New(swarm.Options{Host: c.Host, Store: a.store, Scratch: a.dir("scratch"), Listener: a.transport.Listener(transport.BundleALPN), Client: a.transport.HTTPClient(transport.BundleALPN),
+	a.swarm, err = swarm.New(swarm.Options{Host: c.Host, Store: a.store, Listener: a.transport.Listener(transport.BundleALPN), Client: a.transport.HTTPClient(transport.BundleALPN),
 		Upload: c.Limits.Upload, Download: c.Limits.Download, Log: a.log.With("station", "swarm")})
 	if err != nil {
 		return err

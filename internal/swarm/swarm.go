@@ -96,7 +96,6 @@ type Progress struct {
 type Options struct {
 	Host     string       // this host's name
 	Store    *store.Store // where bundles are kept
-	Scratch  string       // no longer used: an archive without index is read into the store
 	Listener net.Listener // accepts peers (bundle ALPN); closed when Run ends
 	Client   *http.Client // dials peers by host name
 	Upload   int64        // bytes in a second to peers; 0: no limit
