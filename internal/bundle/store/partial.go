@@ -27,21 +27,21 @@ type Partial struct {
 	dir   string
 	ref   Ref // without index; never changes but for Type
 	file  *os.File
-	begun bool // by this process; guarded by the store's lock
+	begun bool          // by this process; guarded by the store's lock
+	slot  chan struct{} // held while the bitmap is written or the directory moves
 
 	mu      sync.Mutex
 	index   *bundle.Index
 	have    Bitmap
 	missing int
-	dirty   int64 // bytes written since the last durable bitmap
-	syncing bool
+	dirty   int64   // bytes written since the last durable bitmap
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
 }
 
 func newPartial(s *Store, dir string, ref Ref, file *os.File) *Partial {
 	ref.Index = nil
-	return &Partial{store: s, dir: dir, ref: ref, file: file, missing: 1}
+	return &Partial{store: s, dir: dir, ref: ref, file: file, missing: 1, slot: make(chan struct{}, 1)}
 }
 
 // resume opens a partial that an earlier run left. Its bitmap is believed only as far as Read's and Finish's own checks allow.
@@ -193,12 +193,22 @@ func (p *Partial) Write(i int, data []byte) error {
 
 // sync makes the bitmap durable: first the data it speaks of, then itself. One at a time; whoever comes meanwhile is covered by the next.
 func (p *Partial) sync() error {
+	select {
+	case p.slot <- struct{}{}:
+		defer func() { <-p.slot }()
+		return p.syncNow()
+	default:
+		return nil
+	}
+}
+
+// syncNow is sync for whoever holds the slot, and with it the directory's place.
+func (p *Partial) syncNow() error {
 	p.mu.Lock()
-	if p.syncing || p.dirty == 0 || p.index == nil || p.gone != nil {
+	if p.dirty == 0 || p.index == nil || p.gone != nil || p.done != nil {
 		p.mu.Unlock()
 		return nil
 	}
-	p.syncing = true
 	x, snapshot, dirty := p.index, bytes.Clone(p.have), p.dirty
 	p.mu.Unlock()
 
@@ -212,20 +222,25 @@ func (p *Partial) sync() error {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.syncing = false
 	if err == nil && p.index == x {
 		p.dirty = max(0, p.dirty-dirty)
 	}
 	return noSpace(err)
 }
 
+// dataSync holds the descriptor while it is used: the file may be closed at the same time.
 func dataSync(file *os.File) error {
-	for {
-		err := unix.Fdatasync(int(file.Fd()))
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var result error
+	err = conn.Control(func(fd uintptr) {
+		for result = unix.Fdatasync(int(fd)); errors.Is(result, unix.EINTR); {
+			result = unix.Fdatasync(int(fd))
+		}
+	})
+	return errors.Join(err, result)
 }
 
 // Read returns piece i, verified; fs.ErrNotExist if it is missing. A piece that is here but no longer what it was counts as missing from
@@ -410,10 +425,12 @@ func (p *Partial) complete() error {
 	if err := p.file.Sync(); err != nil {
 		return noSpace(err)
 	}
+	p.slot <- struct{}{} // a sync under way ends first, and none begins while the directory moves
+	defer func() { <-p.slot }()
 	p.mu.Lock()
 	p.dirty++
 	p.mu.Unlock()
-	if err := p.sync(); err != nil {
+	if err := p.syncNow(); err != nil {
 		return err
 	}
 	dir := p.store.path("complete", p.ref.Digest.Hex())

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -501,6 +502,34 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 				t.Fatalf("after a cut before operation %d: %v, pins %v", n, err, b.Pins())
 			}
 			b.Close()
+		}
+	}
+}
+
+// TestCompletionBesideASync: a bitmap that is being written while the bundle completes is no failure of the write that asked for it.
+func TestCompletionBesideASync(t *testing.T) {
+	archive, ref := sample(t, 1)
+	for range 20 {
+		s := open(t, Options{Dir: t.TempDir(), SyncEvery: 1})
+		p := begin(t, s, ref)
+		x := p.Index()
+		var writers sync.WaitGroup
+		errs := make(chan error, x.Len())
+		for i := range x.Len() {
+			writers.Go(func() { errs <- p.Write(i, pieceOf(archive, x, i)) })
+		}
+		for p.Missing() > 0 {
+			runtime.Gosched()
+		}
+		if err := p.Finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		writers.Wait()
+		close(errs)
+		for err := range errs {
+			if err != nil {
+				t.Errorf("a write fails because the bundle completed beside it: %v", err)
+			}
 		}
 	}
 }
