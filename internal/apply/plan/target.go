@@ -2,7 +2,9 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -184,7 +186,7 @@ func (b *builder) addFile(n Node, source, dest string) {
 // same application and this deployment meets one of their paths.
 func (b *builder) adopt() {
 	met := map[int]bool{}
-	for p := range b.targets {
+	for _, p := range slices.Sorted(maps.Keys(b.targets)) { // in one order, whatever the map's
 		if i, ok := b.others[p]; ok {
 			o := b.in.Others[i]
 			if o.Live || o.Application != b.in.Application {
