@@ -103,7 +103,11 @@ func printReport(out io.Writer, output string, r status.Report) error {
 		}
 	}
 	if len(r.Groups) == 0 {
-		_, err := fmt.Fprintln(out, "no groups: the config repository declares none")
+		why := "no groups: the config repository declares none"
+		if r.Commit == "" {
+			why = "no commit has been accepted yet"
+		}
+		_, err := fmt.Fprintln(out, why)
 		return err
 	}
 	for i, g := range r.Groups {

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/desired"
@@ -32,7 +34,10 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 		return status.Awaited{}, err
 	}
 	w := r.source.current()
-	if g, ok := w.group(group.ID); ok && notTaken(run, g, group) {
+	if why, unusable := unusableHere(w, group); unusable {
+		return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: why, Group: group}, nil
+	}
+	if g, ok := w.group(group.ID); ok && (notTaken(run, g, group) || suspendNotTaken(run, w, g)) {
 		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
 	}
 	return outcomeOf(group), nil
@@ -46,6 +51,29 @@ func notTaken(run *setRun, g desired.Group, shown status.Group) bool {
 	var view rollout.GroupView
 	run.set.View(func(consensus.Machine) { view, _ = run.machine.Group(string(g.ID)) })
 	return view.Desired.SpecHash != g.SpecHash || view.Attempt != g.Policy.Attempt
+}
+
+// unusableHere says whether the files of a group are wrong in the commit in effect, so that nothing of it can be deployed.
+func unusableHere(w *world, g status.Group) (string, bool) {
+	if !slices.Contains(w.State.Broken.Groups, g.Group) && !slices.Contains(w.State.Broken.IDs, desired.GroupID(g.ID)) {
+		return "", false
+	}
+	for _, p := range w.Problems {
+		if !p.Warning && strings.HasPrefix(p.File, g.Group+"/") {
+			return fmt.Sprintf("the group's files in commit %s cannot be used: %s", w.Commit.Short(), p), true
+		}
+	}
+	return fmt.Sprintf("the group's files in commit %s cannot be used; `gitopsd status` lists the problems", w.Commit.Short()), true
+}
+
+// suspendNotTaken says whether the set has yet to hear that the newest commit suspends a group, or lets it go on.
+func suspendNotTaken(run *setRun, w *world, g desired.Group) bool {
+	if run == nil {
+		return false
+	}
+	var view rollout.GroupView
+	run.set.View(func(consensus.Machine) { view, _ = run.machine.Group(string(g.ID)) })
+	return view.Suspended != (g.Policy.Suspend || w.Forked != "")
 }
 
 // awaitCommit says whether the commit is verified here; otherwise it says what of it.

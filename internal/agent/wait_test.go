@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -17,5 +19,20 @@ func TestOutcomes(t *testing.T) {
 		if a.Done != (want >= 0) || a.Done && a.Code != want || a.Message != "because" || a.State != state {
 			t.Errorf("%s: %+v, want %d", state, a, want)
 		}
+	}
+}
+
+// TestUnusableFilesAreNoSuccess: a commit whose group cannot be read must not look deployed to whoever waits for it.
+func TestUnusableFilesAreNoSuccess(t *testing.T) {
+	w := &world{State: &desired.State{Broken: desired.Broken{Groups: []string{"shop/web"}, IDs: []desired.GroupID{"01RENAMED"}}},
+		Problems: []desired.Problem{{File: "hosts/a.yaml", Message: "other"}, {File: "shop/web/group.yaml", Line: 16, Column: 1, Message: `unknown key "chekcs"`}}}
+	if why, unusable := unusableHere(w, status.Group{Group: "shop/web"}); !unusable || !strings.Contains(why, "chekcs") || !strings.Contains(why, "16") {
+		t.Errorf("the broken group: %v, %q", unusable, why)
+	}
+	if _, unusable := unusableHere(w, status.Group{Group: "shop/old", ID: "01RENAMED"}); !unusable {
+		t.Error("a broken group in a renamed folder is taken for sound")
+	}
+	if _, unusable := unusableHere(w, status.Group{Group: "shop/web2", ID: "01OTHER"}); unusable {
+		t.Error("a sound group is taken for broken")
 	}
 }
