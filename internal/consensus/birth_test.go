@@ -373,3 +373,57 @@ func TestObserverNeverGoesBack(t *testing.T) {
 		f.agree("b")
 	})
 }
+
+func TestForgot(t *testing.T) {
+	known := life{birth: 7, starts: 3, run: 30, term: 9}
+	for _, c := range []struct {
+		name string
+		now  life
+		want bool
+	}{
+		{"the same", known, false},
+		{"a greeting of the same run that was overtaken", life{7, 3, 30, 8}, false},
+		{"a later term", life{7, 3, 30, 10}, false},
+		{"a new start", life{7, 4, 40, 9}, false},
+		{"another store", life{8, 4, 40, 10}, true},
+		{"fewer starts", life{7, 2, 20, 9}, true},
+		{"a backup, started as often", life{7, 3, 31, 10}, true},
+		{"a backup, started more often", life{7, 5, 50, 8}, true},
+	} {
+		if got := c.now.forgot(known); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// Two greetings of one voter may overtake each other: the older one is no sign
+// that its store was lost, and does not take back what is known of it.
+func TestGreetingsOvertakeEachOther(t *testing.T) {
+	virtual(t, 3, 0, func(t *testing.T, f *fleet) {
+		f.run()
+		f.leader().mustSubmit("a")
+		f.agree("a")
+		late := f.hosts["v2"].set
+		h := hello{cluster: late.id, set: "web", epoch: 1, from: late.self, to: f.hosts["v1"].set.self, life: late.life()}
+		st := f.hosts["v1"].c.store
+		before, err := st.known(late.id, late.self)
+		if err != nil || before == nil || before.term == 0 {
+			t.Fatalf("%v, %v", before, err)
+		}
+		h.life.term = before.term - 1
+		conn, err := f.net.nodes["v2"].dialAs("v2", "v1", ProtocolObserve)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := late.shake(conn, f.hosts["v1"].set.self, ProtocolObserve, h); err != nil {
+			t.Error(err)
+		}
+		if after, err := st.known(late.id, late.self); err != nil || *after != *before {
+			t.Errorf("%v became %v, %v", *before, after, err)
+		}
+		if failed := late.Status().Failed; failed != "" {
+			t.Error(failed)
+		}
+	})
+}

@@ -23,11 +23,11 @@ var codecs = []struct {
 		e, err := decodeEnvelope(b)
 		return e.encode(), err
 	}},
-	{"hello", hello{set: "web", epoch: 3, from: Voter{"a", "1"}, to: Voter{"b", "2"}, life: life{3, 4, 5}, follow: true, index: 6, term: 7}.encode(), func(b []byte) ([]byte, error) {
+	{"hello", hello{set: "web", epoch: 3, from: Voter{"a", "1"}, to: Voter{"b", "2"}, life: life{3, 4, 9, 5}, follow: true, index: 6, term: 7}.encode(), func(b []byte) ([]byte, error) {
 		h, err := decodeHello(b)
 		return h.encode(), err
 	}},
-	{"welcome", welcome{life{1, 2, 3}, []relative{{"a/1", life{4, 5, 6}}, {"b/2", life{}}}}.encode(), func(b []byte) ([]byte, error) {
+	{"welcome", welcome{life{1, 2, 9, 3}, []relative{{"a/1", life{4, 5, 9, 6}}, {"b/2", life{}}}}.encode(), func(b []byte) ([]byte, error) {
 		w, err := decodeWelcome(b)
 		return w.encode(), err
 	}},

@@ -26,6 +26,7 @@ const (
 	frameWelcome = 'w'
 	frameRefuse  = 'n'
 	frameSoon    = 'y' // the other side is about to vote, without a problem
+	framePassing = 'p' // a refusal that will pass by itself
 	frameLost    = 'l' // a refusal: the greeting voter's store is not the one it had
 )
 
@@ -50,19 +51,33 @@ type hello struct {
 type life struct {
 	birth  uint64 // random, made with the store
 	starts uint64
+	run    uint64 // random, made with every start
 	term   uint64
 }
 
-const lifeMax = 3 * binary.MaxVarintLen64
+const lifeMax = 4 * binary.MaxVarintLen64
 
 func (l life) encode() []byte {
-	return appendUint(appendUint(appendUint(nil, l.birth), l.starts), l.term)
+	return appendUint(appendUint(appendUint(appendUint(nil, l.birth), l.starts), l.run), l.term)
 }
 
 func decodeLife(b []byte) (life, error) {
 	d := &decoder{b: b}
-	l := life{birth: d.uint(), starts: d.uint(), term: d.uint()}
+	l := life{birth: d.uint(), starts: d.uint(), run: d.uint(), term: d.uint()}
 	return l, d.done()
+}
+
+// forgot tells whether a voter that was known by one life and now shows another
+// forgot something in between. The terms of one run do not count: two of its
+// greetings may overtake each other on their way.
+func (l life) forgot(known life) bool {
+	switch {
+	case l.birth != known.birth || l.starts < known.starts:
+		return true
+	case l.starts == known.starts:
+		return l.run != known.run // a backup, started as often as the store it replaced
+	}
+	return l.term < known.term
 }
 
 func (h hello) encode() []byte {
@@ -111,6 +126,7 @@ func decodeHello(b []byte) (hello, error) {
 type refusal struct {
 	peer, reason string
 	lost         bool // the peer's store is not the one it had
+	passing      bool // it will pass by itself
 }
 
 func (r *refusal) Error() string { return r.peer + " refused: " + r.reason }
@@ -164,8 +180,8 @@ func (s *Set) shake(conn Stream, to Voter, protocol string, h hello) error {
 		reason := string(body[:min(len(body), messageMax)])
 		s.disown(to, reason)
 		return &refusal{peer: to.Host, reason: reason}
-	case frameRefuse:
-		return &refusal{peer: to.Host, reason: string(body[:min(len(body), messageMax)])}
+	case frameRefuse, framePassing:
+		return &refusal{peer: to.Host, reason: string(body[:min(len(body), messageMax)]), passing: kind == framePassing}
 	}
 	return fmt.Errorf("unexpected answer of kind %q", kind)
 }
@@ -191,10 +207,13 @@ func (c *Consensus) greet(conn Stream, protocol string) (*Set, hello, error) {
 		reason := err.Error()
 		answer := byte(frameRefuse)
 		var r *refusal
-		if errors.As(err, &r) && r.lost {
+		switch {
+		case errors.As(err, &r) && r.lost:
 			answer = frameLost
-		} else if errors.Is(err, errStarting) {
+		case errors.Is(err, errStarting):
 			answer = frameSoon
+		case errors.As(err, new(*absence)):
+			answer = framePassing
 		}
 		writeFrame(conn, answer, []byte(reason[:min(len(reason), messageMax)]))
 		conn.Close()
@@ -253,6 +272,11 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 	return s, nil
 }
 
+// absence is why a voter does not take part at the moment.
+type absence struct{ reason string }
+
+func (e *absence) Error() string { return e.reason }
+
 // absent says why this voter does not take part at the moment.
 func (s *Set) absent() error {
 	s.mu.Lock()
@@ -261,12 +285,12 @@ func (s *Set) absent() error {
 		return fmt.Errorf("%s lost its raft store and must not vote again: %s", s.self, s.kin.lost)
 	}
 	if s.pending != "" {
-		return errors.New(s.pending)
+		return &absence{s.pending}
 	}
-	if s.kin.own != nil && s.running != nil && s.failure == nil {
+	if s.failure == nil && (!s.ran || s.running != nil) {
 		return errStarting
 	}
-	return fmt.Errorf("%s is not running set %s at the moment", s.self, s.spec.Name)
+	return &absence{fmt.Sprintf("%s is not running set %s at the moment", s.self, s.spec.Name)}
 }
 
 // remember keeps how far a voter's store has come, and refuses one that has
@@ -282,7 +306,10 @@ func (s *store) remember(limit time.Duration, id clusterID, v Voter, l life) err
 		if err != nil {
 			return fmt.Errorf("the store's record of %s is damaged: %w", v, err)
 		}
-		if l.birth != known.birth || l.starts < known.starts || l.term < known.term {
+		if l.starts == known.starts {
+			l.term = max(l.term, known.term)
+		}
+		if l.forgot(known) {
 			return &refusal{peer: "voter", lost: true, reason: fmt.Sprintf("%s has store %x, started %d times and at term %d, but store %x with %d starts and term %d was seen: its store was lost or restored from a backup, it needs a new storage id",
 				v, l.birth, l.starts, l.term, known.birth, known.starts, known.term)}
 		}
@@ -303,14 +330,19 @@ func (s *store) begin(limit time.Duration, id clusterID) (life, error) {
 	}
 	var l life
 	if b == nil {
-		var random [8]byte
-		rand.Read(random[:])
-		l.birth = binary.BigEndian.Uint64(random[:])
+		l.birth = randomID()
 	} else if l, err = decodeLife(b); err != nil {
 		return life{}, fmt.Errorf("the store's record of its own life is damaged: %w", err)
 	}
 	l.starts++
+	l.run = randomID()
 	return l, s.putMeta(limit, key, l.encode())
+}
+
+func randomID() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
 }
 
 // isClosed tells ends of streams that are not worth a word.

@@ -105,15 +105,21 @@ type Set struct {
 	pending  string    // what its birth waits for
 	problems []string
 	kin      kin
-	notes    map[string]string // voter -> why it refuses
+	notes    map[string]remark // voter -> why it refuses
 	route    chan struct{}     // closed at the next change of who leads or how to get there
 	direct   map[string]time.Time
 	relayed  map[string]time.Time
 }
 
+// remark is why a voter refuses, or is refused, and whether that passes by itself.
+type remark struct {
+	text    string
+	passing bool
+}
+
 func newSet(c *Consensus, spec SetSpec, machine Machine, problems []string, lost string) *Set {
 	s := &Set{c: c, log: c.log, spec: spec, id: spec.id(), self: Voter{Host: c.opt.Host, Storage: c.opt.Storage}, role: RoleObserver,
-		batch: newBatcher(), changed: make(chan struct{}, 1), failed: make(chan struct{}), problems: problems, notes: map[string]string{},
+		batch: newBatcher(), changed: make(chan struct{}, 1), failed: make(chan struct{}), problems: problems, notes: map[string]remark{},
 		route: make(chan struct{}), direct: map[string]time.Time{}, relayed: map[string]time.Time{}}
 	if listed, ok := spec.voter(s.self.Host); ok && listed == s.self && lost == "" {
 		s.role = RoleVoter

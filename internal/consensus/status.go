@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -39,8 +40,8 @@ func (s *Set) Status() Status {
 		if text := s.kin.stale[host]; text != "" {
 			st.Problems = append(st.Problems, text)
 		}
-		if note := s.notes[host]; note != "" {
-			st.Problems = append(st.Problems, note)
+		if text := s.notes[host].text; text != "" {
+			st.Problems = append(st.Problems, text)
 		}
 	}
 	if s.link != nil && s.link.follow {
@@ -151,13 +152,16 @@ func (s *Set) note(host string, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.notes[host] = text
+	s.notes[host] = remark{text: text, passing: r != nil && r.passing}
 }
 
 // attach and detach say which uplink serves.
 func (s *Set) attach(u *uplink) {
 	s.mu.Lock()
 	s.link = u
+	if u.follow { // it asks the others again only when this one fails it
+		maps.DeleteFunc(s.notes, func(_ string, n remark) bool { return n.passing })
+	}
 	s.mu.Unlock()
 	s.bump()
 }
