@@ -545,7 +545,7 @@ func cutWhileChangingEpoch(t *testing.T, f *fleet, victim string, n int) bool {
 	h := f.hosts[victim]
 	f.prepare = func(c *Consensus) {
 		c.disk = &durable.Disk{Hook: faults.Hook}
-		c.store.fault = func() error { return faults.Hook(durable.Op{Kind: "bolt"}) }
+		c.store.inject(func() error { return faults.Hook(durable.Op{Kind: "bolt"}) })
 	}
 	err := h.start(f.spec)
 	f.prepare = nil

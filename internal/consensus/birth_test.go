@@ -299,7 +299,7 @@ func TestCutAroundTheMarker(t *testing.T) {
 				faults.CutAt(n, n%2 == 0)
 				f.prepare = func(c *Consensus) {
 					c.disk = &durable.Disk{Hook: faults.Hook}
-					c.store.fault = func() error { return faults.Hook(durable.Op{Kind: "bolt"}) }
+					c.store.inject(func() error { return faults.Hook(durable.Op{Kind: "bolt"}) })
 				}
 				err := h.start(f.spec)
 				f.prepare = nil

@@ -28,10 +28,10 @@ func TestStalledLeaderIsFenced(t *testing.T) {
 		f.hosts["o1"].mustSubmit("before")
 		old := f.leader()
 		gate := make(chan struct{})
-		old.c.store.fault = func() error {
+		old.c.store.inject(func() error {
 			<-gate
 			return nil
-		}
+		})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if _, err := old.set.Lead(ctx, old.set.Status().Term, []byte("hangs")); !errors.Is(err, ErrUnknown) {
@@ -60,7 +60,7 @@ func TestFailedStoreStopsOnlyThatHost(t *testing.T) {
 		f.run()
 		f.hosts["o1"].mustSubmit("before")
 		bad := f.follower()
-		bad.c.store.fault = func() error { return errors.New("no space left on device") }
+		bad.c.store.inject(func() error { return errors.New("no space left on device") })
 		f.hosts["o1"].mustSubmit("after")
 		<-bad.done
 		if !errors.Is(bad.err, ErrFailed) || !strings.Contains(bad.err.Error(), "no space left") {
@@ -81,12 +81,12 @@ func TestStoreFailsAtStart(t *testing.T) {
 				t.Fatal(err)
 			}
 			left := n
-			h.c.store.fault = func() error {
+			h.c.store.inject(func() error {
 				if left--; left < 0 {
 					return errors.New("input/output error")
 				}
 				return nil
-			}
+			})
 			h.launch()
 			for ended := false; !ended; {
 				h.submit("push") // enough writes to reach the faulty one

@@ -132,10 +132,10 @@ func (s *store) commit() {
 		n := min(len(s.queue), commitMax)
 		batch := s.queue[:n:n]
 		s.queue = s.queue[n:]
-		err := s.err
+		err, fault := s.err, s.fault
 		s.mu.Unlock()
 		if err == nil {
-			err = s.write(batch)
+			err = s.write(batch, fault)
 		}
 		if err != nil {
 			s.mu.Lock()
@@ -150,9 +150,9 @@ func (s *store) commit() {
 	}
 }
 
-func (s *store) write(batch []*write) error {
-	if s.fault != nil {
-		if err := s.fault(); err != nil {
+func (s *store) write(batch []*write, fault func() error) error {
+	if fault != nil {
+		if err := fault(); err != nil {
 			return fmt.Errorf("cannot write the raft store: %w", err)
 		}
 	}

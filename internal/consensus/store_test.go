@@ -109,14 +109,14 @@ func TestStoreSharesTransactions(t *testing.T) {
 	s := openTestStore(t, t.TempDir())
 	commits := 0
 	gate, reached := make(chan struct{}), make(chan struct{})
-	s.fault = func() error {
+	s.inject(func() error {
 		commits++
 		if commits == 1 {
 			close(reached)
 			<-gate
 		}
 		return nil
-	}
+	})
 	var wg sync.WaitGroup
 	const n = 100
 	wg.Go(func() { s.set(t, "s0").SetUint64([]byte("k"), 0) })
@@ -144,7 +144,7 @@ func TestStoreSharesTransactions(t *testing.T) {
 func TestStoreFailureSticks(t *testing.T) {
 	s := openTestStore(t, t.TempDir())
 	broken := errors.New("no space left on device")
-	s.fault = func() error { return broken }
+	s.inject(func() error { return broken })
 	failures := 0
 	ended := make(chan bool, 1)
 	set := &setStore{store: s, id: SetSpec{Name: "a"}.id(), limit: time.Minute, fail: func(err error) {
@@ -163,7 +163,7 @@ func TestStoreFailureSticks(t *testing.T) {
 		if <-ended {
 			t.Error("a failed write returned into raft")
 		}
-		s.fault = nil // what a failed sync left behind nobody knows: no retry
+		s.inject(nil) // what a failed sync left behind nobody knows: no retry
 	}
 	if failures != 2 {
 		t.Errorf("%d failures", failures)
@@ -217,4 +217,11 @@ func TestSnapshotsKeepTwoAndNoticeDamage(t *testing.T) {
 	if metas, _ := s.List(); len(metas) != 1 || metas[0].Index != 200 {
 		t.Errorf("%v", metas)
 	}
+}
+
+// inject makes every write from now on ask fault first; nil for none.
+func (s *store) inject(fault func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = fault
 }
