@@ -238,7 +238,7 @@ func TestOlderCopyOfTheStoreObserves(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.run()
-		h.mustSubmit("b")
+		h.insist("b")
 		f.end()
 		if err := os.WriteFile(path, old, 0o600); err != nil {
 			t.Fatal(err)
@@ -263,7 +263,7 @@ func TestMarkerIsMadeForOldStores(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.run()
-		h.mustSubmit("b")
+		h.insist("b")
 		f.end()
 		if _, err := os.Stat(marker); err != nil {
 			t.Error(err)

@@ -61,7 +61,7 @@ func TestFailedStoreStopsOnlyThatHost(t *testing.T) {
 		f.hosts["o1"].mustSubmit("before")
 		bad := f.follower()
 		bad.c.store.inject(func() error { return errors.New("no space left on device") })
-		f.hosts["o1"].mustSubmit("after")
+		f.hosts["o1"].insist("after")
 		<-bad.done
 		if !errors.Is(bad.err, ErrFailed) || !strings.Contains(bad.err.Error(), "no space left") {
 			t.Errorf("run ended with %v", bad.err)
@@ -102,7 +102,7 @@ func TestStoreFailsAtStart(t *testing.T) {
 			h.stop()
 		}
 		f.run()
-		f.hosts["v1"].mustSubmit("works")
+		f.hosts["v1"].insist("works")
 	})
 }
 
@@ -395,7 +395,7 @@ func TestDivergenceIsReported(t *testing.T) {
 		for _, h := range []*host{voter, observer} {
 			h.problem("history differs")
 		}
-		f.hosts["o2"].mustSubmit("end")
+		f.hosts["o2"].insist("end")
 		f.agree("end", leader.name, "o1", "o2") // the observer took a fresh snapshot
 		if problems := leader.set.Status().Problems; len(problems) > 0 {
 			t.Errorf("%q", problems)

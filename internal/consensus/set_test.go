@@ -102,7 +102,7 @@ func TestSoleVoter(t *testing.T) {
 		f.end()
 		f.run()
 		f.agree("b")
-		f.hosts["o1"].mustSubmit("c")
+		f.hosts["o1"].insist("c")
 		f.agree("c")
 	})
 }
@@ -114,7 +114,7 @@ func TestLeaderCrash(t *testing.T) {
 		f.hosts["o1"].mustSubmit("before")
 		old.crash()
 		at := time.Now()
-		f.hosts["o1"].mustSubmit("after")
+		f.hosts["o1"].insist("after")
 		if took := time.Since(at); took > 12*time.Second { // virtual time
 			t.Errorf("a new leader took %v", took)
 		}
@@ -142,7 +142,7 @@ func TestRestartOfAll(t *testing.T) {
 		if after := f.hosts["o2"].lines(); !slices.Equal(before, after) {
 			t.Errorf("%q became %q", before, after)
 		}
-		f.hosts["o2"].mustSubmit("more")
+		f.hosts["o2"].insist("more")
 		f.agree("more")
 	})
 }
@@ -168,14 +168,14 @@ func TestPartition(t *testing.T) {
 		if _, err := old.set.Lead(ctx, term, []byte("stale")); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("led without quorum: %v", err)
 		}
-		f.hosts["o2"].mustSubmit("during")
+		f.hosts["o2"].insist("during")
 		f.agree("during", majority...)
 		if n := f.hosts["o1"].count("during"); n != 0 {
 			t.Error("it crossed the partition")
 		}
 		f.net.heal()
 		f.agree("during")
-		f.hosts["o1"].mustSubmit("after")
+		f.hosts["o1"].insist("after")
 		f.agree("after")
 		if n := old.count("lost") + old.count("stale"); n != 0 {
 			t.Error("a refused command was applied")
@@ -279,8 +279,8 @@ func TestObserverResumesByIndex(t *testing.T) {
 		f.agree("one")
 		f.net.split([]string{"o1"}, []string{"v1", "v2", "v3"})
 		until(t, "o1 is alone", func() bool { return o.set.Status().StreamedFrom == "" })
-		f.hosts["v1"].mustSubmit("two")
-		f.hosts["v2"].mustSubmit("three")
+		f.hosts["v1"].insist("two")
+		f.hosts["v2"].insist("three")
 		f.net.heal()
 		f.agree("three")
 		for _, name := range []string{"v1", "v2", "v3"} {
