@@ -339,7 +339,7 @@ func (a *Agent) buildLoops() {
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
 		pending: map[string][]rollout.Assignment{}, news: newWake(), gates: map[string]chan error{}, installed: map[string]bool{},
 		targets: map[string]map[string][]string{}, ended: make(chan struct{})}
-	a.sets.lead, a.sets.synced = a.leader.Run, a.member.synced
+	a.sets.lead, a.sets.synced, a.sets.leads = a.leader.Run, a.member.synced, a.member.leads
 }
 
 // publishTip tells the fleet what this host has accepted.

@@ -58,10 +58,14 @@ type member struct {
 	held    status.Notice                  // why this host holds still; empty message when it does not
 	damaged []status.Notice                // journals that were set aside
 	stuck   map[apply.Key]status.Notice    // deployments that cannot be ended yet
+	led     map[string]bool                // whether a set has a leader, as last told
+	quorum  map[string]bool                // the same, not yet fed
+	alone   []status.Notice                // what this host does without quorum
 
 	machine   *rollout.Member
-	state     *durable.Slots  // what the machine must not forget
-	installed map[string]bool // groups whose releases were reported
+	state     *durable.Slots           // what the machine must not forget
+	installed map[string]bool          // groups whose releases were reported
+	tipped    map[string]rollout.EvTip // by group, as last fed
 	work      sync.WaitGroup
 }
 
@@ -107,6 +111,9 @@ func (m *member) follow(ctx context.Context) error {
 			}
 		}
 		m.checks.follow(ctx, m.world())
+		if err := m.feedTips(ctx); err != nil {
+			return err
+		}
 		if err := m.wait(ctx, move); err != nil {
 			return err
 		}
@@ -133,7 +140,9 @@ func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
 		case ev := <-m.events:
 			err = m.take(ctx, ev)
 		case <-m.news:
-			err = m.feedSynced(ctx)
+			if err = m.feedQuorum(ctx); err == nil {
+				err = m.feedSynced(ctx)
+			}
 		case group := <-m.checks.news:
 			err = m.feedHealth(ctx, group)
 		case <-timer.C:
@@ -159,7 +168,10 @@ func (m *member) take(ctx context.Context, ev rollout.MemberEvent) error {
 	}
 	m.bundles.changed.Wake()
 	m.checks.restart(applied.Group)
-	return m.feedHealth(ctx, applied.Group)
+	if err := m.feedHealth(ctx, applied.Group); err != nil {
+		return err
+	}
+	return m.feedTips(ctx) // this disk may have another release that ran well
 }
 
 // awaitWorld waits for the first accepted commit; false when ctx ended first.
@@ -293,6 +305,7 @@ func (m *member) step(ctx context.Context, ev rollout.MemberEvent) error {
 			return err
 		}
 	}
+	m.noteAlone()
 	return nil
 }
 
@@ -349,6 +362,9 @@ func (m *member) do(ctx context.Context, action rollout.MemberAction) error {
 	case rollout.ActPreflight:
 		m.beside(func() { m.send(ctx, m.deploy.preflight(ctx, a.Group, a.Spec)) })
 	case rollout.ActStartApply:
+		if a.Grant.Token == (rollout.Token{}) {
+			m.log.Warn("without quorum this host goes back by itself: what runs is unhealthy, and the verified tip asks for what it ran well", "group", a.Grant.Group, "deployment", a.Grant.Deployment, "commit", a.Grant.Spec.Commit)
+		}
 		m.beside(func() { m.apply(ctx, a.Grant) })
 	case rollout.ActResumeApply:
 		m.beside(func() { m.resume(ctx, a) })

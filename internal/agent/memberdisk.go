@@ -103,7 +103,7 @@ func (m *member) hold(why string) {
 func (m *member) notices() []status.Notice {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := append([]status.Notice(nil), m.damaged...)
+	all := append(append([]status.Notice(nil), m.damaged...), m.alone...)
 	if m.held.Message != "" {
 		all = append(all, m.held)
 	}

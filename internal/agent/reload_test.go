@@ -75,7 +75,8 @@ func TestVerdictThatComesBeforeTheEndIsNotLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &member{self: "web-1", dir: t.TempDir(), machine: machine, checks: c, bundles: &bundles{changed: newWake()}, start: time.Now(), log: slog.New(slog.DiscardHandler)}
+		w := &world{State: &desired.State{}}
+		m := &member{self: "web-1", dir: t.TempDir(), world: func() *world { return w }, machine: machine, checks: c, bundles: &bundles{changed: newWake()}, start: time.Now(), log: slog.New(slog.DiscardHandler)}
 		if err := m.take(ctx, rollout.EvApplied{Group: "g1", Deployment: "d-1"}); err != nil {
 			t.Fatal(err)
 		}

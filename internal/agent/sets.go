@@ -46,6 +46,7 @@ type sets struct {
 	intro     string
 	lead      func(ctx context.Context, run *setRun)      // leader.go
 	synced    func(set string, list []rollout.Assignment) // member.go
+	leads     func(set string, lead bool)                 // alone.go
 	ran       func(commits ...string)                     // told which commits the fleet has run
 	log       *slog.Logger
 
@@ -237,6 +238,7 @@ func (s *sets) forward(ctx context.Context, run *setRun) {
 	var from uint64
 	for {
 		st := run.set.Status()
+		s.leads(run.spec.Name, st.Quorum && st.Leader != "")
 		if known && st.Applied >= from && st.Leader != "" && st.Quorum {
 			s.pass(run)
 		}

@@ -37,6 +37,7 @@ type office struct {
 	moved signal
 	news  map[string][]rollout.Assignment
 	heard []string
+	led   map[string][]bool
 }
 
 // setWorld publishes a world.
@@ -62,12 +63,17 @@ func newOffice(t *testing.T, intro string, lead func(context.Context, *setRun)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &office{t: t, news: map[string][]rollout.Assignment{}}
+	o := &office{t: t, news: map[string][]rollout.Assignment{}, led: map[string][]bool{}}
 	o.sets = &sets{self: "web-1", storage: storage, consensus: c, world: o.world, worldMove: o.moved.Changed, intro: intro, lead: lead, log: slog.New(slog.DiscardHandler),
 		synced: func(set string, list []rollout.Assignment) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.news[set] = list
+		},
+		leads: func(set string, lead bool) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.led[set] = append(o.led[set], lead)
 		},
 		ran: func(commits ...string) {
 			o.mu.Lock()

@@ -39,6 +39,7 @@ type Member struct {
 	startAt time.Duration
 	now     time.Duration
 	groups  map[string]*memberGroup
+	lost    map[string]time.Duration // sets without a leader, since when
 	acts    []MemberAction
 }
 
@@ -58,6 +59,12 @@ type memberGroup struct {
 	Running   Spec       `json:"running,omitzero"`
 	Whole     bool       `json:"whole,omitempty"`
 	Marked    string     `json:"marked,omitempty"` // spec hash last marked good
+
+	// Without quorum; see alone.go.
+	Alone      *openGrant `json:"alone,omitempty"`
+	AloneCount uint64     `json:"aloneCount,omitempty"`
+	Returned   string     `json:"returned,omitempty"` // spec hash last gone back to, or tried
+	tip        EvTip
 
 	assign  *Assignment
 	journal *OpenJournal
@@ -96,7 +103,7 @@ type sent struct {
 // NewMember returns the member machine of a host from what ActPersist last
 // stored; nil for a host that has stored nothing yet.
 func NewMember(name string, persisted []byte) (*Member, error) {
-	m := &Member{host: name, groups: make(map[string]*memberGroup)}
+	m := &Member{host: name, groups: make(map[string]*memberGroup), lost: make(map[string]time.Duration)}
 	if len(persisted) == 0 {
 		return m, nil
 	}
@@ -206,6 +213,10 @@ func (m *Member) take(ev MemberEvent) {
 	case EvHealth:
 		g := m.group(ev.Group)
 		g.check, g.proof = ev.State, ev.Evidence
+	case EvQuorum:
+		m.quorum(ev)
+	case EvTip:
+		m.group(ev.Group).tip = ev
 	case EvTimer:
 	}
 }
@@ -244,7 +255,9 @@ func (g *memberGroup) moveTo(set string) {
 
 // reconcile compares what the state wants and knows with this host's truth.
 func (m *Member) reconcile(g *memberGroup) {
+	m.resumeAlone(g)
 	m.resume(g)
+	m.goAlone(g)
 	a := g.assign
 	if a == nil {
 		return
@@ -271,7 +284,7 @@ func (m *Member) resume(g *memberGroup) {
 	switch {
 	case g.decided || (o != nil && (o.running || o.Done != nil)):
 		return
-	case g.journal == nil && o == nil:
+	case g.journal == nil && o == nil, g.Alone != nil:
 		return
 	case g.journal != nil && o == nil:
 		// A journal without a grant of ours: it was not begun by a rollout we know.
@@ -340,7 +353,7 @@ func (m *Member) closeOpen(g *memberGroup, a *Assignment) {
 
 func (m *Member) sayHello(g *memberGroup, a *Assignment) {
 	wrong := !a.Known || a.Boot != m.boot
-	if g.Open == nil && g.journal == nil {
+	if g.Open == nil && g.journal == nil && g.Alone == nil {
 		wrong = wrong || a.Running.SpecHash != g.Running.SpecHash || (a.Whole && !g.Whole)
 	}
 	if wrong {
@@ -354,6 +367,9 @@ func (m *Member) busy() string {
 		g := m.groups[id]
 		if g.Open != nil && g.Open.Done == nil {
 			return g.Open.Grant.Deployment
+		}
+		if g.Alone != nil {
+			return g.Alone.Grant.Deployment
 		}
 		if g.journal != nil {
 			return g.journal.Deployment
@@ -503,90 +519,4 @@ func (m *Member) submit(g *memberGroup, key string, c Command) {
 	}
 	s.at = m.now
 	m.do(ActSubmit{Group: g.ID, Command: c})
-}
-
-// stopping is the point of no return. A grant lapses after a minute before it,
-// and at a reboot; after it the host goes on, whatever happens around it.
-func (m *Member) stopping(ev EvStopping) {
-	g := m.group(ev.Group)
-	o := g.Open
-	switch {
-	case o == nil || o.Done != nil || o.Grant.Deployment != ev.Deployment:
-		m.do(ActAbort(ev))
-	case o.Stopped:
-		m.do(ActProceed(ev))
-	case o.Boot != m.boot || m.now-o.acceptedAt >= grantLapse:
-		m.do(ActAbort(ev))
-	default:
-		o.Stopped = true
-		m.persist()
-		m.do(ActProceed(ev))
-	}
-}
-
-func (m *Member) update(ev EvUpdate) {
-	g := m.group(ev.Group)
-	if g.Open == nil || g.Open.Grant.Deployment != ev.Deployment {
-		return
-	}
-	i := slices.IndexFunc(g.events, func(e EventRecord) bool { return e.Event == ev.Event.Event })
-	switch {
-	case i >= 0:
-		g.events[i] = ev.Event
-	case len(g.events) < maxEvents:
-		g.events = append(g.events, ev.Event)
-	}
-	g.progDue = true
-}
-
-func (m *Member) applied(ev EvApplied) {
-	g := m.group(ev.Group)
-	o := g.Open
-	if o == nil || o.Done != nil || o.Grant.Deployment != ev.Deployment {
-		if g.journal != nil && g.journal.Deployment == ev.Deployment {
-			g.journal = nil
-		}
-		return
-	}
-	events := ev.Events
-	if len(events) == 0 {
-		events = g.events
-	}
-	m.end(g, o, Done{
-		Group: g.ID, Grant: o.Grant.Token, Outcome: ev.Outcome, Stopped: o.Stopped, Event: ev.Event, ExitCode: ev.ExitCode,
-		ErrorCode: ev.ErrorCode, Message: head(ev.Message, maxSentence), Events: clipEvents(events),
-	})
-}
-
-// Deadline returns when EvTimer is due.
-func (m *Member) Deadline() (time.Duration, bool) {
-	at, armed := time.Duration(0), false
-	arm := func(when time.Duration) {
-		if !armed || when < at {
-			at, armed = when, true
-		}
-	}
-	for _, g := range m.groups {
-		if g.journal != nil && !g.decided && (g.Open == nil || !g.Open.running && g.Open.Done == nil) {
-			arm(m.startAt + silenceLimit)
-		}
-		if g.assign == nil {
-			continue
-		}
-		for _, s := range g.sent {
-			arm(s.at + s.every)
-		}
-		for _, p := range g.prep {
-			if p.again > 0 {
-				arm(p.again)
-			}
-		}
-		if g.progDue && g.Open != nil && g.Open.Done == nil && g.assign.Grant != nil && g.assign.Grant.Token == g.Open.Grant.Token {
-			arm(g.progAt + progressGap)
-		}
-		if g.assign.Grant != nil && g.HighWater.Less(g.assign.Grant.Token) {
-			arm(g.firstAt + grantLapse)
-		}
-	}
-	return at, armed
 }
