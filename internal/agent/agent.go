@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -320,7 +321,7 @@ func (a *Agent) buildLoops() {
 	repo := func() *configrepo.Repo { return a.repo.Load() }
 	history := a.transport.HTTPClient(transport.HistoryALPN)
 	a.source = &source{self: c.Host, repo: repo, cfg: a.config, peers: a.gitHosts, log: a.log.With("station", "source"), effectiveFile: a.dir(effectiveFile),
-		pull: func(ctx context.Context, host, have string) ([]byte, string, error) {
+		pull: func(ctx context.Context, host, have string) (io.ReadCloser, string, error) {
 			return pullHistory(ctx, history, host, have)
 		},
 		publish: a.publishTip, reach: a.publishReach, tell: a.publishRefusal, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}

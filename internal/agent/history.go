@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -19,7 +20,6 @@ import (
 
 // Bounds of the history protocol.
 const (
-	packBytesMax   = 256 << 20       // one peer's pack
 	packsAtOnceMax = 4               // packs made and sent at a time
 	packTimeout    = 2 * time.Minute // sending one
 	packWindow     = 10 * time.Minute
@@ -62,17 +62,19 @@ func historyServer(repo func() *configrepo.Repo, log *slog.Logger) http.Handler 
 			http.Error(w, "this host has no verified commit yet", http.StatusNotFound)
 			return
 		}
-		pack, err := repo().Pack(have)
-		if err != nil {
-			log.Debug("a pack could not be made", "have", have, "error", err)
-			http.Error(w, "cannot make a pack", http.StatusInternalServerError)
-			return
-		}
-		use.spend(asker, len(pack))
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(packTimeout))
 		w.Header().Set(tipHeader, tip.ID)
 		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = w.Write(pack)
+		n, err := repo().Pack(have, w)
+		use.spend(asker, n)
+		if err != nil {
+			log.Debug("a pack could not be made or sent", "have", have, "bytes", n, "error", err)
+			if n > 0 {
+				panic(http.ErrAbortHandler) // cut off, so that nobody takes it for a whole pack
+			}
+			w.Header().Del(tipHeader)
+			http.Error(w, "cannot make a pack", http.StatusInternalServerError)
+		}
 	})
 	return mux
 }
@@ -132,16 +134,16 @@ func (u *packUse) allow(asker string, full bool, now time.Time) bool {
 }
 
 // spend takes the bytes of an answer down.
-func (u *packUse) spend(asker string, n int) {
+func (u *packUse) spend(asker string, n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if a := u.askers[asker]; a != nil {
-		a.bytes += int64(n)
+		a.bytes += n
 	}
 }
 
-// pullHistory asks host for what it has beyond have.
-func pullHistory(ctx context.Context, client *http.Client, host, have string) (pack []byte, tip string, err error) {
+// pullHistory asks host for what it has beyond have. The pack is nil when that is nothing; else the caller reads and closes it.
+func pullHistory(ctx context.Context, client *http.Client, host, have string) (pack io.ReadCloser, tip string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v1/pack?have="+have, nil)
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot ask %s for commits: %w", host, err)
@@ -150,21 +152,31 @@ func pullHistory(ctx context.Context, client *http.Client, host, have string) (p
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot ask %s for commits: %w", host, err)
 	}
-	defer resp.Body.Close()
+	body := &peerPack{Reader: bufio.NewReader(resp.Body), Closer: resp.Body}
+	defer func() {
+		if pack == nil {
+			body.Close()
+		}
+	}()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 256))
+		text, _ := io.ReadAll(io.LimitReader(body, 256))
 		return nil, "", fmt.Errorf("%s answered %s: %.200s", host, resp.Status, text)
 	}
 	tip = resp.Header.Get(tipHeader)
 	if !commitPattern.MatchString(tip) {
 		return nil, "", fmt.Errorf("%s named no tip", host)
 	}
-	pack, err = io.ReadAll(io.LimitReader(resp.Body, packBytesMax+1))
-	if err != nil {
+	switch _, err := body.Peek(1); {
+	case err == io.EOF:
+		return nil, tip, nil
+	case err != nil:
 		return nil, "", fmt.Errorf("cannot read the commits of %s: %w", host, err)
 	}
-	if len(pack) > packBytesMax {
-		return nil, "", fmt.Errorf("%s sent more than %d bytes of commits", host, packBytesMax)
-	}
-	return pack, tip, nil
+	return body, tip, nil
+}
+
+// peerPack is a peer's pack while it arrives; how much of it is taken, the repository's limits say.
+type peerPack struct {
+	*bufio.Reader
+	io.Closer
 }

@@ -2,12 +2,16 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,7 +34,7 @@ func TestHistoryTravels(t *testing.T) {
 	}}}
 	defer client.CloseIdleConnections()
 	taker.cfg.Repository.URLs = nil
-	taker.pull = func(ctx context.Context, host, have string) ([]byte, string, error) {
+	taker.pull = func(ctx context.Context, host, have string) (io.ReadCloser, string, error) {
 		return pullHistory(ctx, client, host, have)
 	}
 	if err := taker.pullFrom(context.Background(), "web-2"); err == nil || !strings.Contains(err.Error(), "no verified commit yet") {
@@ -70,6 +74,64 @@ func TestPullRefusesWhatIsNoHistory(t *testing.T) {
 		}
 		client.CloseIdleConnections()
 		server.Close()
+	}
+}
+
+// A peer's pack is not gathered in memory: it can be read while it still comes.
+func TestPullHandsOutAPackThatStillComes(t *testing.T) {
+	more := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(tipHeader, strings.Repeat("1", 40))
+		_, _ = io.WriteString(w, "PACK")
+		_ = http.NewResponseController(w).Flush()
+		<-more
+		_, _ = io.WriteString(w, " and more")
+	}))
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", server.Listener.Addr().String())
+	}}}
+	defer client.CloseIdleConnections()
+	pack, _, err := pullHistory(context.Background(), client, "web-2", "")
+	close(more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pack.Close()
+	if all, err := io.ReadAll(pack); string(all) != "PACK and more" || err != nil {
+		t.Fatalf("%q, %v", all, err)
+	}
+}
+
+// A pack that cannot be finished breaks off, so that it is not taken for a whole one.
+func TestAPackThatBreaksOffIsNoWholePack(t *testing.T) {
+	noise := make([]byte, 4<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	o := newOrigin(t, "film.bin", string(noise))
+	dir := t.TempDir()
+	giver := newSource(t, o, dir)
+	giver.syncs(t)
+	packs, err := filepath.Glob(filepath.Join(dir, "git", "mirror", "objects", "pack", "*.pack"))
+	if err != nil || len(packs) != 1 {
+		t.Fatal(packs, err)
+	}
+	data, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1 // in the middle of the film
+	if err := errors.Join(os.Chmod(packs[0], 0o600), os.WriteFile(packs[0], data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(historyServer(giver.repo, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	resp, err := http.Get(server.URL + "/v1/pack")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err == nil {
+		t.Fatalf("%d bytes of a broken pack came as a whole: %s", len(got), resp.Status)
 	}
 }
 

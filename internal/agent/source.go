@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path"
@@ -28,11 +29,12 @@ const (
 
 // source moves the accepted commit forward: it polls, follows peers' hints, and publishes worlds.
 type source struct {
-	self    string
-	repo    func() *configrepo.Repo
-	cfg     func() *Config
-	peers   func() []string // live hosts that can reach git, self included
-	pull    func(ctx context.Context, host, have string) (pack []byte, tip string, err error)
+	self  string
+	repo  func() *configrepo.Repo
+	cfg   func() *Config
+	peers func() []string // live hosts that can reach git, self included
+	// pull takes what host has beyond have; pack is nil where that is nothing.
+	pull    func(ctx context.Context, host, have string) (pack io.ReadCloser, tip string, err error)
 	publish func(tip string)          // tells the fleet
 	reach   func(git bool)            // told whether this host reaches git, when that changes
 	tell    func(*configrepo.Refusal) // tells the fleet what git's newest tip is refused for, nil when it is not; may be nil
@@ -273,14 +275,15 @@ func (s *source) pullFrom(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	if len(pack) == 0 && tip != have && !s.knows(tip) {
+	if pack == nil && tip != have && !s.knows(tip) {
 		// It lacks what this host has, and has what this host lacks: only both together show whether history has forked.
 		if pack, tip, err = s.pull(ctx, host, s.cfg().Repository.Introduction); err != nil {
 			return err
 		}
 	}
 	var outcome configrepo.Outcome
-	if len(pack) > 0 {
+	if pack != nil {
+		defer pack.Close()
 		if outcome, err = s.repo().Receive(ctx, pack, tip); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -39,7 +40,7 @@ func newSource(t testing.TB, o *gitOrigin, dir string) *followed {
 	}
 	var mu sync.Mutex
 	f.source = &source{self: "web-1", repo: func() *configrepo.Repo { return repo }, cfg: func() *Config { return f.cfg }, peers: func() []string { return []string{"web-1", "web-2"} },
-		pull: func(_ context.Context, host, have string) ([]byte, string, error) {
+		pull: func(_ context.Context, host, have string) (io.ReadCloser, string, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			f.pulls = append(f.pulls, host)
@@ -47,8 +48,11 @@ func newSource(t testing.TB, o *gitOrigin, dir string) *followed {
 				return nil, "", errors.New("nobody is there")
 			}
 			tip, _ := f.peer.Accepted()
-			pack, err := f.peer.Pack(have)
-			return pack, tip.ID, err
+			var pack bytes.Buffer
+			if n, err := f.peer.Pack(have, &pack); n == 0 || err != nil {
+				return nil, tip.ID, err
+			}
+			return io.NopCloser(&pack), tip.ID, nil
 		},
 		publish: func(tip string) { f.published = append(f.published, tip) }, reach: func(git bool) { f.reached = append(f.reached, git) },
 		tell: func(r *configrepo.Refusal) {

@@ -1,7 +1,9 @@
 package configrepo
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +36,7 @@ func TestReadersWhileSyncing(t *testing.T) {
 					_, err = fs.ReadFile(tree, "fleet.yaml")
 				}
 				if err == nil {
-					_, err = r.Pack(f.intro)
+					_, err = packOf(r, f.intro)
 				}
 				if err == nil {
 					_, err = r.IsAncestor(f.intro, c.ID)
@@ -74,7 +76,7 @@ func TestSyncTakesTurnsAndHonoursItsContext(t *testing.T) {
 	<-entered
 	short, stop := context.WithTimeout(context.Background(), time.Millisecond)
 	defer stop()
-	if _, err := r.Receive(short, nil, f.intro); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := r.Receive(short, strings.NewReader(""), f.intro); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	cancel()
@@ -92,14 +94,20 @@ func TestTheChildDiesAloneOfMemory(t *testing.T) {
 	f.o.URLs, f.o.Child = nil, testChild()
 	f.o.Limits.ObjectBytes, f.o.Limits.MemoryBytes = 1<<30, 64<<20
 	r := f.open()
-	const size = 256 << 20
-	bomb := sealed(append(append(header(1), entryHeader(3, size)...), deflated(make([]byte, size))...))
-	_, err := r.Receive(context.Background(), bomb, f.intro)
+	// A small object, and a delta that copies it 4096 times.
+	const base, copies = 1 << 16, 4096
+	bomb := append(append(header(2), entryHeader(3, base)...), deflated(make([]byte, base))...)
+	back := len(bomb) - 12
+	delta := binary.AppendUvarint(binary.AppendUvarint(nil, base), base*copies)
+	delta = append(delta, bytes.Repeat([]byte{0x80}, copies)...)
+	bomb = append(append(bomb, entryHeader(6, int64(len(delta)))...), byte(back))
+	bomb = sealed(append(bomb, deflated(delta)...))
+	_, err := r.Receive(context.Background(), bytes.NewReader(bomb), f.intro)
 	if err == nil || !strings.Contains(err.Error(), "ran out of the memory") || !isPermanent(err) {
 		t.Fatal(err)
 	}
 	r.o.Limits.MemoryBytes = 1 << 30
-	mustNot, err := r.Receive(context.Background(), bomb, f.intro)
+	mustNot, err := r.Receive(context.Background(), bytes.NewReader(bomb), f.intro)
 	if err == nil || mustNot.Moved {
 		t.Fatal("a pack without the tip was accepted")
 	}

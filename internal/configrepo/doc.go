@@ -8,7 +8,7 @@
 //     a few hundred lines whose every read is capped (uploadpack.go).
 //  2. Fetch what is missing as one pack, in a child process with a memory
 //     limit; the pack is capped in bytes, objects and object sizes before any
-//     of it is parsed (ingest.go), and synced to disk.
+//     of it is parsed (ingest.go, index.go), and synced to disk.
 //  3. Walk the first-parent line from the accepted commit to the tip and move
 //     forward to every state whose change is authorised by its signers under
 //     the policy before it (verify.go, package trust).

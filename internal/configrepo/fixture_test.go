@@ -19,7 +19,16 @@ const childVerb = "fetch-child-for-tests"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == childVerb {
-		os.Exit(ChildMain(nil))
+		code := ChildMain(nil)
+		tellPeak()
+		os.Exit(code)
+	}
+	if len(os.Args) > 1 && os.Args[1] == memoryVerb {
+		if err := memoryMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
 }

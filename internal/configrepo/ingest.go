@@ -13,14 +13,14 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 )
 
 // A pack is taken in four steps, each of which may refuse it: it travels into a
 // temporary file under a budget of bytes, its header having been checked before
-// anything else; one pass reads every entry's sizes against the limits; only
-// then does go-git build the index; then index and pack are synced and renamed.
+// anything else; one pass reads every entry's sizes against the limits; only then
+// are deltas resolved for the index (index.go); then index and pack are synced and
+// renamed.
 
 const incomingPrefix = "incoming-"
 
@@ -57,10 +57,7 @@ func ingest(ctx context.Context, dir string, l Limits, fill func(io.Writer) erro
 	if b.n < 32 {
 		return got, errors.New("the pack is truncated")
 	}
-	if err := inspect(ctx, f, l); err != nil {
-		return got, err
-	}
-	name, index, err := buildIndex(ctx, f)
+	name, index, err := indexOf(ctx, f, l)
 	if err != nil {
 		return got, err
 	}
@@ -123,96 +120,6 @@ func (b *budget) Write(p []byte) (int, error) {
 	n, err := b.w.Write(p)
 	b.n += int64(n)
 	return n, err
-}
-
-// inspect reads all entries once and holds their sizes against the limits; for
-// deltas also the size of what they produce, which their header states.
-func inspect(ctx context.Context, f *os.File, l Limits) error {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	s := packfile.NewScanner(&ctxReader{ctx: ctx, f: f})
-	_, count, err := s.Header()
-	if err != nil {
-		return packError(err)
-	}
-	var total int64
-	for range count {
-		h, err := s.NextObjectHeader()
-		if err != nil {
-			return packError(err)
-		}
-		if h.Length > l.ObjectBytes {
-			return permanent("the pack holds an object of %d bytes, more than the %d allowed", h.Length, l.ObjectBytes)
-		}
-		var head prefix
-		n, _, err := s.NextObject(&head)
-		if err != nil {
-			return packError(err)
-		}
-		if n != h.Length {
-			return errors.New("the pack is malformed: an object is shorter than its header says")
-		}
-		if h.Type.IsDelta() {
-			if n, err = deltaResult(head.data); err != nil {
-				return err
-			}
-			if n > l.ObjectBytes {
-				return permanent("the pack holds a delta to %d bytes, more than the %d allowed", n, l.ObjectBytes)
-			}
-		}
-		if total += n; total > l.InflateBytes {
-			return permanent("the pack inflates to more than the %d bytes allowed", l.InflateBytes)
-		}
-	}
-	return nil
-}
-
-// prefix keeps the first bytes written to it.
-type prefix struct{ data []byte }
-
-func (p *prefix) Write(b []byte) (int, error) {
-	if room := 20 - len(p.data); room > 0 {
-		p.data = append(p.data, b[:min(room, len(b))]...)
-	}
-	return len(b), nil
-}
-
-// deltaResult reads the second of the two sizes that begin a delta.
-func deltaResult(head []byte) (int64, error) {
-	_, n := binary.Uvarint(head)
-	if n > 0 {
-		if v, m := binary.Uvarint(head[n:]); m > 0 && v < 1<<62 {
-			return int64(v), nil
-		}
-	}
-	return 0, errors.New("the pack is malformed: a delta without sizes")
-}
-
-// buildIndex lets go-git resolve and hash every object. Deltas against objects
-// that are not in the pack are refused there.
-func buildIndex(ctx context.Context, f *os.File) (name string, index []byte, err error) {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return "", nil, err
-	}
-	w := new(idxfile.Writer)
-	parser, err := packfile.NewParser(packfile.NewScanner(&ctxReader{ctx: ctx, f: f}), w)
-	if err != nil {
-		return "", nil, err
-	}
-	sum, err := parser.Parse()
-	if err != nil {
-		return "", nil, packError(err)
-	}
-	idx, err := w.Index()
-	if err != nil {
-		return "", nil, err
-	}
-	var out bytes.Buffer
-	if _, err := idxfile.NewEncoder(&out).Encode(idx); err != nil {
-		return "", nil, err
-	}
-	return "pack-" + sum.String(), out.Bytes(), nil
 }
 
 func packError(err error) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,11 +33,15 @@ type corruptError struct{ err error }
 func (e *corruptError) Error() string { return "the mirror is damaged: " + e.err.Error() }
 func (e *corruptError) Unwrap() error { return e.err }
 
+// streamedBytes is the size above which an object is never held as a whole but
+// by who asks for its bytes.
+const streamedBytes = 1 << 20
+
 // openObjects opens a repository's directory; keep holds pack files open until
 // Close, for walks.
 func openObjects(dir string, keep bool) *objects {
 	fs := osfs.New(dir)
-	return &objects{dir: dir, git: filesystem.NewStorageWithOptions(fs, cache.NewObjectLRU(8*cache.MiByte), filesystem.Options{KeepDescriptors: keep})}
+	return &objects{dir: dir, git: filesystem.NewStorageWithOptions(fs, cache.NewObjectLRU(8*cache.MiByte), filesystem.Options{KeepDescriptors: keep, LargeObjectThreshold: streamedBytes})}
 }
 
 // Close gives pack files back.
@@ -63,35 +68,92 @@ func (o *objects) size(id plumbing.Hash) (int64, error) {
 
 // read gives an object's bytes after checking type, length and hash.
 func (o *objects) read(id plumbing.Hash, t plumbing.ObjectType, limit int64) ([]byte, error) {
+	var data []byte
+	err := o.stream(id, limit, func(_ plumbing.ObjectType, n int64, r io.Reader) error {
+		data = make([]byte, n)
+		_, err := io.ReadFull(r, data)
+		return err
+	}, t)
+	return data, err
+}
+
+// verify reads an object piece by piece and checks that it matches its name.
+func (o *objects) verify(id plumbing.Hash, t plumbing.ObjectType, limit int64) error {
+	return o.stream(id, limit, func(_ plumbing.ObjectType, _ int64, r io.Reader) error {
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}, t)
+}
+
+// stream lets use read an object to its end and checks type, length and hash:
+// what use was given is the object only if stream returns nil. types are those
+// allowed; none allows all.
+func (o *objects) stream(id plumbing.Hash, limit int64, use func(t plumbing.ObjectType, n int64, r io.Reader) error, types ...plumbing.ObjectType) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n, err := o.git.EncodedObjectSize(id)
 	if err != nil {
-		return nil, objectError(id, err)
+		return objectError(id, err)
 	}
 	if n > limit {
-		return nil, fmt.Errorf("%s %s has %d bytes, more than the %d allowed", t, id, n, limit)
+		return fmt.Errorf("object %s has %d bytes, more than the %d allowed", id, n, limit)
 	}
 	obj, err := o.git.EncodedObject(plumbing.AnyObject, id)
 	if err != nil {
-		return nil, objectError(id, err)
+		return objectError(id, err)
 	}
-	if obj.Type() != t {
-		return nil, fmt.Errorf("object %s is a %s, not a %s", id, obj.Type(), t)
+	t := obj.Type()
+	if len(types) > 0 && !slices.Contains(types, t) {
+		return fmt.Errorf("object %s is a %s, not a %s", id, t, types[0])
 	}
 	r, err := obj.Reader()
 	if err != nil {
-		return nil, objectError(id, err)
+		return objectError(id, err)
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, n+1))
-	if err != nil {
-		return nil, objectError(id, err)
+	c := &checkedReader{r: r, left: n, sum: plumbing.NewHasher(t, n)}
+	if err := use(t, n, c); err != nil {
+		if c.err == nil {
+			return err // not the object's fault
+		}
+		return objectError(id, err)
 	}
-	if int64(len(data)) != n || plumbing.ComputeHash(t, data) != id {
-		return nil, &corruptError{fmt.Errorf("object %s does not match its name", id)}
+	if c.left != 0 || c.sum.Sum() != id {
+		return &corruptError{fmt.Errorf("object %s does not match its name", id)}
 	}
-	return data, nil
+	return nil
+}
+
+// checkedReader hashes what passes, ends where the object should, and remembers
+// whether the disk or the object failed.
+type checkedReader struct {
+	r    io.Reader
+	left int64
+	sum  plumbing.Hasher
+	err  error
+}
+
+func (c *checkedReader) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	_, _ = c.sum.Write(p[:n])
+	if err == io.EOF && c.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// tooLarge says what to do about an object beyond its limit. Nobody has accepted
+// a commit that holds one, so the branch may still be rewritten.
+func tooLarge(kind string, id plumbing.Hash, n, limit int64) error {
+	return permanent("%s %s has %d bytes, more than the %d allowed: find its commit with `git log --all --find-object=%s` and take that off the branch; large files belong into a bundle",
+		kind, id, n, limit, short(id.String()))
 }
 
 func objectError(id plumbing.Hash, err error) error {

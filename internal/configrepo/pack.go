@@ -1,13 +1,16 @@
 package configrepo
 
 import (
+	"bufio"
+	"compress/zlib"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/hash"
 )
 
 var errTooMuch = errors.New("more than a pack may hold")
@@ -115,7 +118,8 @@ func (w *lister) tree(a, b plumbing.Hash, depth int) error {
 }
 
 // writePack encodes everything between haves and tip, without deltas: a commit
-// is a few kilobytes, and searching for deltas costs seconds.
+// is a few kilobytes, and searching for deltas costs seconds. Objects pass one by
+// one. Whether they are within the limits is known before the first byte.
 func writePack(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, l Limits, w io.Writer) error {
 	var ids []plumbing.Hash
 	var total int64
@@ -125,7 +129,7 @@ func writePack(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, l
 			return err
 		}
 		if n > l.ObjectBytes {
-			return permanent("%s %s has %d bytes, more than the %d allowed", t, id, n, l.ObjectBytes)
+			return tooLarge(t.String(), id, n, l.ObjectBytes)
 		}
 		if total += n; total > l.InflateBytes {
 			return fmt.Errorf("%w: %d bytes", errTooMuch, l.InflateBytes)
@@ -136,8 +140,69 @@ func writePack(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, l
 	if err != nil {
 		return err
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, err = packfile.NewEncoder(w, o.git, false).Encode(ids, 0)
+	if total > l.PackBytes {
+		// It may still fit when compressed; a peer shall not be sent 256 MiB to find out.
+		if err := encodePack(o, ids, l, &cappedWriter{w: io.Discard, limit: l.PackBytes}); err != nil {
+			return err
+		}
+	}
+	return encodePack(o, ids, l, w)
+}
+
+// encodePack writes a pack of these objects. go-git's encoder would first hold
+// all of them.
+func encodePack(o *objects, ids []plumbing.Hash, l Limits, w io.Writer) error {
+	sum := hash.New(hash.CryptoType)
+	buf := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
+	head := binary.BigEndian.AppendUint32([]byte("PACK\x00\x00\x00\x02"), uint32(len(ids)))
+	if _, err := buf.Write(head); err != nil {
+		return err
+	}
+	z := zlib.NewWriter(buf)
+	for _, id := range ids {
+		err := o.stream(id, l.ObjectBytes, func(t plumbing.ObjectType, n int64, r io.Reader) error {
+			if _, err := buf.Write(entryHead(t, n)); err != nil {
+				return err
+			}
+			z.Reset(buf)
+			if _, err := io.Copy(z, r); err != nil {
+				return err
+			}
+			return z.Close()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := buf.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(sum.Sum(nil))
 	return err
+}
+
+// entryHead is what stands before an entry's compressed bytes: type and size.
+func entryHead(t plumbing.ObjectType, size int64) []byte {
+	b := byte(t)<<4 | byte(size&15)
+	var head []byte
+	for size >>= 4; size > 0; size >>= 7 {
+		head = append(head, b|0x80)
+		b = byte(size & 0x7f)
+	}
+	return append(head, b)
+}
+
+// cappedWriter refuses to pass more than its limit.
+type cappedWriter struct {
+	w        io.Writer
+	n, limit int64
+}
+
+func (c *cappedWriter) Write(p []byte) (int, error) {
+	if c.n+int64(len(p)) > c.limit {
+		return 0, fmt.Errorf("%w: %d bytes compressed", errTooMuch, c.limit)
+	}
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }

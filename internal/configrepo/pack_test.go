@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -16,11 +17,21 @@ import (
 
 func receive(t testing.TB, r *Repo, pack []byte, tip string) Outcome {
 	t.Helper()
-	out, err := r.Receive(context.Background(), pack, tip)
+	out, err := r.Receive(context.Background(), bytes.NewReader(pack), tip)
 	if err != nil {
 		t.Fatalf("receive: %v", err)
 	}
 	return out
+}
+
+// packOf is Pack into memory; nil when there is nothing to give.
+func packOf(r *Repo, have string) ([]byte, error) {
+	var b bytes.Buffer
+	n, err := r.Pack(have, &b)
+	if err == nil && n != int64(b.Len()) {
+		err = fmt.Errorf("%d bytes written, %d told", b.Len(), n)
+	}
+	return b.Bytes(), err
 }
 
 // A host without git gets everything from a peer, then deltas, then reverts.
@@ -40,7 +51,7 @@ func TestPeersPacks(t *testing.T) {
 	if taker.Have() != "" {
 		t.Fatal(taker.Have())
 	}
-	all, err := giver.Pack("")
+	all, err := packOf(giver, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +59,7 @@ func TestPeersPacks(t *testing.T) {
 	if taker.Have() != one {
 		t.Fatal(taker.Have())
 	}
-	if p, err := giver.Pack(one); p != nil || err != nil {
+	if p, err := packOf(giver, one); p != nil || err != nil {
 		t.Fatal("a pack for a peer that has it all")
 	}
 	f.commit(f.bo, "two", "shop/production/g", "2")
@@ -56,7 +67,7 @@ func TestPeersPacks(t *testing.T) {
 	f.commit(f.bo, "three", "shop/production/g", "3")
 	back := f.commit(f.bo, "revert to one", "shop/production/g", "1", "shop/production/h", "-")
 	wantAccepted(t, mustSync(t, giver), back)
-	delta, err := giver.Pack(one)
+	delta, err := packOf(giver, one)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +112,7 @@ func TestHostilePeers(t *testing.T) {
 		f.o.URLs, f.o.Child = nil, child
 		f.o.Limits.ObjectBytes = 1 << 20
 		taker := f.host("taker")
-		all, err := giver.Pack("")
+		all, err := packOf(giver, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +120,7 @@ func TestHostilePeers(t *testing.T) {
 		f.commit(f.bo, "two", "a", "2")
 		three := f.commit(f.bo, "three", "a", "3")
 		wantAccepted(t, mustSync(t, giver), three)
-		good, err := giver.Pack(f.intro)
+		good, err := packOf(giver, f.intro)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +148,7 @@ func TestHostilePeers(t *testing.T) {
 			"delta on nothing": sealed(append(append(append(header(1), entryHeader(7, 4)...), make([]byte, 20)...), deflated([]byte{1, 1, 0x90, 1})...)),
 			"incomplete":       only.Bytes(),
 		} {
-			out, err := taker.Receive(context.Background(), pack, three)
+			out, err := taker.Receive(context.Background(), bytes.NewReader(pack), three)
 			if err == nil || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s: %v, %+v", name, err, out)
 			}
@@ -148,7 +159,7 @@ func TestHostilePeers(t *testing.T) {
 				t.Errorf("%s: left %q", name, left)
 			}
 		}
-		if _, err := taker.Receive(context.Background(), good, "not an id"); err == nil {
+		if _, err := taker.Receive(context.Background(), bytes.NewReader(good), "not an id"); err == nil {
 			t.Error("a tip that is no id")
 		}
 		f.commit(nil, "unsigned", "a", "4")
@@ -171,7 +182,7 @@ func TestALostMirrorIsFilledByAPeer(t *testing.T) {
 	wantAccepted(t, mustSync(t, giver), f.intro)
 	f.o.URLs = nil
 	taker := f.host("taker")
-	all, _ := giver.Pack(taker.Have())
+	all, _ := packOf(giver, taker.Have())
 	wantAccepted(t, receive(t, taker, all, f.intro), f.intro)
 	next := f.commit(f.anna, "next", "a", "1")
 	wantAccepted(t, mustSync(t, giver), next)
@@ -184,7 +195,7 @@ func TestALostMirrorIsFilledByAPeer(t *testing.T) {
 	if have := taker.Have(); have != "" {
 		t.Fatalf("have %s", have)
 	}
-	pack, err := giver.Pack("")
+	pack, err := packOf(giver, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +262,7 @@ func FuzzReceive(f *testing.F) {
 	fx := newFixture(f)
 	giver := fx.open()
 	mustSync(f, giver)
-	all, err := giver.Pack("")
+	all, err := packOf(giver, "")
 	if err != nil {
 		f.Fatal(err)
 	}

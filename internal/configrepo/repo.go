@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo/trust"
@@ -63,6 +65,13 @@ func New(o Options) (*Repo, error) {
 	r := &Repo{o: o, intro: intro, allowed: allowed, graph: newGraph(), turn: make(chan struct{}, 1), accepted: accepted, suspect: true}
 	if err := r.tidy(); err != nil {
 		return nil, fmt.Errorf("cannot prepare the mirror: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(o.Dir, spoolPrefix+"*.pack"))
+	for _, file := range left {
+		err = errors.Join(err, os.Remove(file))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot remove what a peer sent before: %w", err)
 	}
 	return r, nil
 }

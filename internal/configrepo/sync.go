@@ -1,11 +1,10 @@
 package configrepo
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/go-git/go-git/v5/plumbing"
 )
@@ -248,8 +247,7 @@ func (r *Repo) inspectTree(id string) error {
 		if e.isTree() || isSubmodule(e) {
 			return nil
 		}
-		_, err := o.blob(e.id, r.o.Limits.ObjectBytes)
-		return err
+		return o.verify(e.id, plumbing.BlobObject, r.o.Limits.ObjectBytes)
 	})
 }
 
@@ -331,17 +329,19 @@ func (r *Repo) Have() string {
 	return accepted.ID
 }
 
-// Pack gives a peer that has accepted commit `have` ("" for none) everything
-// up to this host's accepted commit; nil if the peer has it all or has what
-// this host lacks. Ask for it seldom with have "": that is the whole history.
-func (r *Repo) Pack(have string) ([]byte, error) {
+// Pack writes for a peer that has accepted commit `have` ("" for none) everything
+// up to this host's accepted commit, and says how many bytes that was; nothing if
+// the peer has it all or has what this host lacks. An error after the first byte
+// leaves a pack that nobody can use. Ask for it seldom with have "": that is the
+// whole history.
+func (r *Repo) Pack(have string, w io.Writer) (int64, error) {
 	accepted, ok := r.Accepted()
 	if !ok || accepted.ID == have {
-		return nil, nil
+		return 0, nil
 	}
 	tip, err := parseID(accepted.ID)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	o := openObjects(r.mirrorDir(), true)
 	defer o.Close()
@@ -349,45 +349,34 @@ func (r *Repo) Pack(have string) ([]byte, error) {
 	if have != "" {
 		h, err := parseID(have)
 		if err != nil {
-			return nil, fmt.Errorf("cannot make a pack: %w", err)
+			return 0, fmt.Errorf("cannot make a pack: %w", err)
 		}
 		if on, err := r.graph.isAncestor(o, h, tip); err != nil || !on {
-			return nil, err
+			return 0, err
 		}
 		haves = append(haves, h)
 	}
-	w := &cappedBuffer{limit: r.o.Limits.PackBytes}
-	if err := writePack(o, r.graph, haves, tip, r.o.Limits, w); err != nil {
-		return nil, fmt.Errorf("cannot make a pack from %s to %s: %w", short(have), accepted.Short(), err)
+	out := &cappedWriter{w: w, limit: r.o.Limits.PackBytes}
+	if err := writePack(o, r.graph, haves, tip, r.o.Limits, out); err != nil {
+		return out.n, fmt.Errorf("cannot make a pack from %s to %s: %w", short(have), accepted.Short(), err)
 	}
-	return w.Bytes(), nil
+	return out.n, nil
 }
 
-// cappedBuffer refuses to grow beyond its limit.
-type cappedBuffer struct {
-	bytes.Buffer
-	limit int64
-}
-
-func (b *cappedBuffer) Write(p []byte) (int, error) {
-	if int64(b.Len()+len(p)) > b.limit {
-		return 0, errTooMuch
-	}
-	return b.Buffer.Write(p)
-}
-
-// Receive takes a peer's pack and tip and judges them as Sync does. An error
-// means that the pack is not what it should be, or cannot be used here; a
-// refusal means that the commits are not authorised. Either way nothing of the
-// pack is kept.
-func (r *Repo) Receive(ctx context.Context, pack []byte, tip string) (Outcome, error) {
+// Receive takes a peer's pack and tip and judges them as Sync does. The pack is
+// read to a file in Dir before anything else happens. An error means that the pack
+// is not what it should be, or cannot be used here; a refusal means that the
+// commits are not authorised. Either way nothing of the pack is kept.
+func (r *Repo) Receive(ctx context.Context, pack io.Reader, tip string) (Outcome, error) {
 	id, err := parseID(tip)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("cannot use a peer's pack: %w", err)
 	}
-	if int64(len(pack)) > r.o.Limits.PackBytes {
-		return Outcome{}, fmt.Errorf("cannot use a peer's pack: %d bytes are more than %d", len(pack), r.o.Limits.PackBytes)
+	file, err := r.spool(pack)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("cannot use a peer's pack: %w", err)
 	}
+	defer os.Remove(file)
 	if err := r.take(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -399,11 +388,6 @@ func (r *Repo) Receive(ctx context.Context, pack []byte, tip string) (Outcome, e
 	if out, ok := r.nothingNew(id); ok {
 		return out, nil
 	}
-	file := filepath.Join(r.o.Dir, "peer.pack")
-	if err := os.WriteFile(file, pack, 0o600); err != nil {
-		return Outcome{}, fmt.Errorf("cannot keep a peer's pack: %w", err)
-	}
-	defer os.Remove(file)
 	limited, cancel := context.WithTimeout(ctx, r.o.Limits.Timeout)
 	defer cancel()
 	out, err := r.obtain(limited, healthy, job{Kind: "index", File: file, Limits: r.o.Limits}, id)
@@ -411,4 +395,25 @@ func (r *Repo) Receive(ctx context.Context, pack []byte, tip string) (Outcome, e
 		return out, fmt.Errorf("cannot use a peer's pack: %w", err)
 	}
 	return out, nil
+}
+
+const spoolPrefix = "peer-" // of packs while they come from peers
+
+// spool keeps a peer's pack in a file, for the process that parses it.
+func (r *Repo) spool(pack io.Reader) (file string, err error) {
+	f, err := os.CreateTemp(r.o.Dir, spoolPrefix+"*.pack")
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	b := &budget{w: f, limits: r.o.Limits}
+	if _, err := io.Copy(b, pack); err != nil {
+		return "", err
+	}
+	return f.Name(), nil
 }
