@@ -97,6 +97,7 @@ type Consensus struct {
 	sets   map[clusterID]*Set
 	names  map[string]bool      // of sets that are open, or about to be
 	last   map[string]*follower // what observers had when they were closed, by set
+	told   map[string]time.Time // refusals that were logged
 	closed bool
 }
 
@@ -123,7 +124,7 @@ func New(opt Options) (*Consensus, error) {
 	if opt.BirthDir == "" {
 		opt.BirthDir = filepath.Dir(filepath.Clean(opt.Dir))
 	}
-	c := &Consensus{opt: opt, log: opt.Log, sets: map[clusterID]*Set{}, names: map[string]bool{}, last: map[string]*follower{}}
+	c := &Consensus{opt: opt, log: opt.Log, sets: map[clusterID]*Set{}, names: map[string]bool{}, last: map[string]*follower{}, told: map[string]time.Time{}}
 	if err := c.openStore(); err != nil {
 		return nil, err
 	}

@@ -508,3 +508,26 @@ func TestFastTimingInRealTime(t *testing.T) {
 		}
 	}
 }
+
+func TestSameRefusalIsLoggedOnce(t *testing.T) {
+	virtual(t, 1, 0, func(t *testing.T, f *fleet) {
+		f.run()
+		c := f.hosts["v1"].c
+		for _, step := range []struct {
+			text string
+			wait time.Duration
+			want bool
+		}{{"a", 0, true}, {"a", time.Second, false}, {"b", 0, true}, {"a", refusalPause, true}} {
+			<-time.After(step.wait)
+			if got := c.unheard(step.text); got != step.want {
+				t.Errorf("%q after %v: %v", step.text, step.wait, got)
+			}
+		}
+		for i := range 2 * refusalsMax {
+			c.unheard(fmt.Sprint(i))
+		}
+		if n := len(c.told); n > refusalsMax {
+			t.Errorf("%d refusals are remembered", n)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -164,10 +165,37 @@ func (c *Consensus) acceptRaft(ctx context.Context, conn Stream) {
 	v.layer.handle(ctx, conn)
 }
 
+// refusalPause is how long the same refusal of the same host is not logged
+// again: raft dials several times a second. refusalsMax bounds what is remembered.
+const (
+	refusalPause = time.Minute
+	refusalsMax  = 1024
+)
+
 // refused tells the operator about a stream that was turned away.
 func (c *Consensus) refused(conn Stream, h hello, err error) {
 	if isClosed(err) || errors.Is(err, errStoreClosed) || errors.Is(err, errStarting) {
 		return
 	}
-	c.log.Warn("refused a coordination stream", "set", h.set, "host", conn.Peer().Host, "error", err)
+	host := conn.Peer().Host
+	if c.unheard(host + "\x00" + h.set + "\x00" + err.Error()) {
+		c.log.Warn("refused a coordination stream", "set", h.set, "host", host, "error", err)
+	}
+}
+
+// unheard tells whether a refusal was not logged within refusalPause.
+func (c *Consensus) unheard(text string) bool {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at, known := c.told[text]; known && now.Sub(at) < refusalPause {
+		return false
+	}
+	if len(c.told) >= refusalsMax {
+		maps.DeleteFunc(c.told, func(_ string, at time.Time) bool { return now.Sub(at) >= refusalPause })
+	}
+	if len(c.told) < refusalsMax {
+		c.told[text] = now
+	}
+	return true
 }
