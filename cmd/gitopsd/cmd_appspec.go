@@ -38,7 +38,8 @@ func appspecValidateCommand() *cobra.Command {
 		Use:   "validate FILE|DIR",
 		Short: "Judge an appspec.yml as CodeDeploy's agent does, with line and column",
 		Long: "Judge an appspec.yml as CodeDeploy's agent does on a Linux host. Errors are what the agent refuses; warnings are what it lets\n" +
-			"pass although it rarely does what was meant. Ends with 0, or with 10 if there are errors.",
+			"pass although it rarely does what was meant. Of a DIR the scripts and sources that the file names are looked up as well: one that\n" +
+			"is missing is an error. Ends with 0, or with 10 if there are errors.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkAppspecOutput(output); err != nil {
@@ -51,6 +52,9 @@ func appspecValidateCommand() *cobra.Command {
 			verdict, _, err := judgeAppspec(file)
 			if err != nil {
 				return err
+			}
+			if file != args[0] { // a bundle, and not the file alone
+				verdict.look(bundleFolder{root: filepath.Dir(file)})
 			}
 			if output == "table" {
 				verdict.print(cmd.OutOrStdout())

@@ -55,7 +55,7 @@ const goodAppspec = "version: 0.0\nos: linux\nfiles:\n  - source: web\n    desti
 	"hooks:\n  ApplicationStop:\n    - location: stop.sh\n  AfterInstall:\n    - location: plain\n      timeout: 60\n    - location: gone.sh\n      timeout: 60\n"
 
 func TestAppspecValidatePrintsTheVerdict(t *testing.T) {
-	dir := writeTree(t, map[string]string{"good/appspec.yml": goodAppspec, "bad/appspec.yml": "version: '0.0'\nos: linux\n"})
+	dir := writeTree(t, map[string]string{"good/appspec.yml": goodAppspec, "good/web/x": "", "good/app.ini": "", "good/stop.sh": "", "good/plain": "", "good/gone.sh": "", "bad/appspec.yml": "version: '0.0'\nos: linux\n"})
 	out, code, err := runAppspec(t, "validate", filepath.Join(dir, "good"), "-o", "json")
 	var verdict struct {
 		OK     bool
@@ -85,7 +85,7 @@ func TestAppspecValidatePrintsTheVerdict(t *testing.T) {
 }
 
 func TestAppspecFindsTheFile(t *testing.T) {
-	dir := writeTree(t, map[string]string{"forge/site-1f2e/AppSpec-notes.txt": "", "forge/site-1f2e/appspec.yml": goodAppspec, "alt/appspec.yaml": goodAppspec, "none/x/readme": "", "two/a/appspec.yml": goodAppspec, "two/b": ""})
+	dir := writeTree(t, map[string]string{"forge/site-1f2e/AppSpec-notes.txt": "", "forge/site-1f2e/appspec.yml": "version: 0.0\nos: linux\n", "alt/appspec.yaml": "version: 0.0\nos: linux\n", "none/x/readme": "", "two/a/appspec.yml": goodAppspec, "two/b": ""})
 	for _, name := range []string{"forge", "alt"} {
 		if out, code, err := runAppspec(t, "validate", filepath.Join(dir, name)); code != 0 {
 			t.Errorf("%s: exit %d, %v\n%s", name, code, err, out)

@@ -43,42 +43,68 @@ type packed struct {
 }
 
 func bundlePackCommand() *cobra.Command {
-	var out, previous, output string
+	var out, previous, format string
+	var noCheck bool
 	cmd := &cobra.Command{
 		Use:   "pack DIR -o FILE.tar.zst",
 		Short: "Pack a directory into a bundle that any tar unpacks and whose unchanged parts never move twice",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Long: "Pack DIR into a bundle that any tar unpacks and whose unchanged parts never move twice. Refused, with 10, is what could never be\n" +
+			"deployed: an appspec.yml that is missing or bad, or one that names scripts or sources that DIR has not.",
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				return exitError{code: codeUsage, err: errors.New("say where to write the bundle: -o FILE.tar.zst")}
 			}
-			if err := checkBundleOutput(output); err != nil {
+			if err := checkBundleOutput(format); err != nil {
 				return err
+			}
+			if err := checkPacked(args[0]); err != nil {
+				return err
+			}
+			if !noCheck {
+				if err := checkBundleFolder(cmd.ErrOrStderr(), args[0], ""); err != nil {
+					return err
+				}
 			}
 			made, _, err := packToFile(cmd.Context(), args[0], out, previous)
 			if err != nil {
 				return err
 			}
-			if output != "table" {
-				return printDocument(cmd.OutOrStdout(), output, made)
+			if format != "table" {
+				return printDocument(cmd.OutOrStdout(), format, made)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\ndigest: %s\nsize: %d\nindex: %s\n", made.File, made.Digest, made.Size, made.Index)
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&out, "out", "o", "", "file to write")
+	outputFile(cmd, &out, "file to write")
 	cmd.Flags().StringVar(&previous, "previous", "", "bundle of the release before: its frames are reused where the content is equal")
-	cmd.Flags().StringVar(&output, "output", "table", "table, json or yaml")
+	cmd.Flags().StringVar(&format, "format", "table", "what to print: table, json or yaml")
+	cmd.Flags().BoolVar(&noCheck, "no-check", false, noCheckUsage)
 	return cmd
+}
+
+const noCheckUsage = "do not look whether DIR can be deployed: the overlay of its group brings what is missing"
+
+// outputFile gives a verb that writes a file the flag -o, --output. Its earlier name --out is understood too.
+func outputFile(cmd *cobra.Command, file *string, usage string) {
+	cmd.Flags().StringVarP(file, "output", "o", "", usage)
+	cmd.Flags().StringVar(file, "out", "", usage)
+	_ = cmd.Flags().MarkHidden("out") // defined in the line before
+}
+
+// checkPacked refuses what is no directory.
+func checkPacked(dir string) error {
+	if info, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("cannot pack: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("cannot pack %s: it is no directory", dir)
+	}
+	return nil
 }
 
 // packToFile packs dir into file, which appears only when it is whole.
 func packToFile(ctx context.Context, dir, file, previous string) (made packed, x *bundle.Index, err error) {
-	if info, err := os.Stat(dir); err != nil {
-		return made, nil, fmt.Errorf("cannot pack: %w", err)
-	} else if !info.IsDir() {
-		return made, nil, fmt.Errorf("cannot pack %s: it is no directory", dir)
-	}
 	if inside(dir, file) {
 		return made, nil, fmt.Errorf("cannot pack %s into %s: the bundle would contain itself; write it elsewhere", dir, file)
 	}

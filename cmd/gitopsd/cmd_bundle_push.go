@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -43,7 +42,7 @@ func bundlePinCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "file to write (default FILE"+bundle.IndexSuffix+")")
+	outputFile(cmd, &out, "file to write (default FILE"+bundle.IndexSuffix+")")
 	return cmd
 }
 
@@ -53,6 +52,7 @@ type pushFlags struct {
 	previous string
 	group    string
 	force    bool
+	noCheck  bool
 	output   string
 }
 
@@ -62,6 +62,8 @@ func bundlePushCommand() *cobra.Command {
 		Use:   "push DIR|FILE s3://BUCKET/KEY",
 		Short: "Store a bundle and its index, and print or edit the revision to commit",
 		Long: "Pack DIR (or take FILE as it is), store it at the location with its piece index beside it, and print the `revision:` to commit.\n" +
+			"Refused, with 10, is a DIR that could never be deployed: with an appspec.yml that is missing or bad, or that names scripts or sources\n" +
+			"which neither DIR nor the overlay of --group has.\n" +
 			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.",
 		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -97,6 +99,7 @@ func bundlePushCommand() *cobra.Command {
 	fl.StringVar(&f.previous, "previous", "", "bundle of the release before, when packing DIR")
 	fl.StringVar(&f.group, "group", "", "group.yaml, or its folder, whose revision is to be edited in place")
 	fl.BoolVar(&f.force, "force", false, "overwrite another bundle at that location")
+	fl.BoolVar(&f.noCheck, "no-check", false, noCheckUsage)
 	fl.StringVarP(&f.output, "output", "o", "table", "table, json or yaml")
 	return cmd
 }
@@ -154,6 +157,11 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		return rev, fmt.Errorf("cannot push: %w", err)
 	}
 	if info.IsDir() {
+		if !f.noCheck {
+			if err := checkBundleFolder(hints, source, f.groupFolder()); err != nil {
+				return rev, err
+			}
+		}
 		scratch, err := os.MkdirTemp("", "gitopsd-push-")
 		if err != nil {
 			return rev, fmt.Errorf("cannot push: %w", err)
@@ -238,12 +246,25 @@ func (f *pushFlags) alreadyThere(ctx context.Context, archive *archiveFile, x *b
 	return false, exitError{code: codeRefused, err: fmt.Errorf("cannot push to %s: another bundle is stored there, which hosts may be fetching; choose a new key, or --force", to)}
 }
 
+// groupFile is the group.yaml to edit.
+func (f *pushFlags) groupFile() string {
+	if info, err := os.Stat(f.group); err == nil && info.IsDir() {
+		return filepath.Join(f.group, "group.yaml")
+	}
+	return f.group
+}
+
+// groupFolder is the folder of the group to edit, empty for none.
+func (f *pushFlags) groupFolder() string {
+	if f.group == "" {
+		return ""
+	}
+	return filepath.Dir(f.groupFile())
+}
+
 // editGroup writes the revision into group.yaml and says what to do next.
 func (f *pushFlags) editGroup(cmd *cobra.Command, rev revisionBlock) error {
-	file := f.group
-	if info, err := os.Stat(file); err == nil && info.IsDir() {
-		file = path.Join(file, "group.yaml")
-	}
+	file := f.groupFile()
 	info, err := os.Stat(file)
 	if err != nil {
 		return fmt.Errorf("cannot edit group: %w", err)

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const lackingAppspec = `version: 0.0
+os: linux
+files:
+  - source: content
+    destination: /srv/site
+  - source: gone.conf
+    destination: /etc
+hooks:
+  BeforeBlockTraffic:
+    - location: hooks/drain.sh
+  AfterInstall:
+    - location: hooks/plain
+    - location: hooks/gone.sh
+  ValidateService:
+    - location: hooks
+`
+
+func lackingBundle(t *testing.T) string {
+	t.Helper()
+	return writeTree(t, map[string]string{"appspec.yml": lackingAppspec, "content/x": "", "hooks/plain": "#!/bin/sh\n"})
+}
+
+// whatLacks is what must be said of lackingBundle, with the place in the file.
+var whatLacks = []string{
+	"appspec.yml:6:5: error: the source gone.conf is not in the bundle",
+	"appspec.yml:13:7: error: the script hooks/gone.sh of AfterInstall is not in the bundle",
+	"appspec.yml:15:7: error: the script hooks of ValidateService cannot be used: it is a directory",
+	"appspec.yml:10:7: warning: the script hooks/drain.sh of BeforeBlockTraffic is not in the bundle; gitopsd never runs it",
+	"appspec.yml:12:7: warning: the script hooks/plain of AfterInstall is not executable",
+}
+
+func TestAppspecValidateLooksIntoTheFolder(t *testing.T) {
+	dir := lackingBundle(t)
+	out, code, _ := runAppspec(t, "validate", dir)
+	for _, want := range append(whatLacks, "is refused: 3 errors, 3 warnings") {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if code != codeInvalid {
+		t.Errorf("exit %d, want %d", code, codeInvalid)
+	}
+	if out, code, err := runAppspec(t, "validate", filepath.Join(dir, "appspec.yml")); code != 0 {
+		t.Errorf("the file alone: exit %d, %v\n%s", code, err, out)
+	}
+	if out, code, _ := runAppspec(t, "validate", dir, "-o", "json"); code != codeInvalid || !strings.Contains(out, `"code": "not-executable"`) || !strings.Contains(out, `"ok": false`) {
+		t.Errorf("json: exit %d\n%s", code, out)
+	}
+}
+
+func TestBundleVerbsRefuseWhatCannotBeDeployed(t *testing.T) {
+	dir, to := lackingBundle(t), t.TempDir()
+	for _, args := range [][]string{{"pack", dir, "-o", filepath.Join(to, "a.tar.zst")}, {"push", dir, filepath.Join(to, "b.tar.zst")}} {
+		out, code := bundleVerb(t, args...)
+		for _, want := range whatLacks[:3] {
+			if want = strings.Replace(want, "error: ", "", 1); !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", args[0], want, out)
+			}
+		}
+		if code != codeInvalid {
+			t.Errorf("%s: exit %d, want %d", args[0], code, codeInvalid)
+		}
+		if out, code := bundleVerb(t, append(args, "--no-check")...); code != 0 {
+			t.Errorf("%s --no-check: exit %d, %s", args[0], code, out)
+		}
+	}
+	if out, code := bundleVerb(t, "pack", t.TempDir(), "-o", filepath.Join(to, "c.tar.zst")); code != codeInvalid || !strings.Contains(out, "there is no appspec.yml") {
+		t.Errorf("no AppSpec file: exit %d, %s", code, out)
+	}
+}
+
+// TestBundlePushCountsTheOverlayOfItsGroup takes what a group's codedeploy/ brings for present.
+func TestBundlePushCountsTheOverlayOfItsGroup(t *testing.T) {
+	dir := lackingBundle(t)
+	group := writeTree(t, map[string]string{
+		"codedeploy/hooks/gone.sh": "#!/bin/sh\n", "codedeploy/gone.conf": "",
+		"codedeploy/appspec.yml":  strings.ReplaceAll(lackingAppspec, "location: hooks\n", "location: project-conf.d/check.sh\n"),
+		"project-conf.d/check.sh": "#!/bin/sh\n",
+		"group.yaml":              "id: A\nrevision: {revisionType: Directory, directoryLocation: {path: /x, bundleType: tar.zst}, digest: x}\n",
+	})
+	if out, code := bundleVerb(t, "push", dir, filepath.Join(t.TempDir(), "a.tar.zst"), "--group", group); code != 0 {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	if err := os.Remove(filepath.Join(group, "codedeploy", "gone.conf")); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := bundleVerb(t, "push", dir, filepath.Join(t.TempDir(), "a.tar.zst"), "--group", group); code != codeInvalid || !strings.Contains(out, "codedeploy/appspec.yml:6:5: the source gone.conf") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+// TestFlagsOfVerbsThatWriteAFile: --output is the long form of -o, as in every other verb.
+func TestFlagsOfVerbsThatWriteAFile(t *testing.T) {
+	dir, to := bundleTree(t, "x"), t.TempDir()
+	for i, flag := range []string{"-o", "--output", "--out"} {
+		file := filepath.Join(to, "bundle"+string(rune('a'+i))+".tar.zst")
+		if out, code := bundleVerb(t, "pack", dir, flag, file, "--format", "json"); code != 0 || !strings.Contains(out, `"digest": "sha256:`) {
+			t.Errorf("pack %s: exit %d, %s", flag, code, out)
+		}
+		if out, code := bundleVerb(t, "pin", file, flag, file+".index"); code != 0 {
+			t.Errorf("pin %s: exit %d, %s", flag, code, out)
+		}
+		if _, err := os.Stat(file + ".index"); err != nil {
+			t.Error(err)
+		}
+	}
+}
