@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"text/tabwriter"
@@ -23,18 +25,23 @@ const maxExplainedFiles = 10000
 func appspecExplainCommand() *cobra.Command {
 	var output string
 	x := explainer{destinationRoot: "/"}
-	kind := string(appspec.InPlace)
+	kind, behavior := string(appspec.InPlace), string(appspec.Disallow)
 	cmd := &cobra.Command{
 		Use:   "explain DIR",
 		Short: "Say what deploying the bundle in DIR would do on this host, event by event and file by file",
-		Long: "Say what deploying the bundle unpacked in DIR would do on this host. Nothing is changed. What an earlier deployment of the same\n" +
-			"group installed is not known here: those files are removed before Install and do not count as existing.",
+		Long: "Say what deploying the bundle unpacked in DIR would do on this host: which scripts run at each event and whose they are, which file\n" +
+			"goes where with which permissions, what would fail, and the warnings of `gitopsd appspec validate`. Nothing is changed. What an\n" +
+			"earlier deployment of the same group installed is not known here: those files are removed before Install and do not count as\n" +
+			"existing. `gitopsd apply --dry-run` knows them.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkAppspecOutput(output); err != nil {
 				return err
 			}
 			x.kind = appspec.Kind(kind)
+			if x.behavior = appspec.FileExistsBehavior(strings.ToUpper(behavior)); x.behavior != appspec.Disallow && x.behavior != appspec.Overwrite && x.behavior != appspec.Retain {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot use --file-exists-behavior %q: it takes DISALLOW, OVERWRITE or RETAIN", behavior)}
+			}
 			if appspec.Order(x.kind) == nil {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot explain a deployment of kind %q: --kind takes %s", kind, kindNames())}
 			}
@@ -52,6 +59,7 @@ func appspecExplainCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
 	cmd.Flags().StringVar(&kind, "kind", kind, "kind of deployment: "+kindNames())
+	cmd.Flags().StringVar(&behavior, "file-exists-behavior", behavior, "DISALLOW, OVERWRITE or RETAIN, where appspec.yml says nothing")
 	cmd.Flags().StringVar(&x.destinationRoot, "destination-root", x.destinationRoot, "put before every destination, as in gitopsd.yaml")
 	return cmd
 }
@@ -101,8 +109,10 @@ type explainedFile struct {
 // explainer collects an explanation.
 type explainer struct {
 	kind            appspec.Kind
+	behavior        appspec.FileExistsBehavior // of the deployment
 	destinationRoot string
 
+	file     string // the AppSpec file
 	root     string // of the bundle
 	spec     *appspec.Spec
 	made     map[string]string // destinations so far, and the source of each
@@ -124,7 +134,7 @@ func (x *explainer) explain(dir string) (explanation, error) {
 	if spec == nil {
 		return explained, nil
 	}
-	x.root, x.spec, x.made = filepath.Dir(file), spec, make(map[string]string)
+	x.file, x.root, x.spec, x.made = file, filepath.Dir(file), spec, make(map[string]string)
 	x.checkName(file)
 	for _, event := range appspec.Order(x.kind) {
 		e := explainedEvent{Event: event, From: event.From(x.kind), Scripts: x.scripts(event)}
@@ -137,6 +147,7 @@ func (x *explainer) explain(dir string) (explanation, error) {
 		}
 		explained.Events = append(explained.Events, e)
 	}
+	x.checkNeverRun()
 	x.checkUsers()
 	for _, p := range spec.Unusable() {
 		x.problem("%s: %s", place(file, p.Line, p.Column), p.Message)
@@ -147,6 +158,11 @@ func (x *explainer) explain(dir string) (explanation, error) {
 
 func (x *explainer) problem(format string, args ...any) {
 	x.problems = append(x.problems, fmt.Sprintf(format, args...))
+}
+
+// problemAt is problem with the place in the AppSpec file.
+func (x *explainer) problemAt(at appspec.Position, format string, args ...any) {
+	x.problem("%s: %s", place(x.file, at.Line, at.Column), fmt.Sprintf(format, args...))
 }
 
 // checkName warns of file names with which CodeDeploy's agent has trouble.
@@ -168,23 +184,38 @@ func (x *explainer) scripts(event appspec.Event) []explainedScript {
 	}
 	var scripts []explainedScript
 	for _, s := range x.spec.Hooks[event] {
-		e := explainedScript{Location: s.Location, TimeoutSeconds: s.TimeoutSeconds, RunAs: s.RunAs, Sudo: s.Sudo, State: scriptState(filepath.Join(x.root, s.Location))}
+		e := explainedScript{Location: s.Location, TimeoutSeconds: s.TimeoutSeconds, RunAs: s.RunAs, Sudo: s.Sudo, State: x.scriptState(s.Location)}
 		scripts = append(scripts, e)
 		switch e.State {
 		case "ready":
 		case "not executable":
-			x.problem("%s: the script %s is not executable; it is made executable before it runs", event, s.Location)
+			x.problemAt(s.Position, "%s: the script %s is not executable; it is made executable before it runs", event, s.Location)
 		default:
-			x.problem("%s: the script %s is %s, the event fails", event, s.Location, e.State)
+			outcome := "the deployment is refused before the running version is touched"
+			if event.From(x.kind) != appspec.CurrentRevision {
+				outcome = "the event of the deployment after this one fails"
+			}
+			x.problemAt(s.Position, "%s: the script %s is %s; %s", event, s.Location, e.State, outcome)
 		}
 	}
 	return scripts
 }
 
+// checkNeverRun names the events whose scripts a deployment of this kind never runs.
+func (x *explainer) checkNeverRun() {
+	for _, event := range appspec.Events() {
+		if scripts := x.spec.Hooks[event]; event.Scriptable() && len(scripts) > 0 && !slices.Contains(appspec.Order(x.kind), event) {
+			x.problemAt(scripts[0].Position, "%s: its scripts are not run in a deployment of kind %s", event, x.kind)
+		}
+	}
+}
+
 // scriptState looks at a script in the bundle.
-func scriptState(path string) string {
-	info, err := os.Stat(path)
+func (x *explainer) scriptState(location string) string {
+	_, info, err := bundleFolder{root: x.root}.find(location)
 	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err.Error()
 	case err != nil:
 		return "missing"
 	case info.IsDir():
@@ -225,13 +256,13 @@ func (x *explainer) files() error {
 	for _, f := range x.spec.Files {
 		source := filepath.Join(x.root, filepath.FromSlash(f.Source))
 		if rel, err := filepath.Rel(x.root, source); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-			x.problem("the source %s leads out of the bundle", f.Source)
+			x.problemAt(f.Position, "the source %s leads out of the bundle", f.Source)
 			continue
 		}
 		info, err := os.Stat(source)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			x.problem("the bundle has no file %s", f.Source)
+			x.problemAt(f.Position, "the bundle has no file %s", f.Source)
 			continue
 		case err != nil:
 			return fmt.Errorf("cannot read the bundle: %w", err)
@@ -324,13 +355,11 @@ func (x *explainer) action(destination string) string {
 	if _, err := os.Stat(x.onHost(destination)); err != nil {
 		return "copy"
 	}
-	switch x.spec.FileExistsBehavior {
+	switch cmp.Or(x.spec.FileExistsBehavior, x.behavior) {
 	case appspec.Overwrite:
 		return "overwrite"
 	case appspec.Retain:
 		return "keep"
-	case "":
-		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there or the deployment says otherwise", destination)
 	default:
 		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there", destination)
 	}

@@ -175,3 +175,65 @@ func TestAppspecExplainFindsWhatWouldFail(t *testing.T) {
 		t.Errorf("a refused file: exit %d\n%s", code, out)
 	}
 }
+
+// TestAppspecExplainWarns of what the agent passes over in silence, with the place of each.
+func TestAppspecExplainWarns(t *testing.T) {
+	bundle := writeTree(t, map[string]string{"f": "", "s.sh": "", "plain": "", "appspec.yml": `version: 0.0
+os: linux
+Files: []
+files:
+  - source: f
+    destination: /a
+    mode: 1
+permissions:
+  - object: /a
+    mode: 0644
+    mode: 0640
+hooks:
+  AfterInstal:
+    - location: s.sh
+  ApplicationStop:
+    - location: gone.sh
+  BeforeInstall:
+    - location: absent.sh
+      timeout: 4000
+  ApplicationStart:
+    - location: plain
+  AfterAllowTraffic:
+    - location: s.sh
+`})
+	out, code, err := runAppspec(t, "explain", bundle, "--destination-root", t.TempDir())
+	for _, want := range []string{
+		`appspec.yml:3:1: warning: the AppSpec file has no key "Files"`,
+		`appspec.yml:7:5: warning: an element of files has no key "mode"`,
+		"appspec.yml:11:5: warning: the key mode stands already in line 10",
+		"appspec.yml:11:11: warning: YAML reads the unquoted mode 0640 as the number 416",
+		`appspec.yml:13:3: warning: no deployment has a lifecycle event "AfterInstal"`,
+		"appspec.yml:17:3: warning: the scripts of BeforeInstall may take 4000 seconds together",
+		"appspec.yml:16:7: ApplicationStop: the script gone.sh is missing; the event of the deployment after this one fails",
+		"appspec.yml:18:7: BeforeInstall: the script absent.sh is missing; the deployment is refused",
+		"appspec.yml:21:7: ApplicationStart: the script plain is not executable",
+		"appspec.yml:23:7: AfterAllowTraffic: its scripts are not run in a deployment of kind in-place",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if code != 0 || t.Failed() {
+		t.Errorf("exit %d, %v\n%s", code, err, out)
+	}
+}
+
+func TestAppspecExplainTakesTheBehaviorOfTheDeployment(t *testing.T) {
+	host := writeTree(t, map[string]string{"a/f": "old"})
+	for behavior, want := range map[string]string{"retain": "keep", "OVERWRITE": "overwrite", "DISALLOW": "refuse"} {
+		bundle := writeTree(t, map[string]string{"f": "", "appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /a}]\n"})
+		out, code, err := runAppspec(t, "explain", bundle, "--destination-root", host, "--file-exists-behavior", behavior)
+		if code != 0 || !strings.Contains(out, "     "+want+"  ") {
+			t.Errorf("%s: exit %d, %v, want %s\n%s", behavior, code, err, want, out)
+		}
+	}
+	if _, code, _ := runAppspec(t, "explain", host, "--file-exists-behavior", "sometimes"); code != codeUsage {
+		t.Errorf("an unknown behavior ends with %d", code)
+	}
+}
