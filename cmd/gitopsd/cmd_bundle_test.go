@@ -175,12 +175,50 @@ func TestEditRevision(t *testing.T) {
 		}
 	}
 	for want, text := range map[string]string{
-		"no revision":   "id: A\n",
-		"no s3Location": "revision: {revisionType: Https}\n",
-		"safely":        "revision:\n  revisionType: S3\n  s3Location: {bucket: releases, key: k, bundleType: tar.zst}\n  digest: >-\n    folded\n",
+		"cannot be edited": "revision:\n  revisionType: Https\n  httpsLocation: {\n    url: \"https://a/b\", # theirs\n    bundleType: zip}\n",
+		"no revision":      "id: A\n",
+		"remove the one":   "revision: {revisionType: S3, s3Location: {bucket: releases}, directoryLocation: {path: /x}}\n",
+		"safely":           "revision:\n  revisionType: S3\n  s3Location: {bucket: releases, key: k, bundleType: tar.zst}\n  digest: >-\n    folded\n",
 	} {
 		if got, err := editRevision([]byte(text), rev); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q becomes %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+// TestEditRevisionSwitchesTheKindOfLocation there and back, whatever the style, and keeps comments.
+func TestEditRevisionSwitchesTheKindOfLocation(t *testing.T) {
+	digest, index := bundle.DigestBytes([]byte("d")), bundle.DigestBytes([]byte("i"))
+	tail := "  digest: " + string(digest) + " # of the archive\n  size: 42\n  index: " + string(index) + "\nattempt: 1 # again\n"
+	s3 := revisionBlock{RevisionType: "S3", S3Location: &s3Location{Bucket: "releases", Key: "web/2.tar.zst", BundleType: bundle.TypeTarZst}, Digest: digest, Size: 42, Index: index}
+	dir := revisionBlock{RevisionType: "Directory", Directory: &directoryLocation{Path: "/srv/web 2.tar.zst", BundleType: bundle.TypeTarZst}, Digest: digest, Size: 42, Index: index}
+	cases := map[string]struct {
+		rev        revisionBlock
+		text, want string
+	}{
+		"flow": {dir,
+			"revision:\n  revisionType: S3 # kind\n  s3Location: {bucket: \"releases\", key: \"web/1 {x}.zip\", bundleType: tar.zst, version: v} # where\n" + tail,
+			"revision:\n  revisionType: Directory # kind\n  directoryLocation: {path: \"/srv/web 2.tar.zst\", bundleType: tar.zst} # where\n" + tail},
+		"flow back": {s3,
+			"revision:\n  revisionType: Directory # kind\n  directoryLocation: {path: \"/srv/web 2.tar.zst\", bundleType: tar.zst} # where\n" + tail,
+			"revision:\n  revisionType: S3 # kind\n  s3Location: {bucket: releases, key: web/2.tar.zst, bundleType: tar.zst} # where\n" + tail},
+		"block": {dir,
+			"revision:\n  revisionType: S3\n  s3Location: # where\n    # ours\n    bucket: releases # theirs\n    key: web/1.zip # the file\n    bundleType: zip\n    version: v\n    eTag: \"\"\n" + tail,
+			"revision:\n  revisionType: Directory\n  directoryLocation: # where\n    # ours\n    # theirs\n    path: \"/srv/web 2.tar.zst\" # the file\n    bundleType: tar.zst\n" + tail},
+		"block back": {s3,
+			"revision:\n  revisionType: Directory\n  directoryLocation: # where\n    path: \"/srv/web 2.tar.zst\" # the file\n    bundleType: tar.zst\n" + tail,
+			"revision:\n  revisionType: S3\n  s3Location: # where\n    bucket: releases\n    key: web/2.tar.zst # the file\n    bundleType: tar.zst\n" + tail},
+		"everything in braces": {s3,
+			"revision: {revisionType: Https, httpsLocation: {url: 'https://a/b'}, digest: x}\n",
+			"revision: {index: " + string(index) + ", size: 42, revisionType: S3, s3Location: {bucket: releases, key: web/2.tar.zst, bundleType: tar.zst}, digest: " + string(digest) + "}\n"},
+		"no location yet": {dir,
+			"revision:\n  revisionType: Directory\n" + tail,
+			"revision:\n  directoryLocation: {path: \"/srv/web 2.tar.zst\", bundleType: tar.zst}\n  revisionType: Directory\n" + tail},
+	}
+	for name, c := range cases {
+		got, err := editRevision([]byte(c.text), c.rev)
+		if err != nil || string(got) != c.want {
+			t.Errorf("%s: %v\n%s\nwant\n%s", name, err, got, c.want)
 		}
 	}
 }

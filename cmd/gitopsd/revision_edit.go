@@ -10,11 +10,11 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// editRevision replaces the revision of a group.yaml. Everything around it keeps its bytes; comments on the revision's own lines are kept
-// where the line stays. The result is parsed again and compared before it is returned.
+// editRevision replaces the revision of a group.yaml. Everything around it keeps its bytes, and so do comments on its own lines unless they
+// stand between brackets. The result is parsed again and compared before it is returned.
 func editRevision(text []byte, rev revisionBlock) ([]byte, error) {
 	wanted := rev.fields()
-	for range len(wanted) + 1 {
+	for range len(wanted) + 4 { // each field, another kind of location, version, eTag, and once more to see that nothing is left
 		revision, err := findRevision(text)
 		if err != nil {
 			return nil, err
@@ -84,7 +84,8 @@ func editOne(text []byte, revision *yaml.Node, wanted []field) (edited []byte, c
 		parent := revision
 		if len(f.path) == 2 {
 			if parent = lookup(revision, f.path[0]); parent == nil {
-				return nil, false, fmt.Errorf("its revision has no %s", f.path[0])
+				edited, err = switchLocation(text, revision, f.path[0], wanted)
+				return edited, true, err
 			}
 			if parent.Kind != yaml.MappingNode || len(parent.Content) == 0 {
 				return nil, false, fmt.Errorf("line %d: %s is no mapping", parent.Line, f.path[0])
@@ -108,6 +109,9 @@ func editOne(text []byte, revision *yaml.Node, wanted []field) (edited []byte, c
 
 // dropStale empties the version and eTag of the object that was there before.
 func dropStale(text []byte, revision *yaml.Node) ([]byte, bool, error) {
+	if stale := locationsOf(revision); len(stale) > 1 {
+		return nil, false, fmt.Errorf("its revision has %s and %s: remove the one that does not count", stale[0].Value, stale[1].Value)
+	}
 	location := lookup(revision, "s3Location")
 	if location == nil || location.Kind != yaml.MappingNode {
 		return text, false, nil
@@ -141,9 +145,17 @@ func offsetOf(text []byte, node *yaml.Node) (int, error) {
 
 // replaceScalar exchanges one scalar that stands on one line.
 func replaceScalar(text []byte, node *yaml.Node, value string) ([]byte, error) {
-	at, err := offsetOf(text, node)
+	at, length, err := spanOf(text, node)
 	if err != nil {
 		return nil, err
+	}
+	return splice(text, at, length, plainOrQuoted(value)), nil
+}
+
+// spanOf finds the bytes of a scalar that stands on one line as its value is written.
+func spanOf(text []byte, node *yaml.Node) (at, length int, err error) {
+	if at, err = offsetOf(text, node); err != nil {
+		return 0, 0, err
 	}
 	old := node.Value
 	switch node.Style {
@@ -152,10 +164,10 @@ func replaceScalar(text []byte, node *yaml.Node, value string) ([]byte, error) {
 	case yaml.SingleQuotedStyle:
 		old = `'` + old + `'`
 	}
-	if node.Anchor != "" || !bytes.HasPrefix(text[at:], []byte(old)) {
-		return nil, fmt.Errorf("line %d: this value is written in a way that cannot be edited safely", node.Line)
+	if node.Kind != yaml.ScalarNode || node.Anchor != "" || !bytes.HasPrefix(text[at:], []byte(old)) {
+		return 0, 0, fmt.Errorf("line %d: this value is written in a way that cannot be edited safely", node.Line)
 	}
-	return splice(text, at, len(old), plainOrQuoted(value)), nil
+	return at, len(old), nil
 }
 
 func plainOrQuoted(value string) string {
@@ -165,13 +177,17 @@ func plainOrQuoted(value string) string {
 	return yamlScalar(value)
 }
 
-// insertField adds a key before the mapping's first one, in the mapping's own style.
+// insertField adds a key before the mapping's first one.
 func insertField(text []byte, mapping *yaml.Node, key, value string) ([]byte, error) {
+	return insertText(text, mapping, key+": "+plainOrQuoted(value))
+}
+
+// insertText adds an entry before the mapping's first one, in the mapping's own style.
+func insertText(text []byte, mapping *yaml.Node, entry string) ([]byte, error) {
 	at, err := offsetOf(text, mapping.Content[0])
 	if err != nil {
 		return nil, err
 	}
-	entry := key + ": " + plainOrQuoted(value)
 	if mapping.Style&yaml.FlowStyle != 0 {
 		return splice(text, at, 0, entry+", "), nil
 	}
