@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v4"
 )
 
 func bundlePinCommand() *cobra.Command {
@@ -156,6 +158,9 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 	if err != nil {
 		return rev, fmt.Errorf("cannot push: %w", err)
 	}
+	if err := checkFolderOf(to); err != nil {
+		return rev, err
+	}
 	if info.IsDir() {
 		if !f.noCheck {
 			if err := checkBundleFolder(hints, source, f.groupFolder()); err != nil {
@@ -190,6 +195,24 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		rev.Directory = &directoryLocation{Path: to.Path, BundleType: archive.kind}
 	}
 	return rev, f.store(ctx, hints, archive, x, to)
+}
+
+// checkFolderOf refuses a path whose folder is not there, before anything is packed. It is not made: a share that is not mounted looks so too.
+func checkFolderOf(to origin.Location) error {
+	if to.Kind != origin.Directory {
+		return nil
+	}
+	folder := filepath.Dir(to.Path)
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cannot push to %s: there is no folder %s; mount it, or make it with: mkdir -p %s", to.Path, folder, shellWord(folder))
+	case err != nil:
+		return fmt.Errorf("cannot push to %s: %w", to.Path, err)
+	case !info.IsDir():
+		return fmt.Errorf("cannot push to %s: %s is no folder", to.Path, folder)
+	}
+	return nil
 }
 
 // store uploads the archive and then its index; the same bundle that is already there is not sent again.
@@ -278,12 +301,31 @@ func (f *pushFlags) editGroup(cmd *cobra.Command, rev revisionBlock) error {
 		return errors.Join(fmt.Errorf("cannot edit %s: %w; put this into it instead:\n%s", file, err, rev.yaml()))
 	}
 	if bytes.Equal(edited, text) {
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is up to date\n", file)
+		if _, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is up to date\n", file); err == nil {
+			sayIfSuspended(cmd.OutOrStdout(), file, text)
+		}
 		return err
 	}
 	if err := os.WriteFile(file, edited, info.Mode().Perm()); err != nil {
 		return fmt.Errorf("cannot edit group: %w", err)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "edited %s; deploy it with: git commit -S -m 'release %s' -- %s\n", file, rev.Digest.Short(), file)
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "edited %s\n", file); err != nil {
+		return err
+	}
+	sayIfSuspended(cmd.OutOrStdout(), file, edited)
+	git, name := gitFor(file)
+	name = shellWord(name)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "deploy it with: %[1]s add %[2]s && %[1]s commit -S -m 'release %[3]s' -- %[2]s && %[1]s push\n", git, name, rev.Digest.Short())
 	return err
+}
+
+// sayIfSuspended says what keeps a group from deploying anything, and where it stands.
+func sayIfSuspended(out io.Writer, file string, text []byte) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil || len(document.Content) != 1 {
+		return // editRevision has judged it
+	}
+	if suspend := lookup(document.Content[0], "suspend"); suspend != nil && suspend.Value == "true" {
+		fmt.Fprintf(out, "the group is suspended: nothing deploys before `suspend: true` is gone from %s:%d\n", file, suspend.Line)
+	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -68,7 +70,7 @@ func initCommand() *cobra.Command {
 			if err := printValidation(cmd.OutOrStdout(), cmd.ErrOrStderr(), "table", v); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "next: cd %s && git init -b main && git add -A && git commit -S -m 'begin', then read README.md\n", args[0])
+			initSteps(cmd.Context(), cmd.ErrOrStderr(), args[0], signers)
 			if !v.OK {
 				return exitError{code: codeInvalid}
 			}
@@ -78,6 +80,17 @@ func initCommand() *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "name of the fleet; by default that of DIR")
 	cmd.Flags().StringArrayVar(&signers, "signer", nil, "NAME=PUBLICKEY or NAME=FILE.pub of somebody who may sign commits; may be repeated")
 	return cmd
+}
+
+// initSteps says how to come from the files in dir to a signed commit, leaving out what is done already.
+func initSteps(ctx context.Context, hints io.Writer, dir string, signers []string) {
+	steps := []string{"cd " + shellWord(dir)}
+	if _, err := os.Lstat(filepath.Join(dir, ".git")); err != nil {
+		steps = append(steps, "git init -b main")
+	}
+	steps = append(steps, signingSteps(ctx, dir, privateKeyOf(strings.Join(signers[:min(len(signers), 1)], "")))...)
+	steps = append(steps, "git add -A && git commit -S -m 'begin'")
+	fmt.Fprintf(hints, "next:\n  %s\nthen follow README.md\n", strings.Join(steps, "\n  "))
 }
 
 var unnameable = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
@@ -185,8 +198,9 @@ func groupAddCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add FOLDER --application NAME",
 		Short: "Write a group.yaml with a new id",
-		Long:  "Write FOLDER/group.yaml with a new id, and the folders that are laid over the bundle. FOLDER is relative to the config repository.",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Long: "Write FOLDER/group.yaml with a new id, and the folders that are laid over the bundle. FOLDER is relative to the config repository.\n" +
+			"The id is printed on standard output, what to do next on standard error.",
+		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Application == "" {
 				return exitError{code: codeUsage, err: errors.New("cannot add a group: --application is missing")}
@@ -212,8 +226,11 @@ func groupAddCommand() *cobra.Command {
 			if err := writeFiles(cmd.ErrOrStderr(), dir, files, false); err != nil {
 				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), o.ID)
-			return err
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), o.ID); err != nil {
+				return err
+			}
+			groupSteps(cmd.ErrOrStderr(), dir, o)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".", "the config repository")
@@ -228,6 +245,28 @@ func groupAddCommand() *cobra.Command {
 	cmd.Flags().Int64Var(&o.Size, "size", 0, "of the bundle, in bytes")
 	cmd.MarkFlagsMutuallyExclusive("hosts", "tags")
 	return cmd
+}
+
+// groupSteps says what was made and what is to be done before it deploys.
+func groupSteps(hints io.Writer, dir string, o desired.GroupOptions) {
+	folder := path.Clean(o.Folder)
+	fmt.Fprintf(hints, "made deployment group %s of application %s; its id for life is %s\n", o.Name, o.Application, o.ID)
+	var steps []string
+	if set := cmp.Or(o.Coordinators, o.Name); !exists(filepath.Join(dir, "coordinators", set+".yaml")) {
+		steps = append(steps, fmt.Sprintf("gitopsd coordinators init %s --voters HOST,HOST,HOST %s", shellWord(set), shellWord(dir)))
+	}
+	if o.Digest == "" {
+		steps = append(steps, "gitopsd bundle push BUNDLE s3://BUCKET/KEY --group "+shellWord(path.Join(dir, folder)),
+			"take the line `suspend: true` out of "+path.Join(dir, folder, "group.yaml")+"; it is there because the group has no bundle yet")
+	}
+	steps = append(steps, "gitopsd config validate "+shellWord(dir)+", then commit and push")
+	fmt.Fprintf(hints, "next:\n  %s\n", strings.Join(steps, "\n  "))
+}
+
+// exists says whether there is something at path.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // coordinatorsCommand groups the verbs that make coordinator sets.
