@@ -147,13 +147,3 @@ func configSchemaCommand() *cobra.Command {
 		},
 	}
 }
-
-// usageArgs gives a wrong number of arguments the exit code of wrong usage.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return exitError{code: codeUsage, err: fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
-		}
-		return nil
-	}
-}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/status"
 	"github.com/spf13/cobra"
 )
+
+// fullCommit is a commit's id, never a branch or an abbreviation: agents do not share the caller's clone.
+var fullCommit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 
 // waitCommand waits for a commit's outcome.
 func waitCommand() *cobra.Command {
@@ -25,6 +29,9 @@ func waitCommand() *cobra.Command {
 			client, err := flags.client()
 			if err != nil {
 				return err
+			}
+			if commit != "" && !fullCommit.MatchString(commit) {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot wait for %.60q: write a full commit id, as `git rev-parse HEAD` prints it", commit)}
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
@@ -49,7 +56,7 @@ func waitCommand() *cobra.Command {
 		},
 	}
 	flags.add(cmd, false)
-	cmd.Flags().StringVar(&commit, "commit", "", "wait for this commit or a descendant; the newest known one when not given")
+	cmd.Flags().StringVar(&commit, "commit", "", "wait for this commit (its full id) or a descendant; the newest known one when not given")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "give up after this long")
 	return cmd
 }

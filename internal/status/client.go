@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 )
 
@@ -24,6 +26,7 @@ type Client struct {
 	http *http.Client
 	base string
 	name string
+	hint func(error) string // what a person may do who cannot reach the agent; nil between hosts
 }
 
 // NewClient talks to the agent behind a unix socket; address is a path or unix://PATH.
@@ -33,7 +36,7 @@ func NewClient(address string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}
-	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, base: "http://agent", name: path}
+	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, base: "http://agent", name: path, hint: socketHint}
 }
 
 // NewHTTPClient talks to the agent of host through a client that dials hosts by name.
@@ -148,11 +151,7 @@ func (c *Client) do(req *http.Request) (io.ReadCloser, error) {
 		if req.Context().Err() != nil {
 			return nil, req.Context().Err()
 		}
-		var inner *url.Error
-		if errors.As(err, &inner) {
-			err = inner.Err
-		}
-		return nil, fmt.Errorf("%w at %s: %w; is `gitopsd agent` running, and may this user open its socket?", ErrUnreachable, c.name, err)
+		return nil, c.unreachable(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
@@ -171,9 +170,49 @@ func refusal(resp *http.Response) error {
 	case codeUnknownGroup:
 		return &UnknownGroupError{p.Error}
 	case codeNoQuorum:
-		return fmt.Errorf("%w: %s", ErrNoQuorum, p.Error)
+		return refusedError{p.Error, ErrNoQuorum}
 	case codeRefused:
-		return fmt.Errorf("%w: %s", ErrRefused, p.Error)
+		return refusedError{p.Error, ErrRefused}
 	}
 	return errors.New(p.Error)
+}
+
+// refusedError is what an agent said, word by word, of a kind that errors.Is finds.
+type refusedError struct {
+	message string
+	kind    error
+}
+
+func (e refusedError) Error() string { return e.message }
+
+func (e refusedError) Unwrap() error { return e.kind }
+
+// unreachable words that no agent answered, naming the address once.
+func (c *Client) unreachable(err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	var op *net.OpError
+	var call *os.SyscallError
+	switch {
+	case c.hint == nil || !errors.As(err, &op):
+	case errors.As(op.Err, &call):
+		err = call.Err
+	case op.Err != nil:
+		err = op.Err
+	}
+	hint := ""
+	if c.hint != nil {
+		hint = "; " + c.hint(err)
+	}
+	return fmt.Errorf("%w at %s: %w%s", ErrUnreachable, c.name, err, hint)
+}
+
+// socketHint says what may help somebody whose agent's socket does not answer.
+func socketHint(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "this user may not open the socket: run this as root, or as a member of the socket's group"
+	}
+	return "is `gitopsd agent` running, and is this its socket? --addr or GITOPSD_ADDR name another"
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -67,8 +69,8 @@ func TestClientTellsRefusalsApart(t *testing.T) {
 		is  func(error) bool
 	}{
 		{&UnknownGroupError{"cannot find it"}, func(err error) bool { return errors.As(err, &unknown) && unknown.Message == "cannot find it" }},
-		{fmt.Errorf("%w: web", ErrNoQuorum), func(err error) bool { return errors.Is(err, ErrNoQuorum) && strings.Contains(err.Error(), "web") }},
-		{fmt.Errorf("%w: paused", ErrRefused), func(err error) bool { return errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "paused") }},
+		{fmt.Errorf("%w: web", ErrNoQuorum), func(err error) bool { return errors.Is(err, ErrNoQuorum) && err.Error() == ErrNoQuorum.Error()+": web" }},
+		{fmt.Errorf("%w: paused", ErrRefused), func(err error) bool { return errors.Is(err, ErrRefused) && err.Error() == "refused: paused" }},
 		{errors.New("boom"), func(err error) bool { return err.Error() == "boom" }},
 	} {
 		client := behindSocket(t, &fakeSource{err: c.err})
@@ -81,9 +83,10 @@ func TestClientTellsRefusalsApart(t *testing.T) {
 }
 
 func TestClientSaysThatNobodyListens(t *testing.T) {
-	_, err := NewClient(filepath.Join(t.TempDir(), "none.sock")).Report(context.Background(), "")
-	if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "none.sock") {
-		t.Errorf("%v", err)
+	path := filepath.Join(t.TempDir(), "none.sock")
+	_, err := NewClient(path).Report(context.Background(), "")
+	if want := "cannot reach the agent at " + path + ": no such file or directory; is `gitopsd agent` running, and is this its socket? --addr or GITOPSD_ADDR name another"; !errors.Is(err, ErrUnreachable) || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -91,6 +94,25 @@ func TestClientSaysThatNobodyListens(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestHintIsForTheOwnSocketAlone: whether this host's agent runs is no question where another host was asked.
+func TestHintIsForTheOwnSocketAlone(t *testing.T) {
+	fails := func(err error) http.RoundTripper { return failing{err} }
+	_, err := NewHTTPClient(&http.Client{Transport: fails(errors.New("no answer"))}, "web-2").Report(context.Background(), "")
+	if !errors.Is(err, ErrUnreachable) || err.Error() != "cannot reach the agent at web-2: no answer" {
+		t.Errorf("%v", err)
+	}
+	denied := &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	own := &Client{http: &http.Client{Transport: fails(denied)}, base: "http://agent", name: "/s", hint: socketHint}
+	if _, err := own.Report(context.Background(), ""); err == nil || err.Error() != "cannot reach the agent at /s: permission denied; this user may not open the socket: run this as root, or as a member of the socket's group" {
+		t.Errorf("%v", err)
+	}
+}
+
+// failing is a network on which nothing arrives.
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
 
 func TestFollowEndsWithTheAgent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "api.sock")

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// typed runs the whole command tree; the text is everything printed, with the error at its end.
+func typed(t *testing.T, args ...string) (text string, code int) {
+	t.Helper()
+	root := newRoot()
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	var coded exitError
+	switch {
+	case errors.As(err, &coded):
+		code = coded.code
+	case err != nil:
+		code = codeError
+	}
+	if err != nil {
+		out.WriteString(err.Error())
+	}
+	return out.String(), code
+}
+
+// everyVerb lists every command that does something.
+func everyVerb(cmd *cobra.Command) []*cobra.Command {
+	if !cmd.HasSubCommands() {
+		return []*cobra.Command{cmd}
+	}
+	var all []*cobra.Command
+	for _, sub := range cmd.Commands() {
+		all = append(all, everyVerb(sub)...)
+	}
+	return all
+}
+
+func TestTooManyArgumentsAreWrongUsage(t *testing.T) {
+	for _, cmd := range everyVerb(newRoot()) {
+		if cmd.Name() == "help" {
+			continue
+		}
+		args := append(strings.Fields(cmd.CommandPath())[1:], "a", "b", "c", "d", "e")
+		if text, code := typed(t, args...); code != codeUsage || !strings.Contains(text, "usage: gitopsd ") || strings.Count(text, "usage: ") != 1 {
+			t.Errorf("%s: exit %d\n%s", strings.Join(args, " "), code, text)
+		}
+	}
+}
+
+func TestTooFewArgumentsAreWrongUsage(t *testing.T) {
+	for _, verb := range []string{"why", "logs", "wait", "history", "pause", "appspec validate", "bundle pack", "init"} {
+		if text, code := typed(t, strings.Fields(verb)...); code != codeUsage {
+			t.Errorf("%s: exit %d\n%s", verb, code, text)
+		}
+	}
+}
+
+func TestUnknownVerbsAreWrongUsage(t *testing.T) {
+	for line, want := range map[string]string{
+		"bundle psh":             "did you mean push?",
+		"bundle psh a --group g": "did you mean push?",
+		"bundle zzzzzz":          "known here: diff, inspect,",
+		"staus":                  "did you mean status?",
+		"host initt":             "did you mean init?",
+		"rollout simulat":        "did you mean simulate?",
+		"zzzzzz":                 "`gitopsd help` lists the verbs",
+		"status --zzz":           "unknown flag: --zzz",
+	} {
+		if text, code := typed(t, strings.Fields(line)...); code != codeUsage || !strings.Contains(text, want) {
+			t.Errorf("%s: exit %d, %s; want %s", line, code, text, want)
+		}
+	}
+	for _, line := range []string{"", "bundle", "help", "bundle --help"} {
+		if text, code := typed(t, strings.Fields(line)...); code != 0 || !strings.Contains(text, "Usage:") {
+			t.Errorf("%q: exit %d\n%s", line, code, text)
+		}
+	}
+}
+
+func TestVersionFlagSaysWhatTheVerbSays(t *testing.T) {
+	flag, code := typed(t, "--version")
+	verb, _ := typed(t, "version")
+	if code != 0 || flag != verb || !strings.HasPrefix(flag, "gitopsd ") || !strings.Contains(flag, " go1.") {
+		t.Errorf("exit %d, %q and %q", code, flag, verb)
+	}
+}
+
+// answering serves h on a socket and makes it the agent of the verbs that the test types.
+func answering(t *testing.T, h http.Handler) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	t.Setenv("GITOPSD_ADDR", path)
+}
+
+func TestWaitWantsACommitId(t *testing.T) {
+	answering(t, http.NotFoundHandler())
+	for _, commit := range []string{"HEAD", "0123", "0123456789012345678901234567890123456789a", "main"} {
+		text, code := typed(t, "wait", "shop", "--commit", commit)
+		if code != codeUsage || !strings.Contains(text, commit) || strings.Contains(text, "refused") || strings.Count(text, "commit id") != 1 {
+			t.Errorf("%s: exit %d, %s", commit, code, text)
+		}
+	}
+}
+
+func TestLocalSocketIsHintedAtOnce(t *testing.T) {
+	text, code := typed(t, "status", "--addr", filepath.Join(t.TempDir(), "none.sock"))
+	if code != codeUnreachable || strings.Count(text, "none.sock") != 1 || !strings.Contains(text, "is `gitopsd agent` running") {
+		t.Errorf("exit %d, %s", code, text)
+	}
+}
