@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 func TestRefusalsAreToldWithinOneFact(t *testing.T) {
@@ -61,5 +63,34 @@ func TestRefusalOfAnotherHostIsShownUntilTheCommitIsAccepted(t *testing.T) {
 	}
 	if _, refused := r.refusalOf(accepted.ID); refused {
 		t.Error("an accepted commit counts as refused because another host says so")
+	}
+}
+
+// TestWaitForTheNewestTellsOfARefusedOne: without a commit, the newest is meant, and what ran before it is not its outcome.
+func TestWaitForTheNewestTellsOfARefusedOne(t *testing.T) {
+	f := newSource(t, newOrigin(t), t.TempDir())
+	f.syncs(t)
+	var heard map[string]configrepo.Refusal
+	r := &reader{self: "web-1", source: f.source, repo: f.source.repo, heard: func() map[string]configrepo.Refusal { return heard }}
+	group := status.Group{Group: "shop/web", State: rollout.StateSucceeded}
+	if a, newer := r.newerThanHere(f.current(), group); newer {
+		t.Errorf("nothing is newer: %+v", a)
+	}
+	heard = map[string]configrepo.Refusal{"web-2": {Commit: strings.Repeat("c3", 20), Reason: configrepo.ReasonUnsigned, Sentence: "it is unsigned"}}
+	if a, newer := r.newerThanHere(f.current(), group); !newer || !a.Done || a.Code != waitRefused || !strings.HasPrefix(a.Message, "web-2 says: it is unsigned; shop/web is still as commit ") {
+		t.Errorf("what another host refuses: %+v", a)
+	}
+	heard["web-2"] = configrepo.Refusal{Commit: strings.Repeat("c3", 20), Reason: configrepo.ReasonBehind, Sentence: "the mirror lags"}
+	if a, newer := r.newerThanHere(f.current(), group); newer {
+		t.Errorf("a mirror that lags: %+v", a)
+	}
+	f.refused = &configrepo.Refusal{Commit: strings.Repeat("d4", 20), Sentence: "commit d4 is unsigned"}
+	if a, newer := r.newerThanHere(f.current(), group); !newer || a.Code != waitRefused || !strings.HasPrefix(a.Message, "commit d4 is unsigned; ") {
+		t.Errorf("what this host refuses: %+v", a)
+	}
+	held := *f.current()
+	held.Held = "commit e5 is held"
+	if a, newer := r.newerThanHere(&held, group); !newer || a.Code != waitRolledBack || !strings.HasPrefix(a.Message, "commit e5 is held; ") {
+		t.Errorf("a commit that is held: %+v", a)
 	}
 }

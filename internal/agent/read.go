@@ -17,6 +17,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/desired/strict"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -130,6 +131,7 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 			all = append(all, absent(v, groupOfView(v, run.set.Status()), w))
 		}
 	}
+	all = append(all, neverTaken(w, all)...)
 	if _, err := (status.Report{Groups: all}).Find(name); r.ask != nil && (name == "" || err != nil) {
 		all = append(all, r.elsewhere(ctx, w, elsewhere)...)
 	}
@@ -140,9 +142,25 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 // absent reports a group that the set knows and the commit does not.
 func absent(v rollout.GroupView, g status.Group, w *world) status.Group {
 	if !v.Orphaned && isBroken(w, v) {
-		g.Why = strings.TrimSpace(fmt.Sprintf("its files in commit %s cannot be used, so nothing new starts; `gitopsd status` lists the problems. %s", w.Commit.Short(), g.Why))
+		why, _ := unusableHere(w, g)
+		g.Why = fmt.Sprintf("%s. Nothing new starts; before, the group was %s: %s", strings.TrimSuffix(why, "."), g.State, g.Why)
+		g.State = status.StateInvalidConfig
 	}
 	return g
+}
+
+// neverTaken reports the groups whose files cannot be used and that no set followed here has ever known.
+func neverTaken(w *world, known []status.Group) []status.Group {
+	var all []status.Group
+	for _, folder := range w.State.Broken.Groups {
+		if slices.ContainsFunc(known, func(g status.Group) bool { return g.Group == folder }) {
+			continue
+		}
+		g := status.Group{Group: folder, Name: folder, State: status.StateInvalidConfig, Hosts: []status.Host{}}
+		g.Why, _ = unusableHere(w, g)
+		all = append(all, g)
+	}
+	return all
 }
 
 // elsewhere asks the voters of every set that this host does not follow, all at once.
@@ -183,6 +201,9 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 	}
 	out := groupOfView(view, st)
 	out.Failures = failuresOf(heldFor(view), past)
+	if out.State == rollout.StateSuspended && g.Policy.Suspend && w.Forked == "" {
+		out.Why = withLeader(fmt.Sprintf("`suspend: true` stands in %s/group.yaml; a commit without it lets the group go on", g.Folder), st)
+	}
 	return out
 }
 
@@ -216,10 +237,16 @@ func failuresOf(deployment string, past []rollout.DeploymentView) []status.Failu
 
 // withQuorum adds that nothing can be decided now.
 func withQuorum(g status.Group, st consensus.Status) status.Group {
-	if !st.Quorum {
-		g.Why = strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %v is up. %s", st.Set, st.Voters, g.Why))
-	}
+	g.Why = withLeader(g.Why, st)
 	return g
+}
+
+// withLeader puts before a sentence that nothing can be decided now, if so.
+func withLeader(why string, st consensus.Status) string {
+	if st.Quorum {
+		return why
+	}
+	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %v is up. %s", st.Set, st.Voters, why))
 }
 
 // groupOfView turns the replicated view into the document.
@@ -290,6 +317,10 @@ func (r *reader) askAny(ctx context.Context, w *world, set string) (status.Repor
 		report, err := r.ask(host).Report(ctx, "")
 		if err == nil {
 			return report, ""
+		}
+		if errors.Is(err, status.ErrUnreachable) { // names the host itself
+			why = append(why, err.Error())
+			continue
 		}
 		why = append(why, host+": "+err.Error())
 	}
@@ -371,20 +402,31 @@ func (r *reader) Logs(ctx context.Context, q status.LogQuery, w io.Writer) error
 		return err
 	}
 	q.Group = group.ID
-	hosts := []string{q.Host}
-	if q.Host == "" {
-		hosts = nil
-		for _, h := range group.Hosts {
-			hosts = append(hosts, h.Name)
-		}
+	var hosts []string
+	for _, h := range group.Hosts {
+		hosts = append(hosts, h.Name)
 	}
-	if len(hosts) == 1 && hosts[0] == r.self {
+	if q.Host == "" && r.ask != nil && !slices.Equal(hosts, []string{r.self}) {
+		return r.everyLog(ctx, q, hosts, w)
+	}
+	return r.oneLog(ctx, q, group, hosts, w)
+}
+
+// oneLog prints the output of one host, which may have left the group since.
+func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Group, hosts []string, w io.Writer) error {
+	known := slices.Contains(hosts, q.Host)
+	if world := r.source.current(); world != nil && !known {
+		_, known = world.State.Hosts[desired.HostName(q.Host)]
+	}
+	switch {
+	case q.Host == "" || q.Host == r.self:
 		return r.localLogs(q, w)
-	}
-	if r.ask == nil {
+	case r.ask == nil:
 		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
+	case !known:
+		return fmt.Errorf("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
 	}
-	return r.everyLog(ctx, q, hosts, w)
+	return r.ask(q.Host).Logs(ctx, q, w)
 }
 
 // everyLog prints the output of each host under a heading.
@@ -450,14 +492,20 @@ func (r *reader) Operate(ctx context.Context, op status.Operation) error {
 	if run == nil {
 		return fmt.Errorf("%w: %s does not follow %s; ask a host of the group", status.ErrRefused, r.self, group.Group)
 	}
+	noLeader := func(st consensus.Status) error {
+		return fmt.Errorf("cannot %s %s: %w: a majority of %v must be up", op.Verb, group.Group, status.ErrNoQuorum, st.Voters)
+	}
 	if st := run.set.Status(); !st.Quorum {
-		return fmt.Errorf("%w: set %s", status.ErrNoQuorum, st.Set)
+		return noLeader(st)
 	}
 	data, err := rollout.Encode(rollout.Operator{Group: group.ID, ID: operationID(r.self), Verb: verb, Actor: op.Actor, Reason: op.Reason}, time.Now())
 	if err != nil {
 		return fmt.Errorf("%w: %w", status.ErrRefused, err)
 	}
 	result, err := run.set.Submit(ctx, data)
+	if errors.Is(err, consensus.ErrNoLeader) {
+		return noLeader(run.set.Status())
+	}
 	if err != nil {
 		return fmt.Errorf("cannot %s %s: %w", op.Verb, group.Group, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	setReopenPause = 5 * time.Second        // before a set whose replica stopped is opened again
 	submitTimeout  = 10 * time.Second       // one command of this host
 	submitQueueMax = 256                    // commands waiting for one set; more are dropped, and made again by the Member
+	puzzledFor     = 10 * time.Second       // what a peer answers that is only starting or leaving is told after this long
 	setsCheck      = 500 * time.Millisecond // how often what nothing announces is looked at: leadership, liveness
 )
 
@@ -34,6 +36,7 @@ type setRun struct {
 	done    chan struct{}
 	submits *outbox
 	changed signal
+	puzzled map[string]time.Time // problems that a peer's coming or going explains at first, and since when each is there; under sets.mu
 }
 
 // sets follows the coordinator sets that the world names for this host.
@@ -239,6 +242,7 @@ func (s *sets) forward(ctx context.Context, run *setRun) {
 	for {
 		st := run.set.Status()
 		s.leads(run.spec.Name, st.Quorum && st.Leader != "")
+		s.puzzle(run, st.Problems, time.Now())
 		if known && st.Applied >= from && st.Leader != "" && st.Quorum {
 			s.pass(run)
 		}
@@ -397,12 +401,50 @@ func (s *sets) closeAll() {
 	}
 }
 
+// unknownThere ends what a peer answers that does not follow a set, be it for the moment in which it starts or leaves.
+const unknownThere = " is not known here"
+
+// puzzle notes since when peers answer that they do not follow a set.
+func (s *sets) puzzle(run *setRun, problems []string, now time.Time) {
+	since := map[string]time.Time{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range problems {
+		if !strings.HasSuffix(p, unknownThere) {
+			continue
+		}
+		since[p] = now
+		if before, ok := run.puzzled[p]; ok {
+			since[p] = before
+		}
+	}
+	run.puzzled = since
+}
+
+// lasting leaves out of the problems those that the next moment may explain.
+func (s *sets) lasting(run *setRun, problems []string, now time.Time) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, p := range problems {
+		since, ok := run.puzzled[p]
+		switch {
+		case !strings.HasSuffix(p, unknownThere):
+			all = append(all, p)
+		case ok && now.Sub(since) >= puzzledFor:
+			host, _, _ := strings.Cut(p, " ")
+			all = append(all, fmt.Sprintf("%s does not follow it; it may lag behind the newest commit, `gitopsd status` there says why", host))
+		}
+	}
+	return all
+}
+
 // notices reports sets that have no leader, failed, or were described twice.
 func (s *sets) notices() []status.Notice {
 	var all []status.Notice
 	for name, run := range s.list() {
 		st := run.set.Status()
-		for _, p := range st.Problems {
+		for _, p := range s.lasting(run, st.Problems, time.Now()) {
 			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s: %s", name, p)})
 		}
 		if st.Failed != "" {

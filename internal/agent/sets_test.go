@@ -245,19 +245,7 @@ func TestReader(t *testing.T) {
 	w := simpleWorld(commitA, "db", "web")
 	o.setWorld(w)
 	o.awaitOpen("db", "web")
-	for _, g := range w.State.Groups[1:] {
-		term := o.list()["web"].set.Status().Term
-		for _, c := range []rollout.Command{rollout.Lead{Host: "web-1", Epoch: 1, Voters: []string{"web-1"}}, targetOf(w, g)} {
-			data, err := rollout.Encode(c, time.Unix(1_700_000_000, 0))
-			if err != nil {
-				t.Fatal(err)
-			}
-			result, err := o.list()["web"].set.Lead(context.Background(), term, data)
-			if err != nil || refusedBy(result.Response) != "" {
-				t.Fatalf("%T: %v %s", c, err, refusedBy(result.Response))
-			}
-		}
-	}
+	o.take(w, w.State.Groups[1])
 	r := newReader(t, o)
 	ctx := context.Background()
 	report, err := r.Report(ctx, "")
@@ -312,9 +300,18 @@ func TestReader(t *testing.T) {
 	}
 	broken := simpleWorld(commitA, "db")
 	broken.State.Sets, broken.State.Broken.Groups = w.State.Sets, []string{"shop/web"}
+	broken.Problems = []desired.Problem{{File: "shop/web/group.yaml", Line: 7, Column: 1, Message: `unknown key "chekcs"`}}
+	broken.State.Broken.Groups = append(broken.State.Broken.Groups, "shop/young")
 	r.source.world = broken
-	if one, err := r.Report(ctx, "shop/web"); err != nil || !strings.Contains(one.Groups[0].Why, "cannot be used") {
+	if one, err := r.Report(ctx, "shop/web"); err != nil || one.Groups[0].State != status.StateInvalidConfig || !strings.Contains(one.Groups[0].Why, "group.yaml:7:1") ||
+		!strings.Contains(one.Groups[0].Why, "before, the group was Paused") || one.Groups[0].ID != "g-web" {
 		t.Errorf("a group whose files are broken: %+v %v", one.Groups, err)
+	}
+	if one, err := r.Report(ctx, "shop/young"); err != nil || one.Groups[0].State != status.StateInvalidConfig || one.Groups[0].Hosts == nil {
+		t.Errorf("a group that was broken from the start: %+v %v", one.Groups, err)
+	}
+	if a, err := r.Wait(ctx, "shop/young", ""); err != nil || !a.Done || a.Code != waitRefused {
+		t.Errorf("waiting for a group that was broken from the start: %+v %v", a, err)
 	}
 	r.source.world = simpleWorld(commitA, "db", "web", "more")
 	if err := r.Ready(); err == nil || !strings.Contains(err.Error(), "more") {
@@ -362,7 +359,7 @@ func TestReaderAsksOtherSetsVoters(t *testing.T) {
 		if g := report.Groups[0]; g.Group != "shop/far" || g.State != rollout.StateNone {
 			t.Errorf("the other set's group: %+v", g)
 		}
-		if g := report.Groups[1]; g.State != "Unknown" || !strings.Contains(g.Why, "web-3") {
+		if g := report.Groups[1]; g.State != "Unknown" || strings.Count(g.Why, "web-3") > 1 || strings.Contains(g.Why, "gitopsd agent") {
 			t.Errorf("a set nobody can be asked about: %+v", g)
 		}
 	}
@@ -380,9 +377,68 @@ func TestReaderAsksOtherSetsVoters(t *testing.T) {
 	if err := r.Operate(ctx, status.Operation{Verb: "stop", Group: "shop/far", Actor: "anna"}); !errors.Is(err, status.ErrRefused) {
 		t.Errorf("%v", err)
 	}
+	for host, want := range map[string]string{"web-22": "did you mean web-2?", "zzz": "known here: web-1, web-2"} {
+		err := r.Logs(ctx, status.LogQuery{Group: "shop/far", Host: host}, &bytes.Buffer{})
+		if err == nil || !strings.Contains(err.Error(), "it is no host of shop/far") || !strings.Contains(err.Error(), want) {
+			t.Errorf("logs of %s: %v", host, err)
+		}
+	}
+	if err := r.Logs(ctx, status.LogQuery{Group: "shop/near", Host: "web-2"}, &bytes.Buffer{}); err == nil {
+		t.Error("logs that another host cannot give are no error")
+	}
 	silent := newReader(t, here) // as hosts see it: nobody else is asked
 	if report, err := silent.Report(ctx, ""); err != nil || len(report.Groups) != 1 {
 		t.Errorf("%+v %v", report.Groups, err)
+	}
+}
+
+// TestPeerThatOnlyLeavesIsNoProblem: for a moment a peer that starts or leaves does not know a set.
+func TestPeerThatOnlyLeavesIsNoProblem(t *testing.T) {
+	s, run, at := &sets{}, &setRun{}, time.Unix(1_700_000_000, 0)
+	said := []string{"web-2 refused: set web is not known here", "web-3 refused: it lost its store"}
+	told := func(after time.Duration) string { return strings.Join(s.lasting(run, said, at.Add(after)), "|") }
+	s.puzzle(run, said, at)
+	s.puzzle(run, said, at.Add(puzzledFor/2))
+	if got := told(puzzledFor / 2); got != said[1] {
+		t.Errorf("at first: %q", got)
+	}
+	if got := told(puzzledFor); !strings.HasPrefix(got, "web-2 does not follow it; ") || !strings.HasSuffix(got, "|"+said[1]) {
+		t.Errorf("later: %q", got)
+	}
+	s.puzzle(run, nil, at)
+	s.puzzle(run, said, at.Add(puzzledFor))
+	if got := told(puzzledFor); got != said[1] {
+		t.Errorf("when it began anew: %q", got)
+	}
+}
+
+// TestSuspendedGroupSaysHowToGoOn: the key in group.yaml is what a person has to change.
+func TestSuspendedGroupSaysHowToGoOn(t *testing.T) {
+	o := newOffice(t, commitA, idle)
+	w := simpleWorld(commitA, "web")
+	w.State.Groups[0].Policy.Suspend = true
+	o.setWorld(w)
+	o.awaitOpen("web")
+	o.take(w, w.State.Groups[0])
+	report, err := newReader(t, o).Report(context.Background(), "web")
+	if err != nil || report.Groups[0].State != rollout.StateSuspended || report.Groups[0].Why != "`suspend: true` stands in shop/web/group.yaml; a commit without it lets the group go on" {
+		t.Errorf("%+v %v", report.Groups, err)
+	}
+}
+
+// take has the set of a group take up what a world asks of it.
+func (o *office) take(w *world, g desired.Group) {
+	o.t.Helper()
+	run := o.list()[g.Coordinators]
+	for _, c := range []rollout.Command{rollout.Lead{Host: "web-1", Epoch: 1, Voters: []string{"web-1"}}, targetOf(w, g)} {
+		data, err := rollout.Encode(c, time.Unix(1_700_000_000, 0))
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		result, err := run.set.Lead(context.Background(), run.set.Status().Term, data)
+		if err != nil || refusedBy(result.Response) != "" {
+			o.t.Fatalf("%T: %v %s", c, err, refusedBy(result.Response))
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
@@ -40,7 +41,33 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 	if g, ok := w.group(group.ID); ok && (notTaken(run, g, group) || suspendNotTaken(run, w, g)) {
 		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
 	}
+	if commit == "" {
+		if answer, newer := r.newerThanHere(w, group); newer {
+			return answer, nil
+		}
+	}
 	return outcomeOf(group), nil
+}
+
+// newerThanHere says whether git has a newer commit that does not take effect: whoever waits for the newest one must not take the state before it for its outcome.
+func (r *reader) newerThanHere(w *world, g status.Group) (status.Awaited, bool) {
+	still := fmt.Sprintf("%s is still as commit %s says, %s", g.Group, w.Commit.Short(), g.State)
+	if w.Held != "" {
+		return status.Awaited{Done: true, Code: waitRolledBack, State: rollout.StateHeldBack, Message: w.Held + "; " + still, Group: g}, true
+	}
+	refused := ""
+	for _, other := range slices.Backward(r.refusals()) {
+		if other.Kind != string(configrepo.ReasonBehind) { // a mirror that lags has nothing newer
+			refused = other.Host + " says: " + other.Message
+		}
+	}
+	if own := r.source.refusal(); own != nil && own.Reason != configrepo.ReasonBehind {
+		refused = own.Sentence
+	}
+	if refused == "" {
+		return status.Awaited{}, false
+	}
+	return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: refused + "; " + still, Group: g}, true
 }
 
 // notTaken says whether the set has yet to hear which spec, and where this host follows the set which attempt at it, the newest commit asks of a group.
@@ -111,6 +138,8 @@ func outcomeOf(g status.Group) status.Awaited {
 		a.Code = waitRolledBack
 	case rollout.StateStopped, rollout.StatePaused, rollout.StateSuspended, rollout.StateOrphaned:
 		a.Code = waitStopped
+	case status.StateInvalidConfig:
+		a.Code = waitRefused
 	default:
 		a.Done = false
 	}

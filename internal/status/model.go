@@ -7,6 +7,7 @@ package status
 
 import (
 	"fmt"
+	"path"
 	"time"
 )
 
@@ -154,24 +155,34 @@ type Awaited struct {
 	Group   Group  `json:"group"`
 }
 
-// Find picks the group that name means: its folder, its id, or its deployment group name where that is unique.
+// StateInvalidConfig is the state of a group whose files in the commit in effect cannot be used: nothing new starts, and what runs goes on.
+const StateInvalidConfig = "InvalidConfig"
+
+// Find picks the group that name means: its folder, its id, or, where that is unique, its deployment group name, and after that the last part of its folder.
 func (r Report) Find(name string) (Group, error) {
-	var found []Group
+	var named, ending []Group
 	for _, g := range r.Groups {
-		if g.Group == name || g.ID == name {
+		switch {
+		case name == "":
+		case g.Group == name || g.ID == name:
 			return g, nil
-		}
-		if g.Name == name {
-			found = append(found, g)
+		case g.Name == name:
+			named = append(named, g)
+		case path.Base(g.Group) == name:
+			ending = append(ending, g)
 		}
 	}
-	switch len(found) {
+	what := "are named"
+	if len(named) == 0 {
+		named, what = ending, "have a folder named"
+	}
+	switch len(named) {
 	case 1:
-		return found[0], nil
+		return named[0], nil
 	case 0:
 		return Group{}, unknownGroup(name, r.near(name))
 	}
-	return Group{}, fmt.Errorf("cannot choose a group: %d groups are named %q; name one by its folder, for instance %q", len(found), name, found[0].Group)
+	return Group{}, fmt.Errorf("cannot choose a group: %d groups %s %q; name one by its folder, for instance %q", len(named), what, name, named[0].Group)
 }
 
 // UnknownGroupError says that no group has a name, and which one was perhaps meant.

@@ -31,6 +31,13 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: %s %v", name, g.ID, err)
 		}
 	}
+	byFolder := Report{Groups: append(r.Groups, Group{Group: "shop/production/intranet", ID: "g4", Name: "i"}, Group{Group: "other/api", ID: "g5", Name: "other"})}
+	if g, err := byFolder.Find("intranet"); err != nil || g.ID != "g4" {
+		t.Errorf("the last part of a folder: %s %v", g.ID, err)
+	}
+	if _, err := byFolder.Find("api"); err == nil || !strings.Contains(err.Error(), `2 groups have a folder named "api"`) {
+		t.Errorf("the last part of two folders: %v", err)
+	}
 	for name, want := range map[string]string{
 		"website": "2 groups are named", "shop/prodction/website": `did you mean "shop/production/website"?`, "api-prodution": `did you mean "api-production"?`, "zzz": "`gitopsd status` lists the groups", "": "lists the groups",
 	} {
