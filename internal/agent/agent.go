@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +70,8 @@ type Agent struct {
 	log     *slog.Logger
 	unlock  func()
 	storage string
+	key     ed25519.PublicKey
+	warned  string // the last warning of warnStranger; owned by the source's loop
 
 	inventory *inventory
 	transport *transport.Transport
@@ -179,7 +182,7 @@ func (a *Agent) identity() (transport.Identity, error) {
 	if err != nil {
 		return transport.Identity{}, fmt.Errorf("cannot read the storage id: %w", err)
 	}
-	a.storage = strings.TrimSpace(string(text))
+	a.storage, a.key = strings.TrimSpace(string(text)), key.Public().(ed25519.PublicKey)
 	return transport.Identity{Host: a.config().Host, Key: key, Instance: transport.NewInstance()}, nil
 }
 
@@ -282,7 +285,7 @@ func (a *Agent) noteClone(host, detail string) {
 
 // hostNotices reports hosts that were seen twice, and peers that sent wrong bytes.
 func (a *Agent) hostNotices() []status.Notice {
-	all := a.member.notices()
+	all := append(a.strangerNotice(), a.member.notices()...)
 	for host, why := range a.swarm.Suspects() {
 		all = append(all, status.Notice{Kind: "CorruptPeer", Host: host, Message: why})
 	}
@@ -348,6 +351,7 @@ func (a *Agent) publishTip(tip string) {
 	if w := a.source.current(); w != nil && a.inventory.set(w.State.Hosts) {
 		a.transport.Sweep()
 	}
+	a.warnStranger()
 	if err := a.gossip.Publish(factTip, []byte(tip)); err != nil {
 		a.log.Debug("the accepted commit could not be announced", "error", err)
 	}

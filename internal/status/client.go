@@ -202,11 +202,13 @@ func (c *Client) unreachable(err error) error {
 	case op.Err != nil:
 		err = op.Err
 	}
-	hint := ""
-	if c.hint != nil {
-		hint = "; " + c.hint(err)
+	switch {
+	case c.hint != nil:
+		return fmt.Errorf("%w at %s: %w; %s", ErrUnreachable, c.name, err, c.hint(err))
+	case strings.Contains(err.Error(), c.name):
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	return fmt.Errorf("%w at %s: %w%s", ErrUnreachable, c.name, err, hint)
+	return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.name, err)
 }
 
 // socketHint says what may help somebody whose agent's socket does not answer.
