@@ -111,15 +111,16 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]clone{}, done: make(chan struct{})}
 	a.cfg.Store(&o.Config)
-	if err := durable.MkdirAll(o.Config.DataDir, 0o711); err != nil {
-		return nil, fmt.Errorf("cannot make the data directory: %w", err)
-	}
-	unlock, err := durable.Lock(filepath.Join(o.Config.DataDir, lockFile))
+	identity, err := a.identity() // before anything is written: without a key the directory is left as it is
 	if err != nil {
-		return nil, fmt.Errorf("cannot start: another agent uses %s: %w", o.Config.DataDir, err)
+		return nil, err
+	}
+	unlock, err := durable.Lock(a.dir(lockFile))
+	if err != nil {
+		return nil, lockError(o.Config.DataDir, err)
 	}
 	a.unlock = unlock
-	if err := a.build(); err != nil {
+	if err := a.build(identity); err != nil {
 		a.Close()
 		return nil, err
 	}
@@ -149,11 +150,7 @@ func (a *Agent) config() *Config { return a.cfg.Load() }
 func (a *Agent) dir(name string) string { return filepath.Join(a.config().DataDir, name) }
 
 // build makes the stations in the order of the road.
-func (a *Agent) build() error {
-	identity, err := a.identity()
-	if err != nil {
-		return err
-	}
+func (a *Agent) build(identity transport.Identity) error {
 	repo, err := a.openRepo(a.config())
 	if err != nil {
 		return err
@@ -175,6 +172,9 @@ func (a *Agent) identity() (transport.Identity, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return transport.Identity{}, fmt.Errorf("cannot start: %s does not exist; run `gitopsd host init --name %s --data-dir %s` and commit what it prints", a.dir(keyFile), a.config().Host, a.config().DataDir)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return transport.Identity{}, deniedError(a.config().DataDir, err)
+	}
 	if err != nil {
 		return transport.Identity{}, err
 	}
@@ -189,11 +189,15 @@ func (a *Agent) identity() (transport.Identity, error) {
 // openRepo prepares the config repository's mirror.
 func (a *Agent) openRepo(c *Config) (*configrepo.Repo, error) {
 	r := c.Repository
-	return configrepo.New(configrepo.Options{
+	repo, err := configrepo.New(configrepo.Options{
 		Dir: filepath.Join(c.DataDir, gitDir), URLs: r.URLs, Branch: r.Branch, Introduction: r.Introduction, AllowedSigners: r.AllowedSigners,
 		AllowLocalPath: r.AllowLocalPath, Credentials: configrepo.Credentials(r.Credentials),
 		Child: []string{a.opt.Program, "fetch-child"}, Log: a.log.With("station", "configrepo"),
 	})
+	if err != nil {
+		return nil, repoError(r.AllowedSigners, err)
+	}
+	return repo, nil
 }
 
 // streams adapts transport's streams to consensus, which declares its own.
@@ -230,7 +234,7 @@ func (a *Agent) buildNetwork(identity transport.Identity) error {
 		return err
 	}
 	if _, err := a.transport.Bind(); err != nil {
-		return fmt.Errorf("cannot listen on %s: %w", c.Listen, err)
+		return listenError(err)
 	}
 	gossipTiming, raftTiming := timings(c)
 	a.gossip, err = gossip.New(gossip.Options{Host: c.Host, Instance: identity.Instance, Version: clip(a.opt.Version, 64), Advertise: c.Advertise, Streams: a.transport,
