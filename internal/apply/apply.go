@@ -48,6 +48,10 @@ type Options struct {
 	// OutputGrace is how long the output of a script that has ended is waited
 	// for when a process it left behind holds it open; 0 means 1 s.
 	OutputGrace time.Duration
+	// HookProcesses limits how many processes and threads a script may have at a
+	// time while it runs, where cgroup v2 has the pids controller; what it leaves
+	// behind is not limited. 0 means 4096, negative no limit.
+	HookProcesses int
 	// KeepFree is the space in bytes that Install leaves on a destination's file
 	// system; 0 means 16 MiB, negative none.
 	KeepFree int64
@@ -65,6 +69,7 @@ type Applier struct {
 	boot  string
 	log   *slog.Logger
 
+	cgroups     cgroups
 	startPauses []time.Duration // between tries to start a supervisor
 
 	mu      sync.Mutex
@@ -99,6 +104,9 @@ func New(opts Options) (*Applier, error) {
 	if opts.OutputGrace <= 0 {
 		opts.OutputGrace = time.Second
 	}
+	if opts.HookProcesses == 0 {
+		opts.HookProcesses = 4096
+	}
 	if opts.KeepFree == 0 {
 		opts.KeepFree = 16 << 20
 	}
@@ -107,7 +115,24 @@ func New(opts Options) (*Applier, error) {
 	}
 	a := &Applier{opts: opts, log: opts.Log, umask: readUmask(), boot: bootID(),
 		startPauses: []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond}}
-	return a, a.prepareState()
+	if err := a.prepareState(); err != nil {
+		return a, err
+	}
+	a.prepareCgroups()
+	return a, nil
+}
+
+// prepareCgroups finds out where scripts get control groups, says once where they
+// get none, and removes those whose processes have ended.
+func (a *Applier) prepareCgroups() {
+	a.cgroups = findCgroups("/proc/self", max(0, a.opts.HookProcesses))
+	switch {
+	case a.cgroups.Base == "":
+		a.log.Warn("hooks get no control groups: a timeout does not find their processes in other sessions", "reason", a.cgroups.Reason)
+	case a.cgroups.Limit > 0 && !a.cgroups.limited():
+		a.log.Info("the number of processes of a hook is not limited: its control groups have no pids controller", "cgroup", a.cgroups.Base)
+	}
+	a.cgroups.collect()
 }
 
 func readUmask() uint32 {

@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 			os.Exit(applyAndDie(os.Args[2:]))
 		}
 	}
+	// The race detector lets a process sleep for a second at its end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	goleak.VerifyTestMain(m)
 }
 
@@ -79,6 +81,7 @@ type workbench struct {
 func newBench(t testing.TB) *workbench {
 	t.Helper()
 	w := &workbench{t: t, dir: scratch(t)}
+	t.Cleanup(func() { findCgroups("/proc/self", 0).collect() })
 	w.target = filepath.Join(w.dir, "target")
 	w.runs = filepath.Join(w.dir, "runs")
 	if err := os.Mkdir(w.target, 0o755); err != nil {

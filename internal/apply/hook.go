@@ -52,6 +52,7 @@ type hookRequest struct {
 	Scripts     []hookScript  `json:"scripts"`
 	KillGrace   time.Duration `json:"killGraceNs"`
 	OutputGrace time.Duration `json:"outputGraceNs"`
+	Cgroups     cgroups       `json:"cgroups"`
 }
 
 type hookScript struct {
@@ -70,6 +71,8 @@ type hookResult struct {
 	Warnings     []string `json:"warnings,omitempty"`
 	DroppedBytes int64    `json:"droppedBytes,omitempty"` // of output, between head and tail
 	Detached     bool     `json:"detached,omitempty"`     // the supervisor stays to read what processes left behind write
+	Cgroups      []string `json:"cgroups,omitempty"`      // control groups in which processes were left
+	Uncontained  string   `json:"uncontained,omitempty"`  // why the last script had no control group
 }
 
 // variant tells several hooks of one event from each other.
@@ -144,7 +147,7 @@ func (a *Applier) fault(k Key, e appspec.Event, v variant, res *hookResult) *Err
 func (r *run) request(e appspec.Event, scripts []appspec.Script, info *releaseInfo) *hookRequest {
 	req := &hookRequest{
 		Version: hookVersion, Event: e, Archive: info.dir, WorkDir: r.a.opts.WorkDir, Env: r.env(e),
-		KillGrace: r.a.opts.KillGrace, OutputGrace: r.a.opts.OutputGrace,
+		KillGrace: r.a.opts.KillGrace, OutputGrace: r.a.opts.OutputGrace, Cgroups: r.a.cgroups,
 	}
 	for _, s := range scripts {
 		req.Scripts = append(req.Scripts, hookScript{

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
 )
@@ -136,6 +137,25 @@ func TestOutputIsBoundedAndSafe(t *testing.T) {
 	}
 	if tail := res.Error.LogTail; len(tail) > logTailMax || !strings.HasSuffix(tail, "[stdout]unended\n") {
 		t.Errorf("log tail of %d bytes", len(tail))
+	}
+}
+
+// A gigabyte without an end of line, beside a process that holds the output.
+func TestGigabyteOfOutput(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	pid := filepath.Join(w.dir, "pid")
+	res := w.hook("sleep 60 &\necho $! > "+pid+"\nhead -c 1000000000 /dev/zero; printf 'last \\377\\n' >&2; exit 1", "")
+	defer killPID(t, pid)
+	if res.Error == nil || res.Error.Code != CodeScriptFailed || !utf8.ValidString(res.Error.LogTail) || len(res.Error.LogTail) > logTailMax {
+		t.Fatalf("%+v", res.Error)
+	}
+	log := strings.Join(res.ScriptsLog, "\n")
+	if len(log) > headMax+3*tailMax || !utf8.ValidString(log) || !strings.Contains(log, "[stderr]last ?") {
+		t.Errorf("%d bytes of log", len(log))
+	}
+	if r := resultOf(t, w.applier()); r.DroppedBytes < 990_000_000 {
+		t.Errorf("%d bytes were dropped", r.DroppedBytes)
 	}
 }
 

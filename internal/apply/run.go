@@ -100,6 +100,7 @@ func (a *Applier) lockApplication(ctx context.Context, d *Deployment) (func(), e
 	}
 	a.sweep(d.GroupID)
 	group()
+	a.cgroups.collect()
 	return unlock, nil
 }
 

@@ -70,6 +70,7 @@ func supervise(dir string) error {
 		}
 	}
 	res.Warnings, res.Detached = s.warnings, s.left > 0
+	res.Cgroups, res.Uncontained = s.removeGroups(), s.uncontained
 	res.DroppedBytes = out.sync()
 	if err := writeResult(dir, reserve, &res); err != nil {
 		return err
@@ -78,6 +79,7 @@ func supervise(dir string) error {
 		return fmt.Errorf("cannot close the pipe: %w", err)
 	}
 	s.readers.Wait()
+	s.removeGroups()
 	return nil
 }
 
@@ -138,6 +140,10 @@ type supervisor struct {
 	readers  sync.WaitGroup // of the scripts' output
 	left     int            // streams that somebody still holds open
 	warnings []string
+
+	group       *cgroup // of the script that runs; nil where there is none
+	groups      []*cgroup
+	uncontained string // why there is none
 }
 
 // script runs one script to its end and returns CodeDeploy's code with a
@@ -166,10 +172,33 @@ func (s *supervisor) script(script *hookScript) (int, string) {
 		return CodeScriptFailed, fmt.Sprintf("Script at specified location: %s failed with error %v", who, err)
 	}
 	state, timedOut := s.wait(proc, script.Timeout)
+	refused := s.group.refused()
+	if refused > 0 {
+		s.group.kill()
+	}
 	s.settle(streams, script)
+	if refused > 0 || timedOut {
+		s.group.removeKilled()
+	} else {
+		s.group.release()
+	}
+	if timedOut && s.group == nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("processes of %s in other sessions may go on, as it had no control group: %s", script.Location, s.uncontained))
+	}
+	return verdict(script, who, state, timedOut, refused, s.req.Cgroups.Limit)
+}
+
+// verdict says how a script ended.
+func verdict(script *hookScript, who string, state *os.ProcessState, timedOut bool, refused int64, limit int) (int, string) {
+	many := ""
+	if refused > 0 {
+		many = fmt.Sprintf(": it reached its limit of %d processes and threads, and new ones were refused %d times; all of them were killed", limit, refused)
+	}
 	switch {
 	case timedOut:
-		return CodeTimedOut, fmt.Sprintf("Script at specified location: %s failed to complete in %d seconds", who, int64(script.Timeout/time.Second))
+		return CodeTimedOut, fmt.Sprintf("Script at specified location: %s failed to complete in %d seconds%s", who, int64(script.Timeout/time.Second), many)
+	case refused > 0:
+		return CodeScriptFailed, fmt.Sprintf("Script at specified location: %s failed%s", who, many)
 	case state == nil:
 		return CodeScriptFailed, fmt.Sprintf("Script at specified location: %s ended in a way that could not be found out", who)
 	case state.Success():
@@ -215,9 +244,9 @@ func (s *supervisor) start(script *hookScript, path string) (*os.Process, []*str
 		files, readers = append(files, w), append(readers, r)
 	}
 	attr := &os.ProcAttr{Dir: s.req.WorkDir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, Credential: cred}}
-	proc, err := os.StartProcess(argv[0], argv, attr)
+	proc, err := s.launch(argv, attr)
 	if errors.Is(err, unix.ENOEXEC) { // no #! line
-		proc, err = os.StartProcess("/bin/sh", append([]string{"/bin/sh"}, argv...), attr)
+		proc, err = s.launch(append([]string{"/bin/sh"}, argv...), attr)
 	}
 	if err != nil {
 		for _, r := range readers {
@@ -239,8 +268,48 @@ func (s *supervisor) start(script *hookScript, path string) (*os.Process, []*str
 	return proc, streams, nil
 }
 
-// wait waits for a script; past its timeout its process group gets TERM, and
-// after the grace KILL.
+// launch starts a process in a control group of its own, or without one where
+// none can be had: that must not fail a hook.
+func (s *supervisor) launch(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	c := s.req.Cgroups
+	s.group, s.uncontained = nil, c.Reason
+	for range 10 {
+		if c.Base == "" {
+			break
+		}
+		g, err := c.newCgroup(string(s.req.Event))
+		if err != nil {
+			s.uncontained = err.Error()
+			break
+		}
+		proc, err := g.start(c, argv, attr)
+		if err == nil {
+			s.group = g
+			s.groups = append(s.groups, g)
+			return proc, nil
+		}
+		s.uncontained = fmt.Sprintf("cannot start a process in a control group: %v", err)
+		if exists(g.dir) { // else somebody who collects the empty ones took it away
+			g.remove()
+			break
+		}
+	}
+	return os.StartProcess(argv[0], argv, attr)
+}
+
+// removeGroups removes the control groups in which nothing is left, and returns
+// those that stay.
+func (s *supervisor) removeGroups() (left []string) {
+	for _, g := range s.groups {
+		if !g.remove() {
+			left = append(left, g.dir)
+		}
+	}
+	return left
+}
+
+// wait waits for a script; past its timeout its process group and what else is in
+// its control group get TERM, and after the grace KILL.
 func (s *supervisor) wait(proc *os.Process, timeout time.Duration) (state *os.ProcessState, timedOut bool) {
 	ended := make(chan *os.ProcessState, 1)
 	go func() {
@@ -255,12 +324,15 @@ func (s *supervisor) wait(proc *os.Process, timeout time.Duration) (state *os.Pr
 	case <-timer.C:
 	}
 	unix.Kill(-proc.Pid, unix.SIGTERM)
+	s.group.signal(unix.SIGTERM, proc.Pid)
 	s.waitGroup(proc.Pid)
 	unix.Kill(-proc.Pid, unix.SIGKILL)
+	s.group.kill()
 	return <-ended, true
 }
 
-// waitGroup waits until a process group is empty, at most for the grace.
+// waitGroup waits until a process group and its control group are empty, at most
+// for the grace.
 func (s *supervisor) waitGroup(pgid int) {
 	deadline := time.NewTimer(s.req.KillGrace)
 	defer deadline.Stop()
@@ -271,7 +343,7 @@ func (s *supervisor) waitGroup(pgid int) {
 		case <-deadline.C:
 			return
 		case <-tick.C:
-			if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
+			if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) && s.group.empty() {
 				return
 			}
 		}
