@@ -138,6 +138,9 @@ func (o *output) copyLines(r io.Reader, prefix string) {
 // mark, as in the agent's logs.
 func appendLine(out []byte, prefix string, line []byte) []byte {
 	out = append(out, prefix...)
+	if utf8.Valid(line) {
+		return append(append(out, line...), '\n')
+	}
 	for len(line) > 0 {
 		r, size := utf8.DecodeRune(line)
 		if r == utf8.RuneError && size == 1 {
