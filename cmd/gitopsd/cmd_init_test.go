@@ -52,6 +52,17 @@ func TestFromNothingToARepositoryThatValidates(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "trust.yaml") || !strings.Contains(out, "this is not a key yet") || !strings.Contains(hints, "0 problems") && !strings.Contains(hints, "ok, 1 warnings") {
 		t.Fatalf("init: exit %d\n%s%s", code, out, hints)
 	}
+	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	for _, want := range []string{"git config gpg.format ssh", "git rev-parse HEAD", "introduction: ", "/etc/gitopsd/allowed_signers", "`suspend: true`", "git push"} {
+		if !strings.Contains(string(readme), want) {
+			t.Errorf("the README lacks %q (%v)", want, err)
+		}
+	}
+	for _, line := range calls(string(readme)) {
+		if err := lookUp(docsRoot(t), line); err != nil {
+			t.Errorf("the README says gitopsd %s: %v", line, err)
+		}
+	}
 	for _, name := range []string{"web-1", "web-2", "web-3"} {
 		text := must(t, "host", "init", "--data-dir", filepath.Join(t.TempDir(), name), "--name", name, "--address", "10.0.0."+name[4:]+":7946", "--zone", "rack-a", "--tag", "role=shop,env=production")
 		if err := os.WriteFile(filepath.Join(dir, "hosts", name+".yaml"), []byte(text), 0o644); err != nil {

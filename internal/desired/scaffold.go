@@ -90,12 +90,35 @@ This repository says what every host should run. A signed commit deploys, ` + "`
     coordinators/NAME.yaml    the hosts that decide when
     <platform>/<environment>/<project>/group.yaml    a deployment group: which bundle runs on which hosts
 
-Next:
+From nothing to a release:
 
-1. On each host: ` + "`gitopsd host init --data-dir /var/lib/gitopsd --name NAME --address IP:7946`" + `, and commit the hosts/NAME.yaml it prints.
-2. ` + "`gitopsd coordinators init NAME --voters a,b,c`" + `
-3. ` + "`gitopsd group add PLATFORM/ENVIRONMENT/PROJECT --application APP --group GROUP --coordinators NAME`" + `, then name the bundle in its group.yaml.
-4. ` + "`gitopsd config validate .`" + ` before every commit, and ` + "`git commit -S`" + `.
+1. Sign. On every machine that commits, in this repository (or --global):
+
+       git config gpg.format ssh
+       git config user.signingkey ~/.ssh/id_ed25519
+       git config commit.gpgsign true
+
+   The public half stands in trust.yaml.
+2. Inventory. On each host, as root: ` + "`" + `gitopsd host init --name NAME --address IP:7946 --tag role=web` + "`" + `. Put what it prints into hosts/NAME.yaml here.
+3. Coordinators, one, three, five or seven hosts that decide when: ` + "`" + `gitopsd coordinators init NAME --voters a,b,c` + "`" + `
+4. Introduction: ` + "`" + `gitopsd config validate . && git add -A && git commit -S -m 'introduce the fleet' && git push` + "`" + `. Hosts trust what descends from this
+   commit and nothing else; ` + "`" + `git rev-parse HEAD` + "`" + ` prints its id.
+5. Pin it. On each host /etc/gitopsd/gitopsd.yaml:
+
+       host: NAME
+       repository:
+         urls: [URL-OF-THIS-REPOSITORY]
+         introduction: THE-ID
+
+   and /etc/gitopsd/allowed_signers, a line for each who may have signed that commit: a name, and the key as in trust.yaml:
+
+       you ssh-ed25519 AAAA...
+
+   Then ` + "`" + `systemctl enable --now gitopsd` + "`" + `.
+6. A group: ` + "`" + `gitopsd group add PLATFORM/ENVIRONMENT/PROJECT --application APP --coordinators NAME --tags role=web` + "`" + `. It is written with ` + "`" + `suspend: true` + "`" + `.
+7. A release: ` + "`" + `gitopsd bundle push DIR s3://BUCKET/KEY --group PLATFORM/ENVIRONMENT/PROJECT` + "`" + `. Take ` + "`" + `suspend: true` + "`" + ` out of its group.yaml, then, as for
+   every change: ` + "`" + `gitopsd config validate . && git add -A && git commit -S -m 'release' && git push` + "`" + `.
+8. ` + "`" + `gitopsd status` + "`" + ` on any host. ` + "`" + `git revert HEAD && git push` + "`" + ` goes back.
 `
 
 // trustText writes trust.yaml with every signer allowed to do everything alone.
