@@ -27,7 +27,7 @@ type applyFlags struct {
 	creator, deploymentType, appSpec  string
 	stopFailure, output, bundleCommit string
 	maxRevisions                      int
-	dryRun                            bool
+	dry                               bool
 }
 
 // applyCommand deploys one bundle to this host alone, without a fleet.
@@ -41,7 +41,9 @@ func applyCommand() *cobra.Command {
 			"deployment again after an interruption goes on where it was; one that was interrupted by a crash and is\n" +
 			"followed by another is undone first.",
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.permissionHint(f.run(cmd, args[0]), os.Geteuid())
+		},
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/gitopsd/apply", "where releases and journals are kept; users that hooks run as must be able to enter it")
@@ -60,7 +62,7 @@ func applyCommand() *cobra.Command {
 	fl.StringVar(&f.appSpec, "appspec", "", "name of the AppSpec file (default appspec.yml)")
 	fl.StringVar(&f.stopFailure, "stop-failure", "fail", "what a failing ApplicationStop leads to: fail, continue or use-new")
 	fl.IntVar(&f.maxRevisions, "max-revisions", 5, "releases to keep")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "check everything and say what would change, but change nothing")
+	fl.BoolVar(&f.dry, "dry-run", false, "check everything and say what would change, but write nothing except below TMPDIR while it runs")
 	fl.StringVarP(&f.output, "output", "o", "table", "table or json")
 	return cmd
 }
@@ -70,6 +72,13 @@ func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return exitError{code: codeUsage, err: err}
 	}
+	if f.dry {
+		report, err := f.dryRun(cmd.Context(), d)
+		if err != nil {
+			return err
+		}
+		return f.printReport(cmd.OutOrStdout(), report)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program to run hooks with: %w", err)
@@ -77,13 +86,6 @@ func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 	a, err := apply.New(apply.Options{StateDir: f.stateDir, DestinationRoot: f.destinationRoot, Supervisor: []string{self, "supervise"}})
 	if err != nil {
 		return err
-	}
-	if f.dryRun {
-		report, err := a.Preflight(cmd.Context(), d)
-		if err != nil {
-			return err
-		}
-		return f.printReport(cmd.OutOrStdout(), report)
 	}
 	observe := func(apply.EventUpdate) {}
 	if f.output != "json" {

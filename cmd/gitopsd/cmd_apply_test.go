@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,6 +71,73 @@ func TestApply(t *testing.T) {
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "hello" {
 		t.Errorf("a refused bundle left %q %v", data, err)
+	}
+}
+
+// TestApplyDryRunLeavesNoTrace neither of its own nor in a state directory that is there, and still knows what that says.
+func TestApplyDryRunLeavesNoTrace(t *testing.T) {
+	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /etc/app}]\n", "f": "hello"})
+	dir, temp := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	args := []string{source, "--state-dir", filepath.Join(dir, "state"), "--destination-root", filepath.Join(dir, "root"), "-o", "json"}
+	if out, err := runApply(t, append(args, "--dry-run")...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if left := listing(t, dir) + listing(t, temp); left != "" {
+		t.Errorf("a dry run left\n%s", left)
+	}
+	if out, err := runApply(t, args...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := listing(t, dir)
+	out, err := runApply(t, append(args, "--dry-run")...)
+	var report apply.PreflightReport
+	if err != nil || json.Unmarshal([]byte(out), &report) != nil || !report.OK || report.Changes.Unchanged != 1 || report.Changes.Written != 0 {
+		t.Errorf("what is installed is not known: %v\n%s", err, out)
+	}
+	if after := listing(t, dir) + listing(t, temp); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	out, err = runApply(t, append(args, "--dry-run", "--group-id", "../../x")...)
+	if err == nil || listing(t, temp) != "" {
+		t.Errorf("a group id that leads elsewhere: %v\n%s", err, out)
+	}
+	if err := os.Remove(filepath.Join(source, "f")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runApply(t, append(args, "--dry-run")...); err == nil || strings.Contains(out, temp) {
+		t.Errorf("a refusal names the scratch directory: %v\n%s", err, out)
+	}
+}
+
+// listing names everything below dir with its size and time.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&b, path, info.Mode(), info.Size(), info.ModTime().UnixNano())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestApplyWithoutPermissionSaysWhatToDo(t *testing.T) {
+	f := applyFlags{stateDir: "/var/lib/gitopsd/apply", destinationRoot: "/"}
+	err := f.permissionHint(&fs.PathError{Op: "mkdir", Path: "/var/lib/gitopsd", Err: fs.ErrPermission}, 1000)
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "run it as root, or") || !strings.Contains(err.Error(), "--state-dir") {
+		t.Error(err)
+	}
+	if err := f.permissionHint(errors.New("something else"), 1000); err.Error() != "something else" {
+		t.Error(err)
 	}
 }
 
