@@ -114,10 +114,10 @@ func printValidation(out, hints io.Writer, output string, v validation) error {
 	}
 	summary := "ok"
 	if !v.OK {
-		summary = fmt.Sprintf("%d problems", len(v.Errors))
+		summary = counted(len(v.Errors), "problem")
 	}
 	if len(v.Warnings) > 0 {
-		summary += fmt.Sprintf(", %d warnings", len(v.Warnings))
+		summary += ", " + counted(len(v.Warnings), "warning")
 	}
 	_, err := fmt.Fprintln(hints, summary)
 	return err
@@ -146,4 +146,12 @@ func configSchemaCommand() *cobra.Command {
 			return encoder.Encode(schema)
 		},
 	}
+}
+
+// counted writes a number with its noun.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -104,7 +104,7 @@ func TestWhatInitAndPushSayCanBePasted(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "directoryLocation: {path: ") || strings.Contains(string(text), "s3Location") || !strings.Contains(string(text), "# sha256: and what sha256sum prints") {
 		t.Errorf("%v\n%s", err, text)
 	}
-	if out, hints, _ := offline(t, "config", "validate", filepath.Join(work, "config")); !strings.Contains(out+hints, "1 problems") || !strings.Contains(out, "names no coordinators") {
+	if out, hints, _ := offline(t, "config", "validate", filepath.Join(work, "config")); !strings.Contains(out+hints, "1 problem") || !strings.Contains(out, "names no coordinators") {
 		t.Errorf("validate finds more than the coordinators that are missing:\n%s%s", out, hints)
 	}
 }

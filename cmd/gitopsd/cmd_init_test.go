@@ -49,7 +49,7 @@ func TestFromNothingToARepositoryThatValidates(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	dir := filepath.Join(t.TempDir(), "config")
 	out, hints, code := offline(t, "init", dir)
-	if code != 0 || !strings.Contains(out, "trust.yaml") || !strings.Contains(out, "this is not a key yet") || !strings.Contains(hints, "0 problems") && !strings.Contains(hints, "ok, 1 warnings") {
+	if code != 0 || !strings.Contains(out, "trust.yaml") || !strings.Contains(out, "this is not a key yet") || !strings.Contains(hints, "0 problems") && !strings.Contains(hints, "ok, 1 warning") {
 		t.Fatalf("init: exit %d\n%s%s", code, out, hints)
 	}
 	readme, err := os.ReadFile(filepath.Join(dir, "README.md"))

@@ -125,6 +125,7 @@ func (l *loader) loadGroup(folder string) (Group, *strict.Doc, bool) {
 	if !l.state.Broken.Fleet {
 		g.Policy, more = f.buildPolicy(doc, l.state.Fleet)
 		take(more)
+		take(g.Revision.checkPlaceholder(doc, g.Policy))
 	}
 	g.Checks = g.Policy.Checks
 	g.Targets, more = f.buildTargets(doc, l.state.Hosts, l.state.Broken.Hosts)

@@ -47,6 +47,9 @@ func TestProblemsOfAGroup(t *testing.T) {
 		{"misspelt set", replace("coordinators: web", "coordinators: weh"), []string{"did you mean web?"}},
 		{"no set", replace("coordinators: web\n", ""), []string{"there is no coordinators/website-production.yaml (make it: gitopsd coordinators init website-production --voters web-1,web-2,web-3)"}},
 		{"digest missing", replace("  digest: "+testDigest+"\n", ""), []string{`revision: key "digest" is missing`}},
+		{"placeholder digest", replace(testDigest, "sha256:"+strings.Repeat("0", 64)), []string{":9:11: revision.digest: sha256:000... is the placeholder of a new group, and no archive's digest (gitopsd bundle push --group writes"}},
+		{"placeholder digest of a suspended group", replace(testDigest, "sha256:"+strings.Repeat("0", 64)) + "suspend: true\n", nil},
+		{"a key without a text is missing", replace("bucket: releases, ", ""), []string{`revision.s3Location: key "bucket" is missing`}},
 		{"digest without algorithm", replace("sha256:", ""), []string{"is not a digest"}},
 		{"location missing", replace("  s3Location: {bucket: releases, key: website/2.31.0.tar.zst, bundleType: tar.zst}\n", ""), []string{"revisionType S3 needs s3Location"}},
 		{"foreign location", minimal + "  httpsLocation: {url: \"https://example.com/a.zip\"}\n", []string{":10:3: revision: httpsLocation does not belong to revisionType S3"}},
@@ -92,6 +95,9 @@ func TestProblemsOfAGroup(t *testing.T) {
 				if !strings.Contains(texts(problems), want) {
 					t.Errorf("no problem says %q:\n%s", want, texts(problems))
 				}
+			}
+			if strings.Contains(texts(problems), "(add it: )") {
+				t.Errorf("a suggestion ends in nothing:\n%s", texts(problems))
 			}
 			if broken := len(state.Groups) == 0; broken != (len(c.want) > 0) {
 				t.Errorf("groups = %d with %d problems", len(state.Groups), len(problems))

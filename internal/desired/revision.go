@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
@@ -93,6 +94,17 @@ func (r revisionFile) build(doc *strict.Doc) (Revision, []Problem) {
 		}
 	}
 	return out, problems
+}
+
+// placeholderDigest stands in a new group.yaml until there is a bundle.
+var placeholderDigest = bundle.Digest("sha256:" + strings.Repeat("0", 64))
+
+// checkPlaceholder refuses the digest that is no archive's yet, unless the group is suspended: its hosts would look for the bundle for ever.
+func (r Revision) checkPlaceholder(doc *strict.Doc, p Policy) []Problem {
+	if r.Digest != placeholderDigest || p.Suspend {
+		return nil
+	}
+	return []Problem{doc.Problem("revision.digest", "gitopsd bundle push --group writes a bundle's own; until then write suspend: true", "revision.digest: sha256:000... is the placeholder of a new group, and no archive's digest")}
 }
 
 // checkLocations demands exactly the location of the revision's type.

@@ -205,7 +205,7 @@ func groupText(o GroupOptions) string {
 	line("revision:")
 	line("  revisionType: S3")
 	line("  s3Location: {bucket: %s, key: %s, bundleType: tar.zst}", strconv.Quote(cmp.Or(o.Bucket, "releases")), strconv.Quote(cmp.Or(o.Key, o.Application+"/1.0.0.tar.zst")))
-	line("  digest: %s # sha256: and what sha256sum prints for the archive", cmp.Or(o.Digest, "sha256:"+strings.Repeat("0", 64)))
+	line("  digest: %s # sha256: and what sha256sum prints for the archive", cmp.Or(o.Digest, string(placeholderDigest)))
 	if o.Size > 0 {
 		line("  size: %d", o.Size)
 	}

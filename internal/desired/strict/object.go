@@ -54,7 +54,11 @@ func (o object) decode(d *decoder, n *yaml.Node, path string) {
 			seen[k.Name] = d.override(k.Type, join(path, k.Name)) || d.descend(k.Type, join(path, k.Name))
 		}
 		if k.Required && !seen[k.Name] {
-			d.add(n, "add it: "+k.Doc, "%skey %q is missing", prefix(path), k.Name)
+			hint := "" // that it has to be added goes without saying
+			if k.Doc != "" {
+				hint = "add it: " + k.Doc
+			}
+			d.add(n, hint, "%skey %q is missing", prefix(path), k.Name)
 		}
 	}
 }
