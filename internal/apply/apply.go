@@ -55,6 +55,8 @@ type Options struct {
 	// KeepFree is the space in bytes that Install leaves on a destination's file
 	// system; 0 means 16 MiB, negative none.
 	KeepFree int64
+	// Retention bounds what is kept of each group.
+	Retention Retention
 	// Disk is for fault injection in tests; nil means the plain disk.
 	Disk *durable.Disk
 	// Log may be nil.
@@ -106,6 +108,9 @@ func New(opts Options) (*Applier, error) {
 	}
 	if opts.HookProcesses == 0 {
 		opts.HookProcesses = 4096
+	}
+	if opts.Retention.LogBytes == 0 {
+		opts.Retention.LogBytes = logBytesKept
 	}
 	if opts.KeepFree == 0 {
 		opts.KeepFree = 16 << 20

@@ -1,0 +1,183 @@
+package apply
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Retention bounds what is kept of a group beyond what is needed; zero means no
+// bound. The number of releases is Deployment.MaxRevisions. What runs, the last
+// good release, the one unpacked last and those of deployments that have not
+// ended stay, whatever the bounds, and so does their output.
+type Retention struct {
+	ReleaseAge   time.Duration // since a release was unpacked
+	ReleaseBytes int64         // of the files of all releases of a group
+	LogAge       time.Duration // of hooks' output, since its deployment began
+	LogBytes     int64         // of all hooks' output of a group; 0 means 64 MiB, negative no bound
+}
+
+// logBytesKept is Retention.LogBytes if nothing is said: that of a dozen
+// deployments whose every hook fills its log.
+const logBytesKept = 64 << 20
+
+// deploymentsKept is how many ended deployments keep their journal and output
+// beyond those whose release is kept.
+const deploymentsKept = 10
+
+// retain removes old releases of a group, oldest first, so that at most max
+// stay and the bounds of Retention hold, the journals of deployments that have
+// no release any more, and old output. The release that is about to be used
+// stays. The caller holds the group's lock.
+func (a *Applier) retain(groupID string, max int, used Key) error {
+	infos, err := a.releases(groupID)
+	if err != nil {
+		return err
+	}
+	keep, err := a.kept(groupID)
+	if err != nil {
+		return err
+	}
+	keep[used] = true
+	left, bytes, bound := len(infos), int64(0), a.opts.Retention
+	for _, info := range infos {
+		bytes += info.SizeBytes
+	}
+	for i := len(infos) - 1; i >= 0; i-- {
+		k := infos[i].Key
+		tooMany := left > max || bound.ReleaseBytes > 0 && bytes > bound.ReleaseBytes
+		if keep[k] || !tooMany && !tooOld(infos[i].Created, bound.ReleaseAge) {
+			continue
+		}
+		if err := a.discard(a.releaseDir(k)); err != nil {
+			return err
+		}
+		left--
+		bytes -= infos[i].SizeBytes
+	}
+	if err := a.retainJournals(groupID, keep); err != nil {
+		return err
+	}
+	return a.retainOutput(groupID, keep)
+}
+
+// tooOld tells whether something is older than a bound; 0 is none.
+func tooOld(since time.Time, bound time.Duration) bool {
+	return bound > 0 && time.Since(since) > bound
+}
+
+// kept lists the deployments of a group whose releases must stay.
+func (a *Applier) kept(groupID string) (map[Key]bool, error) {
+	keep := map[Key]bool{}
+	for _, file := range []string{goodFile, recentFile} {
+		info, err := a.pointed(groupID, file)
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			keep[info.Key] = true
+		}
+	}
+	installed, err := a.installed(groupID)
+	if err != nil {
+		return nil, err
+	}
+	keep[installed.Release] = true
+	keys, err := a.deployments(groupID)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if !a.ended(k) {
+			keep[k] = true
+		}
+	}
+	return keep, nil
+}
+
+func (a *Applier) retainJournals(groupID string, keep map[Key]bool) error {
+	keys, err := a.deployments(groupID)
+	if err != nil {
+		return err
+	}
+	extra := 0
+	for _, k := range keys {
+		if _, err := os.Stat(a.releaseDir(k)); keep[k] || err == nil {
+			continue
+		}
+		if extra++; extra > deploymentsKept {
+			if err := a.discard(a.deploymentDir(k)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// retainOutput removes the output of the hooks of ended deployments that is too
+// old, and the oldest beyond the bound in bytes.
+func (a *Applier) retainOutput(groupID string, keep map[Key]bool) error {
+	list, err := a.sequence(groupID)
+	if err != nil {
+		return err
+	}
+	var bytes int64
+	for _, p := range list { // newest first
+		dir := filepath.Join(a.deploymentDir(p.key), "hooks")
+		size := sizeOf(dir)
+		bytes += size
+		tooMuch := a.opts.Retention.LogBytes > 0 && bytes > a.opts.Retention.LogBytes
+		if size == 0 || keep[p.key] || !tooMuch && !tooOld(p.at, a.opts.Retention.LogAge) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("cannot remove old output: %w", err)
+		}
+		bytes -= size
+	}
+	return nil
+}
+
+// sizeOf returns the bytes of the files below a directory.
+func sizeOf(dir string) (bytes int64) {
+	filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				bytes += info.Size()
+			}
+		}
+		return nil
+	})
+	return bytes
+}
+
+// discard removes a directory so that a crash leaves it whole or as trash.
+func (a *Applier) discard(dir string) error {
+	trash := filepath.Join(filepath.Dir(dir), trashPrefix+filepath.Base(dir))
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("cannot remove: %w", err)
+	}
+	if err := a.opts.Disk.Rename(dir, trash); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("cannot remove: %w", err)
+	}
+	return nil
+}
+
+// sweep removes what a crash left half made or half removed in a group. The
+// caller holds the group's lock.
+func (a *Applier) sweep(groupID string) {
+	for _, dir := range []string{a.releasesDir(groupID), a.deploymentsDir(groupID)} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), makingPrefix) || strings.HasPrefix(e.Name(), trashPrefix) {
+				os.RemoveAll(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+}
