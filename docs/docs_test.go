@@ -134,19 +134,23 @@ func testsOfTheProject(t *testing.T) map[string]bool {
 	return names
 }
 
-func TestEveryDeviationIsListed(t *testing.T) {
-	cases, err := os.ReadFile(filepath.Join(top, "internal", "apply", "testdata", "deviations.txt"))
+// TestDeviationsAreCases looks up every case that the table of differences names; the packages' tests read the same table.
+func TestDeviationsAreCases(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("reference", "appspec.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile(filepath.Join("reference", "codedeploy-differences.md"))
-	if err != nil {
-		t.Fatal(err)
+	names := regexp.MustCompile(` (deploy|appspec)/([a-z-]+)`).FindAllStringSubmatch(string(page), -1)
+	if len(names) < 16 {
+		t.Errorf("only %d cases are named", len(names))
 	}
-	for line := range strings.SplitSeq(string(cases), "\n") {
-		name, _, _ := strings.Cut(line, " ")
-		if name != "" && name != "#" && !strings.Contains(string(page), name) {
-			t.Errorf("docs/reference/codedeploy-differences.md does not list %s", name)
+	for _, m := range names {
+		file := filepath.Join(top, "internal", "apply", "testdata", "deploy", m[2], "expected.json")
+		if m[1] == "appspec" {
+			file = filepath.Join(top, "internal", "appspec", "testdata", "cases", m[2]+".appspec.yml")
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("docs/reference/appspec.md names %s, which is no case: %v", m[0], err)
 		}
 	}
 }

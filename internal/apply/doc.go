@@ -17,7 +17,7 @@
 // with code 7 and is not run again.
 //
 // Results are those of the CodeDeploy agent except where that is plainly wrong;
-// testdata/deviations.txt lists the differences known.
+// a table in docs/reference/appspec.md lists the differences.
 //
 // Not here: where bundles come from, who may deploy what when, and whether the
 // application is healthy afterwards.
