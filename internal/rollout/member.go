@@ -474,7 +474,7 @@ func (m *Member) reportGrant(g *memberGroup, a *Assignment) {
 	case o.Done != nil:
 		m.submit(g, "done", *o.Done)
 	case o.Stopped && !a.Grant.Stopped:
-		m.submit(g, "stopped", Progress{Group: g.ID, Grant: token, Stopped: true, Events: g.events})
+		m.submit(g, "stopped", Progress{Group: g.ID, Grant: token, Stopped: true, Events: slices.Clone(g.events)})
 	case !a.Grant.Accepted:
 		m.submit(g, "answer", Answer{Group: g.ID, Grant: token, Verdict: Accepted, Boot: m.boot})
 	}

@@ -411,3 +411,40 @@ func TestMemberThatLostItsRecordRunsNothingAgain(t *testing.T) {
 	p.restart("boot-1")
 	p.expect(known(wants("B"), accepted), "verify B", "submit done 5 failed")
 }
+
+// What was submitted belongs to whoever encodes it, on a goroutine of its own.
+func TestSubmittedEventsAreNotTouchedAgain(t *testing.T) {
+	p := newPupil(t)
+	p.feed(known(wants("B"), granted(7, "d-7", "B")))
+	p.feed(EvVerified{Group: "web", Commit: specOf("B").Commit, SpecHash: specOf("B").SpecHash, OK: true})
+	p.feed(EvBundle{Group: "web", SpecHash: specOf("B").SpecHash})
+	p.feed(EvPreflight{Group: "web", SpecHash: specOf("B").SpecHash})
+	event := func(status string) MemberEvent {
+		return EvUpdate{Group: "web", Deployment: "d-7", Event: EventRecord{Event: "ApplicationStop", Status: status}}
+	}
+	var submitted [][]EventRecord
+	step := func(ev MemberEvent) {
+		for _, a := range p.m.Step(ev, p.now) {
+			if s, ok := a.(ActSubmit); ok {
+				switch c := s.Command.(type) {
+				case Progress:
+					submitted = append(submitted, c.Events)
+				case Done:
+					submitted = append(submitted, c.Events)
+				}
+			}
+		}
+	}
+	step(event("Pending"))
+	step(EvStopping{Group: "web", Deployment: "d-7"})
+	step(EvApplied{Group: "web", Deployment: "d-7", Outcome: OutcomeSucceeded})
+	if len(submitted) < 3 {
+		t.Fatalf("%d reports", len(submitted))
+	}
+	step(event("Late"))
+	for i, events := range submitted {
+		if len(events) != 1 || events[0].Status != "Pending" {
+			t.Errorf("report %d became %v", i, events)
+		}
+	}
+}
