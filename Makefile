@@ -7,10 +7,10 @@ export GITOPSD_TEST_CACHE := $(CACHE)
 
 UNIT = $(shell go list ./... | grep -v /test/)
 
-.PHONY: help build test unit e2e lint fmt check bench soak fuzz mutants tools clean
+.PHONY: help build test unit e2e lint fmt check bench bench-swarm soak fuzz mutants tools clean
 
 help: ## say what each target does
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 build: ## build bin/gitopsd, reproducibly
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $(BIN)/gitopsd ./cmd/gitopsd
@@ -36,6 +36,9 @@ check: fmt lint unit ## what to run before a commit
 
 bench: ## measure: latency from push to healthy, memory, packing; figures are printed, ratios asserted
 	scripts/bench
+
+bench-swarm: ## measure how fast a bundle reaches 4, 8 and 16 hosts over links of a known rate, against S3 alone and BitTorrent (root; RUNS=3)
+	scripts/bench-swarm
 
 soak: ## run the rollout properties and the whole-host tests again and again for SOAK (default 10m)
 	scripts/soak

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// fault breaks something in a run, and says which hosts still count.
+type fault struct {
+	before func(ctx context.Context, f *fleet) error // before the commit
+	half   func(ctx context.Context, f *fleet) error // when half of the floor has passed
+	spare  int                                       // that many hosts, from the last, do not count
+}
+
+var (
+	cutHalf = fault{before: func(ctx context.Context, f *fleet) error {
+		for i := f.bed.spec.hosts / 2; i < f.bed.spec.hosts; i++ {
+			if err := f.bed.apart(ctx, hostName(i), hostIP(i), originHost, originIP); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	slowOne = fault{spare: 1, before: func(ctx context.Context, f *fleet) error {
+		return f.bed.shape(ctx, f.last(), fmt.Sprintf("%gmbit", f.bed.spec.mbit/10))
+	}}
+	killOne = fault{spare: 1, half: func(_ context.Context, f *fleet) error {
+		kill(f.agents[len(f.agents)-1])
+		return nil
+	}}
+	cutLeaseHolder = fault{spare: 1, half: func(ctx context.Context, f *fleet) error { return f.bed.cut(ctx, f.last()) }}
+)
+
+// fleet is agents on a bed, with a config repository that each of them reads from the disk.
+type fleet struct {
+	bed     *bed
+	o       options
+	bare    string
+	work    string
+	key     string
+	allowed string
+	agents  []*exec.Cmd
+}
+
+func (f *fleet) last() string            { return hostName(f.bed.spec.hosts - 1) }
+func (f *fleet) path(p ...string) string { return filepath.Join(append([]string{f.bed.dir}, p...)...) }
+func (f *fleet) log(i int) string        { return f.path(hostName(i) + ".log") }
+
+// swarm measures gitopsd: from the moment the first host has accepted the commit until the last that counts has verified the whole bundle.
+func swarm(ctx context.Context, b *bed, o options, m measurement) (outcome, error) {
+	f := &fleet{bed: b, o: o}
+	if err := f.prepare(ctx); err != nil {
+		return outcome{}, err
+	}
+	if err := startS3(ctx, b, o); err != nil {
+		return outcome{}, err
+	}
+	revision, err := f.push(ctx, m.mib)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := f.startAgents(ctx); err != nil {
+		return outcome{}, err
+	}
+	if m.fault.before != nil {
+		if err := m.fault.before(ctx, f); err != nil {
+			return outcome{}, err
+		}
+	}
+	before, err := b.sent(ctx, originHost)
+	if err != nil {
+		return outcome{}, err
+	}
+	commit, err := f.commitGroup(ctx, revision)
+	if err != nil {
+		return outcome{}, err
+	}
+	return f.watch(ctx, m, commit, before)
+}
+
+// watch waits for the hosts that count, and breaks what the fault says.
+func (f *fleet) watch(ctx context.Context, m measurement, commit string, before int64) (outcome, error) {
+	counting := f.bed.spec.hosts - m.fault.spare
+	accepted := func(i int) (time.Time, bool) { return f.logged(i, "commit accepted", commit) }
+	var begun time.Time
+	if err := await(ctx, "the commit is accepted", func() bool {
+		for i := range f.bed.spec.hosts {
+			if at, ok := accepted(i); ok {
+				begun = at
+				return true
+			}
+		}
+		return false
+	}); err != nil {
+		return outcome{}, err
+	}
+	if m.fault.half != nil {
+		select {
+		case <-time.After(time.Duration(f.bed.spec.floor(m.mib) / 2 * float64(time.Second))):
+		case <-ctx.Done():
+			return outcome{}, ctx.Err()
+		}
+		if err := m.fault.half(ctx, f); err != nil {
+			return outcome{}, err
+		}
+	}
+	var end time.Time
+	err := await(ctx, "every host has the bundle", func() bool {
+		end = time.Time{}
+		for i := range counting {
+			at, ok := f.logged(i, "bundle complete", "")
+			if !ok {
+				return false
+			}
+			if at.After(end) {
+				end = at
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	for i := range f.bed.spec.hosts {
+		if at, ok := accepted(i); ok && at.Before(begun) {
+			begun = at
+		}
+	}
+	after, err := f.bed.sent(ctx, originHost)
+	return outcome{all: end.Sub(begun), egress: float64(after-before) * wire / float64(m.mib<<20)}, err
+}
+
+// logged finds the first line of an agent's log with a message and a word, and its time.
+func (f *fleet) logged(i int, message, word string) (time.Time, bool) {
+	file, err := os.Open(f.log(i))
+	if err != nil {
+		return time.Time{}, false
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		text := lines.Text()
+		if !strings.Contains(text, "msg=\""+message+"\"") || !strings.Contains(text, word) {
+			continue
+		}
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(text, "time="), " ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil {
+			return at, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// prepare makes the repository, the hosts' identities and their files.
+func (f *fleet) prepare(ctx context.Context) error {
+	f.bare, f.work, f.key, f.allowed = f.path("config.git"), f.path("work"), f.path("signer"), f.path("allowed_signers")
+	key, private, err := sign.GenerateKey("anna@example.com")
+	if err != nil {
+		return err
+	}
+	line := strings.TrimSpace(key.PublicLine())
+	files := map[string]string{f.key: string(private), f.key + ".pub": line + "\n", f.allowed: "anna@example.com " + line + "\n",
+		f.path("work", "fleet.yaml"): "name: bench\n",
+		f.path("work", "trust.yaml"): fmt.Sprintf("version: 1\nsigners:\n  anna: {ssh: %q}\nrules:\n  - {paths: [\"**\"], threshold: 1, signers: [anna]}\n", line)}
+	for path, text := range files {
+		if err := write(path, text); err != nil {
+			return err
+		}
+	}
+	git := [][]string{{"init", "-q", "--bare", "-b", "main", f.bare}, {"init", "-q", "-b", "main", f.work}, {"-C", f.work, "remote", "add", "origin", f.bare}}
+	for key, value := range map[string]string{"user.name": "Anna", "user.email": "anna@example.com", "gpg.format": "ssh", "gpg.ssh.program": f.o.gitopsd, "user.signingkey": f.key} {
+		git = append(git, []string{"-C", f.work, "config", key, value})
+	}
+	for _, args := range git {
+		if err := run(ctx, "git", args...); err != nil {
+			return err
+		}
+	}
+	var voters []string
+	for i := range f.bed.spec.hosts {
+		storage, err := f.addHost(ctx, i)
+		if err != nil {
+			return err
+		}
+		if i < 3 {
+			voters = append(voters, hostName(i)+"/"+storage)
+		}
+	}
+	return write(f.path("work", "coordinators", "web.yaml"), "epoch: 1\nvoters: ["+strings.Join(voters, ", ")+"]\n")
+}
+
+// addHost makes one host's identity and inventory entry, and gives its storage id.
+func (f *fleet) addHost(ctx context.Context, i int) (string, error) {
+	name := hostName(i)
+	cmd := exec.CommandContext(ctx, f.o.gitopsd, "host", "init", "--name", name, "--data-dir", f.path(name, "data"), "--address", hostIP(i)+":7475", "--tag", "role=web")
+	text, err := output(cmd)
+	if err != nil {
+		return "", err
+	}
+	if err := write(f.path("work", "hosts", name+".yaml"), string(text)); err != nil {
+		return "", err
+	}
+	storage, err := os.ReadFile(f.path(name, "data", "storage-id"))
+	return strings.TrimSpace(string(storage)), err
+}
+
+// commit signs and pushes what the working copy holds.
+func (f *fleet) commit(ctx context.Context, subject string) (string, error) {
+	for _, args := range [][]string{{"add", "-A"}, {"commit", "-q", "-S", "-m", subject}, {"push", "-q", "origin", "HEAD:main"}} {
+		if err := run(ctx, "git", append([]string{"-C", f.work}, args...)...); err != nil {
+			return "", err
+		}
+	}
+	id, err := exec.CommandContext(ctx, "git", "-C", f.work, "rev-parse", "HEAD").Output()
+	return strings.TrimSpace(string(id)), err
+}
+
+// startAgents starts every agent and waits until the coordinators have a leader and everybody knows.
+func (f *fleet) startAgents(ctx context.Context) error {
+	introduction, err := f.commit(ctx, "introduce the fleet")
+	if err != nil {
+		return err
+	}
+	for i := range f.bed.spec.hosts {
+		name := hostName(i)
+		text := fmt.Sprintf(`host: %s
+dataDir: %s
+socket: %s
+listen: %s:7475
+advertise: %[4]s:7475
+repository: {urls: [%s], branch: main, poll: 500ms, introduction: %s, allowedSigners: %s, allowLocalPath: true}
+s3: {enabled: true, endpoint: "%s", region: us-east-1, pathStyle: true, credentialsFile: %s}
+destinationRoot: %s
+log: {level: info, format: text}
+`, name, f.path(name, "data"), f.socket(i), hostIP(i), f.bare, introduction, f.allowed, s3URL, f.path("s3-credentials"), f.path(name, "root"))
+		config := f.path(name, "gitopsd.yaml")
+		if err := write(config, text); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(f.path(name, "root"), 0o755); err != nil {
+			return err
+		}
+		agent, err := f.bed.start(name, name+".log", nil, f.o.gitopsd, "agent", "--config", config)
+		if err != nil {
+			return err
+		}
+		f.agents = append(f.agents, agent)
+	}
+	return await(ctx, "the agents are ready", func() bool {
+		for i := range f.bed.spec.hosts {
+			report, err := status.NewClient(f.socket(i)).Report(ctx, "")
+			if err != nil || len(report.Notices) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (f *fleet) socket(i int) string { return f.path(hostName(i), "api.sock") }
+
+// push packs a bundle of incompressible bytes, stores it and gives its revision.
+func (f *fleet) push(ctx context.Context, mib int) (string, error) {
+	dir := f.path("bundle")
+	if err := write(filepath.Join(dir, "appspec.yml"), "version: 0.0\nos: linux\nfiles:\n  - {source: blob, destination: /srv/bench}\n"); err != nil {
+		return "", err
+	}
+	if err := writeRandom(filepath.Join(dir, "blob"), mib); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", f.bed.ns(originHost), f.o.gitopsd, "bundle", "push", dir, "s3://"+s3Bucket+"/bench.tar.zst", "--endpoint", s3URL,
+		"--path-style", "--region", "us-east-1", "--credentials-file", f.path("s3-credentials"))
+	out, err := output(cmd)
+	return string(out), err
+}
+
+// commitGroup commits a group of all hosts that runs a revision.
+func (f *fleet) commitGroup(ctx context.Context, revision string) (string, error) {
+	text := "id: 01BENCH000\napplicationName: bench\ndeploymentGroupName: bench\ncoordinators: web\ntargets: {tagSets: [[role=web]]}\n" + revision +
+		"deploymentConfigName: CodeDeployDefault.AllAtOnce\n"
+	if err := write(f.path("work", "bench", "group.yaml"), text); err != nil {
+		return "", err
+	}
+	return f.commit(ctx, "release")
+}
+
+// write makes a file and the folders it lies in.
+func write(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(text), 0o600)
+}
