@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +21,9 @@ func demoCommand() *cobra.Command {
 			"With --once it ends after the story: 0 when every port served what it should at every step and exactly one copy of each bundle left S3.",
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Hosts < 1 || o.Hosts > demo.HostsMax {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot show %d hosts: --hosts takes 1 to %d", o.Hosts, demo.HostsMax)}
+			}
 			// A closed terminal must not leave agents behind; a closed pipe is met as an error of writing, not as a signal.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGQUIT)
 			defer stop()
@@ -31,7 +35,7 @@ func demoCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.Once, "once", false, "end after the story; 0 only if all of it went as it should")
-	cmd.Flags().IntVar(&o.Hosts, "hosts", 0, "how many hosts, 1 to 25 (default 5)")
+	cmd.Flags().IntVar(&o.Hosts, "hosts", demo.HostsDefault, "how many hosts, 1 to 25")
 	cmd.Flags().StringVar(&o.Dir, "dir", "", "empty or new folder to use and keep; by default a fresh one that is removed at the end")
 	return cmd
 }

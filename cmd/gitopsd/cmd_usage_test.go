@@ -127,3 +127,11 @@ func TestLocalSocketIsHintedAtOnce(t *testing.T) {
 		t.Errorf("exit %d, %s", code, text)
 	}
 }
+
+func TestDemoTakesOneToTwentyFiveHosts(t *testing.T) {
+	for _, hosts := range []string{"0", "-1", "26"} {
+		if text, code := typed(t, "demo", "--hosts", hosts); code != codeUsage || !strings.Contains(text, "--hosts takes 1 to 25") {
+			t.Errorf("%s: exit %d, %s", hosts, code, text)
+		}
+	}
+}

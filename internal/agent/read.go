@@ -246,7 +246,17 @@ func withLeader(why string, st consensus.Status) string {
 	if st.Quorum {
 		return why
 	}
-	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %v is up. %s", st.Set, st.Voters, why))
+	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %s is up. %s", st.Set, voterHosts(st.Voters), why))
+}
+
+// voterHosts names the hosts of voters without their storage ids.
+func voterHosts(voters []string) string {
+	hosts := make([]string, 0, len(voters))
+	for _, v := range voters {
+		host, _, _ := strings.Cut(v, "/")
+		hosts = append(hosts, host)
+	}
+	return strings.Join(hosts, ", ")
 }
 
 // groupOfView turns the replicated view into the document.
@@ -493,7 +503,7 @@ func (r *reader) Operate(ctx context.Context, op status.Operation) error {
 		return fmt.Errorf("%w: %s does not follow %s; ask a host of the group", status.ErrRefused, r.self, group.Group)
 	}
 	noLeader := func(st consensus.Status) error {
-		return fmt.Errorf("cannot %s %s: %w: a majority of %v must be up", op.Verb, group.Group, status.ErrNoQuorum, st.Voters)
+		return fmt.Errorf("cannot %s %s: %w: a majority of %s must be up", op.Verb, group.Group, status.ErrNoQuorum, voterHosts(st.Voters))
 	}
 	if st := run.set.Status(); !st.Quorum {
 		return noLeader(st)

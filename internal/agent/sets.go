@@ -451,7 +451,7 @@ func (s *sets) notices() []status.Notice {
 			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s", name, st.Failed)})
 		}
 		if !st.Quorum {
-			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: a majority of its voters (%v) must be up and reach each other; nothing is started meanwhile", name, st.Voters)})
+			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: a majority of its voters (%s) must be up and reach each other; nothing is started meanwhile", name, voterHosts(st.Voters))})
 		}
 	}
 	s.mu.Lock()

@@ -412,6 +412,17 @@ func TestPeerThatOnlyLeavesIsNoProblem(t *testing.T) {
 	}
 }
 
+func TestSentenceWithoutALeaderNamesHostsAlone(t *testing.T) {
+	st := consensus.Status{Set: "web", Voters: []string{"web-1/6f1d2c3a9b7e4f01", "web-2/0000000000000000"}}
+	if got, want := withLeader("3 of 5 done", st), "coordinator set web has no leader, so nothing new starts until a majority of web-1, web-2 is up. 3 of 5 done"; got != want {
+		t.Errorf("%s", got)
+	}
+	st.Quorum = true
+	if got := withLeader("3 of 5 done", st); got != "3 of 5 done" {
+		t.Errorf("%s", got)
+	}
+}
+
 // TestSuspendedGroupSaysHowToGoOn: the key in group.yaml is what a person has to change.
 func TestSuspendedGroupSaysHowToGoOn(t *testing.T) {
 	o := newOffice(t, commitA, idle)

@@ -17,8 +17,8 @@ import (
 
 // Bounds of Options.Hosts.
 const (
-	hostsDefault = 5
-	hostsMax     = 25
+	HostsDefault = 5
+	HostsMax     = 25
 )
 
 // parentPause is between two looks whether `go run` still runs.
@@ -30,7 +30,7 @@ const binaryPatience = 20 * time.Second
 // Options of a demo.
 type Options struct {
 	Dir     string    // folder to use, which must be empty or missing; "": a fresh one that is removed at the end
-	Hosts   int       // 1..25; 0 means 5
+	Hosts   int       // 1..25
 	Once    bool      // end after the story instead of staying up
 	Program string    // file of this program; "": os.Executable
 	Out     io.Writer // where the story is told; redrawn in place if it is a terminal; nil: os.Stdout
@@ -71,11 +71,8 @@ func Run(ctx context.Context, o Options) error {
 
 // newDemo checks the options.
 func newDemo(o Options) (*demo, error) {
-	if o.Hosts == 0 {
-		o.Hosts = hostsDefault
-	}
-	if o.Hosts < 1 || o.Hosts > hostsMax {
-		return nil, fmt.Errorf("cannot show %d hosts: choose 1 to %d", o.Hosts, hostsMax)
+	if o.Hosts < 1 || o.Hosts > HostsMax {
+		return nil, fmt.Errorf("cannot show %d hosts: choose 1 to %d", o.Hosts, HostsMax)
 	}
 	if o.Out == nil {
 		o.Out = os.Stdout

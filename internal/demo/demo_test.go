@@ -19,10 +19,10 @@ func TestRunRefusesBadOptions(t *testing.T) {
 		options Options
 		want    string
 	}{
-		"too many hosts": {Options{Hosts: hostsMax + 1}, "choose 1 to 25"},
-		"fewer than one": {Options{Hosts: -1}, "choose 1 to 25"},
-		"a full folder":  {Options{Dir: full}, "not empty"},
-		"no such folder": {Options{Dir: filepath.Join(full, "mine", "below")}, "cannot make the demo's folder"},
+		"too many hosts": {Options{Hosts: HostsMax + 1}, "choose 1 to 25"},
+		"fewer than one": {Options{}, "choose 1 to 25"},
+		"a full folder":  {Options{Hosts: 1, Dir: full}, "not empty"},
+		"no such folder": {Options{Hosts: 1, Dir: filepath.Join(full, "mine", "below")}, "cannot make the demo's folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.options.Out = io.Discard
@@ -40,7 +40,7 @@ func TestRunLeavesNothingWhenItCannotStart(t *testing.T) {
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	t.Setenv("PATH", t.TempDir()) // without git
-	err := Run(t.Context(), Options{Out: io.Discard})
+	err := Run(t.Context(), Options{Hosts: 1, Out: io.Discard})
 	if err == nil || !strings.Contains(err.Error(), "cannot run git") {
 		t.Errorf("error %v, want that git is missing", err)
 	}

@@ -116,6 +116,11 @@ func (p place) join(parts ...string) string {
 	return filepath.Join(append([]string{p.dir}, parts...)...)
 }
 
+// relative is a path as seen from the demo's folder.
+func (p place) relative(path string) string {
+	return strings.TrimPrefix(path, p.dir+string(filepath.Separator))
+}
+
 func (p place) binary() string              { return p.join("bin", "gitopsd") }
 func (p place) bare() string                { return p.join("config.git") }
 func (p place) work() string                { return p.join("config") }

@@ -2,6 +2,8 @@ package demo
 
 import (
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/status"
@@ -9,10 +11,14 @@ import (
 
 // opening says what is about to be seen.
 func opening(dir string, hosts, voters int) string {
-	return fmt.Sprintf(`gitopsd demo: %s on 127.0.0.1, each with an agent of its own, %s of them coordinating;
+	who := fmt.Sprintf("%s on 127.0.0.1, each with an agent of its own, %s of them coordinating", count(hosts, "host"), spelled(voters))
+	if hosts == 1 {
+		who = "one host on 127.0.0.1 with its agent"
+	}
+	return fmt.Sprintf(`gitopsd demo: %s;
 a config repository, an S3 server and a small web application.
 Everything is in %s
-`, count(hosts, "host"), spelled(voters), dir)
+`, who, dir)
 }
 
 // heading begins a chapter.
@@ -35,12 +41,11 @@ func (t traffic) sentence() string {
 	if t.archives == 0 && t.size == 0 {
 		return "nothing left S3"
 	}
-	hold := "hold"
+	left := fmt.Sprintf("%s left S3 (and %s of index)", status.Bytes(t.archives), status.Bytes(t.indexes))
 	if t.holders == 1 {
-		hold = "holds"
+		return fmt.Sprintf("%s: one host holds the bundle of %s", left, status.Bytes(t.size))
 	}
-	return fmt.Sprintf("%s left S3 (and %s of index), %s came from peers: %s %s the bundle of %s",
-		status.Bytes(t.archives), status.Bytes(t.indexes), status.Bytes(t.peers()), count(t.holders, "host"), hold, status.Bytes(t.size))
+	return fmt.Sprintf("%s, %s came from peers: %s hold the bundle of %s", left, status.Bytes(t.peers()), count(t.holders, "host"), status.Bytes(t.size))
 }
 
 // outcome is what a chapter ends with.
@@ -59,10 +64,29 @@ func outcome(p plot, hosts int, bytes string) string {
 	return "   -> " + ports + ".\n   -> " + capital(bytes) + ".\n"
 }
 
+// failed says in which wave, on which host and in which hook a release failed, and what the hook wrote last; "" when the group tells of no failure.
+func failed(g status.Group) string {
+	if len(g.Failures) == 0 || g.Failures[0].Diagnostics == nil {
+		return ""
+	}
+	f := g.Failures[0]
+	where := "on " + f.Host
+	if wave := wavePattern.FindString(g.Why); wave != "" {
+		where = "in " + wave + " " + where
+	}
+	lines := strings.Split(strings.TrimSpace(f.Diagnostics.LogTail), "\n")
+	return fmt.Sprintf("   -> Failed %s, %s: %s\n      %s\n", where, f.Event.Event, status.Printable(f.Diagnostics.Message), status.Printable(lines[len(lines)-1]))
+}
+
+var wavePattern = regexp.MustCompile(`wave \d+ of \d+`)
+
 // totals sums up the whole story.
 func totals(bundles int, size, archives, peers int64, hosts int) string {
-	return fmt.Sprintf("\nIn all: %s of %s each on %s. %s left S3, %s came from peers; both reverts moved nothing.\n",
-		count(bundles, "bundle"), status.Bytes(size), count(hosts, "host"), status.Bytes(archives), status.Bytes(peers))
+	moved := status.Bytes(archives) + " left S3"
+	if hosts > 1 {
+		moved += ", " + status.Bytes(peers) + " came from peers"
+	}
+	return fmt.Sprintf("\nIn all: %s of %s each on %s. %s; both reverts moved nothing.\n", count(bundles, "bundle"), status.Bytes(size), count(hosts, "host"), moved)
 }
 
 // hint is something to try at the end. Each command is one line for a shell.
@@ -71,33 +95,33 @@ type hint struct {
 	commands []string
 }
 
-// hints are what a user may type while the fleet stays up.
+// hints are what a user may type while the fleet stays up. The first command makes the others short: it is pasted once into a shell.
 func hints(p place, first, s3url string) []hint {
-	binary, socket := p.binary(), p.socket(first)
-	at := func(words ...string) string {
-		return command(append(append([]string{binary}, words...), "--addr", socket)...)
-	}
-	git := func(words ...string) string { return command(append([]string{"git", "-C", p.work()}, words...)...) }
+	credentials, group := p.relative(p.credentials()), p.relative(filepath.Dir(p.groupFile()))
+	push := command("gitopsd", "bundle", "push", p.relative(p.app()), "s3://"+bucket+"/website/mine.tar.zst", "--endpoint", s3url, "--credentials-file", credentials, "--group", group)
+	git := "git -C " + quoted(p.relative(p.work())) + " "
 	return []hint{
+		{"Once in a shell, for all that follows:", []string{
+			"cd " + quoted(p.dir) + ` && export PATH="$PWD/bin:$PATH" GITOPSD_ADDR=` + quoted(p.socket(first)),
+		}},
 		{"What runs, what happened, and why:", []string{
-			at("status"), at("why", groupName), at("history", groupName), at("logs", groupName, first),
-			command("git", "--no-pager", "-C", p.work(), "log", "--format=%h %G? %GS %s"),
+			"gitopsd status", "gitopsd why " + groupName, "gitopsd history " + groupName, "gitopsd logs " + groupName + " " + first,
+			"git --no-pager -C " + quoted(p.relative(p.work())) + " log --format='%h %G? %GS %s'",
 		}},
 		{"Deploy a page of yours: edit, store the bundle, commit, push, and watch:", []string{
-			"echo '<h1>My first deployment</h1>' > " + quoted(p.join("app", "content", "index.html")),
-			"AWS_PROFILE=default AWS_CONFIG_FILE=" + quoted(p.credentials()) + " " + command(binary, "bundle", "push", p.app(), "s3://"+bucket+"/website/mine.tar.zst", "--endpoint", s3url, "--region", s3Region, "--path-style",
-				"--credentials-file", p.credentials(), "--group", p.groupFile()),
-			git("commit", "-a", "-m", "website: my own page"),
-			git("push"),
-			at("wait", groupName),
+			"echo '<h1>My first deployment</h1>' > " + quoted(p.relative(p.join("app", "content", "index.html"))),
+			"AWS_PROFILE=default AWS_CONFIG_FILE=" + credentials + " " + push,
+			git + "commit -am 'website: my own page'",
+			git + "push",
+			"gitopsd wait " + groupName,
 		}},
 		{"Take it back:", []string{
-			git("revert", "--no-edit", "HEAD"),
-			git("push"),
-			at("wait", groupName),
+			git + "revert --no-edit HEAD",
+			git + "push",
+			"gitopsd wait " + groupName,
 		}},
 		{"What the agents log, one file a host:", []string{
-			command("tail", "-n", "20", p.agentLog(first)),
+			"tail -n 20 " + quoted(p.relative(p.agentLog(first))),
 		}},
 	}
 }

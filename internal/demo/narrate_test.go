@@ -3,6 +3,8 @@ package demo
 import (
 	"strings"
 	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 func TestTraffic(t *testing.T) {
@@ -11,7 +13,7 @@ func TestTraffic(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", moved.sentence(), want)
 	}
 	alone := traffic{size: 10, payload: 9, archives: 9, holders: 1}
-	if alone.peers() != 0 || !strings.Contains(alone.sentence(), "one host holds") {
+	if alone.peers() != 0 || alone.sentence() != "9 B left S3 (and 0 B of index): one host holds the bundle of 10 B" {
 		t.Errorf("one host: %s", alone.sentence())
 	}
 	if got := (traffic{}).sentence(); got != "nothing left S3" {
@@ -36,14 +38,37 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-func TestHintsAreCommandsOfOneLine(t *testing.T) {
+func TestOneHostHasNoPeers(t *testing.T) {
+	for _, text := range []string{opening("/d", 1, 1), totals(3, 10, 30, 0, 1)} {
+		if strings.Contains(text, "peers") || strings.Contains(text, "each with") {
+			t.Errorf("of one host: %s", text)
+		}
+	}
+	if got := totals(3, 10, 30, 120, 5); !strings.Contains(got, "30 B left S3, 120 B came from peers; both") {
+		t.Errorf("of five: %s", got)
+	}
+}
+
+func TestFailedSaysWhere(t *testing.T) {
+	g := website("Succeeded")
+	if got := failed(g); got != "" {
+		t.Errorf("nothing failed: %q", got)
+	}
+	g.Why = "wants commit 1, runs 2: N=5 m=3 B=2: wave 1 of 2 has no healthy host: web-1 failed ValidateService (exit 1)"
+	g.Failures = []status.Failure{{Host: "web-1", Event: status.Event{Event: "ValidateService", Diagnostics: &status.Diagnostics{Message: "hooks/validate.sh failed with exit code 1", LogTail: "asking\nit is \x1b[31mbad\n"}}}}
+	if want := "   -> Failed in wave 1 of 2 on web-1, ValidateService: hooks/validate.sh failed with exit code 1\n      it is ?[31mbad\n"; failed(g) != want {
+		t.Errorf("got  %q\nwant %q", failed(g), want)
+	}
+}
+
+func TestHintsAreShortCommandsOfOneLine(t *testing.T) {
 	p := place{dir: "/tmp/it's a demo", sockets: "/tmp/it's a demo"}
 	n := 0
-	for _, h := range hints(p, "web-1", "http://127.0.0.1:1") {
+	for i, h := range hints(p, "web-1", "http://127.0.0.1:1") {
 		for _, line := range h.commands {
 			n++
-			if strings.Contains(line, "\n") || !strings.Contains(line, `it'\''s a demo`) {
-				t.Errorf("%q is not one line with the demo's folder quoted", line)
+			if strings.Contains(line, "\n") || strings.Contains(line, "it's") || strings.Contains(line, `it'\''s a demo`) != (i == 0) {
+				t.Errorf("%q is not one line, with the demo's folder quoted in the first alone", line)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/status"
@@ -207,6 +208,11 @@ func (s *story) play(ctx context.Context, number int, c chapter) error {
 	if len(wrong) > 0 {
 		return errors.New(strings.Join(wrong, "; "))
 	}
+	if p.target != p.after {
+		if g, _, err := d.fleet.group(ctx); err == nil {
+			d.screen.say("%s", failed(g))
+		}
+	}
 	d.screen.say("%s", outcome(p, len(d.fleet.hosts), move.sentence()))
 	return nil
 }
@@ -214,29 +220,47 @@ func (s *story) play(ctx context.Context, number int, c chapter) error {
 // follow shows the live table while do does something.
 func (d *demo) follow(ctx context.Context, do func(context.Context) error) error {
 	shown, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		d.table(shown)
-	}()
+	var loops sync.WaitGroup
+	reports := make(chan status.Report)
+	loops.Go(func() { d.table(shown, reports) })
+	loops.Go(func() { calm(shown, reports, d.screen.show) })
 	err := do(ctx)
 	stop()
-	<-ended
-	if g, _, groupErr := d.fleet.group(ctx); groupErr == nil {
-		d.screen.show(g)
-	}
+	loops.Wait()
+	d.showEnd(ctx)
 	d.screen.settle()
 	return err
 }
 
-// table draws what an agent reports until ctx ends, at most five times a second, which is what agents send.
-func (d *demo) table(ctx context.Context) {
+// showEnd draws what the fleet has come to; while leadership is on its way to another host it waits for a moment.
+func (d *demo) showEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, gapPatience)
+	defer cancel()
+	pace := time.NewTicker(awaitPause)
+	defer pace.Stop()
+	for {
+		g, notices, err := d.fleet.group(ctx)
+		if err == nil && !leaderless(status.Report{Notices: notices, Groups: []status.Group{g}}) {
+			d.screen.show(g)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-pace.C:
+		}
+	}
+}
+
+// table takes what an agent reports until ctx ends, at most five times a second, which is what agents send.
+func (d *demo) table(ctx context.Context, reports chan<- status.Report) {
 	pause := time.NewTicker(followPause)
 	defer pause.Stop()
 	for i := 0; ; i++ {
 		_ = d.fleet.clients[i%len(d.fleet.clients)].Follow(ctx, groupFolder, func(r status.Report) error {
-			if len(r.Groups) == 1 && ctx.Err() == nil {
-				d.screen.show(r.Groups[0])
+			select {
+			case reports <- r:
+			case <-ctx.Done():
 			}
 			return nil
 		})

@@ -194,8 +194,12 @@ func TestDemoPrintsCommandsThatWork(t *testing.T) {
 	}
 	left := map[string]bool{"status": true, "why": true, "history": true, "logs": true, "log": true, "bundle": true, "commit": true, "push": true, "wait": true, "revert": true, "tail": true}
 	page := "My first deployment"
-	for _, m := range printed.FindAllStringSubmatch(closing, -1) {
-		out := pasted(t, m[1])
+	lines := printed.FindAllStringSubmatch(closing, -1)
+	if len(lines) == 0 || !strings.HasPrefix(lines[0][1], "cd ") {
+		t.Fatalf("the first of the commands %q does not enter the demo's folder", lines)
+	}
+	for _, m := range lines[1:] {
+		out := pasted(t, lines[0][1]+"\n"+m[1])
 		verb := ""
 		for _, word := range strings.Fields(m[1]) {
 			if _, known := left[word]; known {

@@ -109,7 +109,7 @@ func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, erro
 		if err != nil {
 			return deleted, fmt.Errorf("cannot collect bundle %s: %w", d.Short(), err)
 		}
-		s.log.Info("collected bundle", "digest", d)
+		s.log.Info("removed an unused bundle", "digest", d)
 		deleted = append(deleted, d)
 	}
 }
