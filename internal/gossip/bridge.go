@@ -2,6 +2,8 @@ package gossip
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"strings"
@@ -37,6 +39,30 @@ func (w *bridgeWriter) Write(p []byte) (int, error) {
 			w.suspect(host)
 		}
 	}
-	w.log.Debug("memberlist", "severity", severity, "text", strings.TrimPrefix(text, "memberlist: "))
+	w.log.Debug("memberlist", "severity", severity, "text", plain(strings.TrimPrefix(text, "memberlist: ")))
 	return len(p), nil
+}
+
+// plain makes one line of what memberlist says, without the address that every
+// host has for it: hosts are named, and who dials knows where they are.
+func plain(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	fixed := address("").Addr
+	for _, before := range []string{" " + fixed, "from=" + fixed, fixed} {
+		text = strings.ReplaceAll(text, before, "")
+	}
+	return strings.TrimSpace(text)
+}
+
+// joinError words why a host could not be joined: memberlist makes a list with
+// one element of it, over several lines.
+func joinError(host string, err error) error {
+	text := plain(err.Error())
+	if _, after, ok := strings.Cut(text, "failed to join: "); ok {
+		text = after
+	}
+	if strings.Contains(text, host) {
+		return errors.New(text)
+	}
+	return fmt.Errorf("%s: %s", host, text)
 }

@@ -106,6 +106,7 @@ func (g *Gossip) join(ctx context.Context, list *memberlist.Memberlist, seeds []
 		wg.Go(func() {
 			_, e := list.Join([]string{seed.Name + "/" + address(seed.Name).Addr})
 			if e != nil {
+				e = joinError(seed.Name, e)
 				g.log.Debug("cannot join", "host", seed.Name, "err", e)
 				mu.Lock()
 				err = e

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -280,5 +281,25 @@ func TestBridgeTellsSuspicionsAndKeepsQuiet(t *testing.T) {
 	}
 	if strings.Count(out.String(), "level=DEBUG") != 3 || !strings.Contains(out.String(), "severity=ERR") {
 		t.Errorf("log:\n%s", out.String())
+	}
+}
+
+// TestErrorsOfMemberlistAreOneLine: it makes a list of them, with the address that every host has for it.
+func TestErrorsOfMemberlistAreOneLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"1 error occurred:\n\t* failed to join 127.0.0.1:7946: no route to web-2\n\n": "no route to web-2",
+		"1 error occurred:\n\t* failed to join 127.0.0.1:7946: no answer\n\n":         "web-2: no answer",
+		"something\nelse": "web-2: something else",
+	} {
+		if got := joinError("web-2", errors.New(text)).Error(); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+	var out bytes.Buffer
+	l := bridge(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})), func(string) {})
+	l.Printf("[DEBUG] memberlist: Stream connection from=127.0.0.1:7946")
+	l.Printf("[ERR] memberlist: 2 errors:\n\t* x 127.0.0.1:7946: y")
+	if text := out.String(); strings.Contains(text, "127.0.0.1") || strings.Contains(text, `\n`) || !strings.Contains(text, `text="2 errors: * x: y"`) {
+		t.Errorf("log:\n%s", text)
 	}
 }
