@@ -338,6 +338,9 @@ func hostInitCommand() *cobra.Command {
 				}
 			}
 			key, storage, err := hostIdentity(dataDir, rand.Reader)
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("cannot make the identity of host %s: %w; run this as root, or choose a folder of yours with --data-dir", name, err)
+			}
 			if err != nil {
 				return fmt.Errorf("cannot make the identity of host %s: %w", name, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -133,5 +134,19 @@ func TestDemoTakesOneToTwentyFiveHosts(t *testing.T) {
 		if text, code := typed(t, "demo", "--hosts", hosts); code != codeUsage || !strings.Contains(text, "--hosts takes 1 to 25") {
 			t.Errorf("%s: exit %d, %s", hosts, code, text)
 		}
+	}
+}
+
+func TestHostInitSaysWhoMayMakeTheDataDirectory(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may write everywhere")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	text, code := typed(t, "host", "init", "--name", "web-1", "--data-dir", filepath.Join(dir, "data"))
+	if code != codeError || !strings.Contains(text, "permission denied; run this as root, or choose a folder of yours with --data-dir") {
+		t.Errorf("exit %d, %s", code, text)
 	}
 }
