@@ -8,6 +8,7 @@ const (
 	maxSets         = 1_000    // coordinators/*.yaml
 	maxGroups       = 5_000    // folders with a group.yaml
 	maxProblems     = 1_000    // problems reported; the rest is counted
+	maxGuesses      = 200_000  // names compared to suggest what was meant
 	maxOverlayFiles = 4_096    // overlay files of one group
 	maxOverlayFile  = 16 << 20 // bytes of one overlay file
 	maxOverlayBytes = 64 << 20 // bytes of all overlay files of one group

@@ -17,9 +17,15 @@ func Keep(old, next *State) *State {
 	}
 	kept := *next
 	kept.Hosts, kept.Sets = maps.Clone(next.Hosts), maps.Clone(next.Sets)
+	claimed := map[string]bool{} // keys: an identity is never shared
+	for _, host := range next.Hosts {
+		claim(claimed, host)
+	}
 	for _, name := range next.Broken.Hosts {
-		if host, ok := old.Hosts[name]; ok && !claimed(host, kept.Hosts) {
+		host, ok := old.Hosts[name]
+		if ok && !slices.ContainsFunc(host.Keys, func(key ed25519.PublicKey) bool { return claimed[string(key)] }) {
 			kept.Hosts[name] = host
+			claim(claimed, host)
 		}
 	}
 	for _, name := range next.Broken.Sets {
@@ -34,14 +40,9 @@ func Keep(old, next *State) *State {
 	return &kept
 }
 
-// claimed says whether another host has one of host's keys by now: an identity is never shared.
-func claimed(host Host, hosts map[HostName]Host) bool {
-	for _, other := range hosts {
-		for _, key := range other.Keys {
-			if slices.ContainsFunc(host.Keys, func(own ed25519.PublicKey) bool { return own.Equal(key) }) {
-				return true
-			}
-		}
+// claim takes a host's keys down as taken.
+func claim(claimed map[string]bool, host Host) {
+	for _, key := range host.Keys {
+		claimed[string(key)] = true
 	}
-	return false
 }

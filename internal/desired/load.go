@@ -41,13 +41,49 @@ type loader struct {
 	entries  int
 	defaults policyFile
 	folders  []string          // with a group.yaml
+	isGroup  map[string]bool   // the same
 	linked   map[string]string // folder of a group -> first link in it
+	bad      int               // problems that are not warnings
+	dropped  int               // problems beyond maxProblems
+	broken   map[HostName]bool // state.Broken.Hosts, once all hosts are loaded
+	hosts    []string          // names for guesses, sorted; made at the first
+	sets     []string
+	guessed  int // names compared for guesses
 }
 
-// report keeps problems and says whether any of them is more than a warning.
+// report keeps problems, as many as are shown, and says whether any of them is more than a warning.
 func (l *loader) report(problems ...Problem) bool {
-	l.problems = append(l.problems, problems...)
-	return len(Bad(problems)) > 0
+	bad := len(Bad(problems))
+	l.bad += bad
+	kept := min(len(problems), maxProblems-len(l.problems))
+	l.problems = append(l.problems, problems[:kept]...)
+	l.dropped += len(problems) - kept
+	return bad > 0
+}
+
+// guess says which of names may be meant, until the names compared in this tree are too many: thousands of mistakes in a large fleet are one mistake, made by a
+// machine.
+func (l *loader) guess(name string, names []string) string {
+	if l.guessed += len(names); l.guessed > maxGuesses {
+		return ""
+	}
+	return strict.DidYouMean(name, names)
+}
+
+// guessHost is guess among the hosts.
+func (l *loader) guessHost(name HostName) string {
+	if l.hosts == nil {
+		l.hosts = hostNames(l.state.Hosts)
+	}
+	return l.guess(string(name), l.hosts)
+}
+
+// guessSet is guess among the coordinator sets.
+func (l *loader) guessSet(name string) string {
+	if l.sets == nil {
+		l.sets = slices.Sorted(maps.Keys(l.state.Sets))
+	}
+	return l.guess(name, l.sets)
 }
 
 // file reports a problem of a whole file or folder.
@@ -236,6 +272,16 @@ func (l *loader) loadHosts() {
 	}
 	l.hostTwins(docs)
 	slices.Sort(b.Hosts)
+	l.broken = setOf(b.Hosts)
+}
+
+// setOf makes a list fit to be asked often.
+func setOf[T comparable](list []T) map[T]bool {
+	set := make(map[T]bool, len(list))
+	for _, v := range list {
+		set[v] = true
+	}
+	return set
 }
 
 // build makes the Host.
@@ -337,10 +383,10 @@ func (l *loader) checkVoters(doc *strict.Doc, voters []Voter) []Problem {
 		case v.Host == "":
 		case seen[v.Host]:
 			problems = append(problems, doc.Problem(at, "remove one", "voters: %s is there twice", v.Host))
-		case !ok && slices.Contains(l.state.Broken.Hosts, v.Host):
+		case !ok && l.broken[v.Host]:
 			problems = append(problems, doc.Problem(at, "mend it first", "voters: hosts/%s.yaml has problems of its own", v.Host))
 		case !ok:
-			hint := strict.DidYouMean(string(v.Host), hostNames(l.state.Hosts))
+			hint := l.guessHost(v.Host)
 			problems = append(problems, doc.Problem(at, cmp.Or(hint, fmt.Sprintf("commit hosts/%s.yaml", v.Host)), "voters: there is no host %q in hosts/", v.Host))
 		case host.Address == "":
 			problems = append(problems, doc.Problem(at, fmt.Sprintf("add address to hosts/%s.yaml", v.Host), "voters: %s has no address, and others must reach a voter", v.Host))
@@ -363,12 +409,12 @@ func hostNames(hosts map[HostName]Host) []string {
 	return names
 }
 
-// finish sorts and bounds the problems.
+// finish sorts the problems and says how many are not shown.
 func (l *loader) finish() {
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	if more := len(l.problems) - maxProblems; more > 0 {
-		l.problems = append(l.problems[:maxProblems], Problem{File: ".", Message: fmt.Sprintf("%d more problems", more), Suggestion: "mend those above first"})
+	if l.dropped > 0 {
+		l.problems = append(l.problems, Problem{File: ".", Message: fmt.Sprintf("%d more problems", l.dropped), Suggestion: "mend those above first"})
 	}
 }

@@ -62,6 +62,10 @@ func (l *loader) noteGroup(folder string, entries []fs.DirEntry) bool {
 		return false
 	}
 	l.folders = append(l.folders, folder)
+	if l.isGroup == nil {
+		l.isGroup = map[string]bool{}
+	}
+	l.isGroup[folder] = true
 	return true
 }
 
@@ -72,7 +76,7 @@ func (l *loader) refuseLink(full string) {
 		l.linked = map[string]string{}
 	}
 	for folder := path.Dir(full); folder != "."; folder = path.Dir(folder) {
-		if slices.Contains(l.folders, folder) {
+		if l.isGroup[folder] {
 			l.linked[folder] = full
 			return
 		}
@@ -128,7 +132,7 @@ func (l *loader) loadGroup(folder string) (Group, *strict.Doc, bool) {
 		take(g.Revision.checkPlaceholder(doc, g.Policy))
 	}
 	g.Checks = g.Policy.Checks
-	g.Targets, more = f.buildTargets(doc, l.state.Hosts, l.state.Broken.Hosts)
+	g.Targets, more = f.buildTargets(doc, l)
 	take(more)
 	g.Members = g.Targets.members(l.state.Hosts)
 	take(checkMembers(doc, g.Checks, g.Members, l.state.Hosts))
@@ -154,12 +158,7 @@ func (l *loader) coordinators(doc *strict.Doc, f groupFile, g Group) (string, []
 		if broken(f.coordinators) {
 			return "", []Problem{doc.Problem("coordinators", "mend it first", "coordinators: coordinators/%s.yaml has problems of its own", f.coordinators)}
 		}
-		var names []string
-		for name := range l.state.Sets {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		hint := strict.DidYouMean(f.coordinators, names)
+		hint := l.guessSet(f.coordinators)
 		if !strings.HasPrefix(hint, "did") {
 			hint = "make it: " + l.coordinatorsCommand(f.coordinators, g.Members)
 		}

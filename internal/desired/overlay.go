@@ -42,7 +42,7 @@ type overlayEntry struct {
 
 // overlay reads a group's overlay folders; ok is false after any problem.
 func (l *loader) overlay(folder string) (files []OverlayFile, ok bool) {
-	before := len(Bad(l.problems))
+	before := l.bad
 	var entries []overlayEntry
 	for _, dir := range []string{overlayRoot, overlayConf, overlayServers} {
 		inside := dir
@@ -75,7 +75,7 @@ func (l *loader) overlay(folder string) (files []OverlayFile, ok bool) {
 			l.checkAppspec(file.Source)
 		}
 	}
-	return files, len(Bad(l.problems)) == before
+	return files, l.bad == before
 }
 
 // collect lists the regular files below dir, which becomes inside in the bundle.

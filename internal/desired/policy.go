@@ -169,7 +169,7 @@ func (g groupFile) unsupported(doc *strict.Doc, p Policy) []Problem {
 }
 
 // buildTargets unites the two ways to select.
-func (g groupFile) buildTargets(doc *strict.Doc, hosts map[HostName]Host, broken []HostName) (Targets, []Problem) {
+func (g groupFile) buildTargets(doc *strict.Doc, l *loader) (Targets, []Problem) {
 	var t Targets
 	var problems []Problem
 	api := len(g.ec2Filters)+len(g.ec2Sets)+len(g.premFilters)+len(g.premSets) > 0
@@ -185,7 +185,7 @@ func (g groupFile) buildTargets(doc *strict.Doc, hosts map[HostName]Host, broken
 	}
 	if g.targets != nil {
 		var more []Problem
-		t, more = g.targets.build(doc, hosts, broken)
+		t, more = g.targets.build(doc, l)
 		problems = append(problems, more...)
 	}
 	for _, form := range []struct {
@@ -217,29 +217,27 @@ func (g groupFile) namesTargets(doc *strict.Doc) bool {
 }
 
 // build checks listed hosts against the inventory.
-func (t targetsFile) build(doc *strict.Doc, hosts map[HostName]Host, broken []HostName) (Targets, []Problem) {
+func (t targetsFile) build(doc *strict.Doc, l *loader) (Targets, []Problem) {
 	var out Targets
 	var problems []Problem
-	known := make([]string, 0, len(hosts))
-	for name := range hosts {
-		known = append(known, string(name))
-	}
+	seen := make(map[HostName]bool, len(t.hosts))
 	for i, name := range t.hosts {
 		at, host := fmt.Sprintf("targets.hosts[%d]", i), HostName(name)
-		_, ok := hosts[host]
+		_, ok := l.state.Hosts[host]
 		switch {
-		case slices.Contains(out.Hosts, host):
+		case seen[host]:
 			problems = append(problems, doc.Problem(at, "remove one", "targets.hosts: %s is there twice", name))
 			continue
-		case !ok && slices.Contains(broken, host):
+		case !ok && l.broken[host]:
 			problems = append(problems, doc.Problem(at, "mend it first", "targets.hosts: hosts/%s.yaml has problems of its own", name))
 		case !ok:
-			hint := strict.DidYouMean(name, known)
+			hint := l.guessHost(host)
 			if hint == "" {
 				hint = fmt.Sprintf("commit hosts/%s.yaml; gitopsd host init prints it", name)
 			}
 			problems = append(problems, doc.Problem(at, hint, "targets.hosts: there is no host %q in hosts/", name))
 		}
+		seen[host] = true
 		out.Hosts = append(out.Hosts, host)
 	}
 	slices.Sort(out.Hosts)

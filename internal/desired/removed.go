@@ -19,13 +19,17 @@ type Removal struct {
 // broken in new is not removed, and one whose folder was renamed keeps its id.
 func Removed(old, new *State) Removal {
 	r := Removal{HostsBefore: len(old.Hosts), GroupsBefore: len(old.Groups)}
+	broken, ids, folders := setOf(new.Broken.Hosts), setOf(new.Broken.IDs), setOf(new.Broken.Groups)
+	for i := range new.Groups {
+		ids[new.Groups[i].ID] = true
+	}
 	for name := range old.Hosts {
-		if _, ok := new.Hosts[name]; !ok && !slices.Contains(new.Broken.Hosts, name) {
+		if _, ok := new.Hosts[name]; !ok && !broken[name] {
 			r.Hosts = append(r.Hosts, name)
 		}
 	}
 	for _, g := range old.Groups {
-		if _, ok := new.Group(g.ID); !ok && !slices.Contains(new.Broken.IDs, g.ID) && !slices.Contains(new.Broken.Groups, g.Folder) {
+		if !ids[g.ID] && !folders[g.Folder] {
 			r.Groups = append(r.Groups, g.ID)
 		}
 	}

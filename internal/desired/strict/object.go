@@ -266,8 +266,9 @@ func Schema(kind, title string, t Type) map[string]any {
 // DidYouMean suggests the nearest of names, or lists them when none is near and they are few.
 func DidYouMean(name string, names []string) string {
 	best, distance := "", 0
+	meant := fold(name)
 	for _, candidate := range names {
-		if n := edits(fold(name), fold(candidate)); best == "" || n < distance {
+		if n := edits(meant, fold(candidate)); best == "" || n < distance {
 			best, distance = candidate, n
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -273,7 +274,12 @@ func Parsed[T any](into *T, what, hint string, schema map[string]any, parse func
 func oneOf(values []string) string { return strings.Join(values, ", ") }
 
 func fold(s string) string {
-	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
+	return strings.Map(func(r rune) rune {
+		if r == '-' || r == '_' {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, s)
 }
 
 // edits is the Levenshtein distance between two short texts; texts over 64 bytes are as far apart as they are long.
@@ -281,7 +287,8 @@ func edits(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
 	}
-	row := make([]int, len(b)+1)
+	var space [65]int
+	row := space[:len(b)+1]
 	for j := range row {
 		row[j] = j
 	}
