@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,6 +98,9 @@ func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if res.Error != nil && strings.Contains(res.Error.Message, fs.ErrPermission.Error()) && os.Geteuid() != 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "hint:", f.withPermission())
 	}
 	return f.printResult(cmd.OutOrStdout(), res)
 }

@@ -128,5 +128,10 @@ func (f *applyFlags) permissionHint(err error, uid int) error {
 	if err == nil || !errors.Is(err, fs.ErrPermission) || uid == 0 {
 		return err
 	}
-	return fmt.Errorf("%w; run it as root, or name directories of your own with --state-dir and --destination-root (now %s and %s)", err, f.stateDir, f.destinationRoot)
+	return fmt.Errorf("%w; %s", err, f.withPermission())
+}
+
+// withPermission says how a deployment gets what it may not do.
+func (f *applyFlags) withPermission() string {
+	return fmt.Sprintf("run it as root, or name directories of your own with --state-dir and --destination-root (now %s and %s)", f.stateDir, f.destinationRoot)
 }
