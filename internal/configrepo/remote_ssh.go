@@ -118,6 +118,7 @@ func (s *sshUpstream) open(ctx context.Context) error {
 	}
 	s.p = &pktReader{r: out, left: s.limits.RefBytes}
 	if _, s.last, err = readAdvertisement(s.p, s.branch); err != nil {
+		s.lastWord(ctx, session)
 		if said := session.Stderr.(*boundedBuffer).String(); said != "" {
 			return fmt.Errorf("the server says: %s", oneLine(said))
 		}
@@ -125,6 +126,27 @@ func (s *sshUpstream) open(ctx context.Context) error {
 	}
 	s.got = true
 	return nil
+}
+
+// lastWordPatience bounds how long the end of what a server complains of is waited for.
+const lastWordPatience = 2 * time.Second
+
+// lastWord waits until the server's program has ended and what it complained of
+// is here: that travels beside its output, which may end first.
+func (s *sshUpstream) lastWord(ctx context.Context, session *ssh.Session) {
+	_ = s.in.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = session.Wait() // ends with the connection at the latest
+	}()
+	patience := time.NewTimer(lastWordPatience)
+	defer patience.Stop()
+	select {
+	case <-ended:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
 }
 
 // sshError names the two failures that people must mend.
