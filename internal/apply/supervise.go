@@ -284,7 +284,7 @@ func (s *supervisor) launch(argv []string, attr *os.ProcAttr) (*os.Process, erro
 		}
 		proc, err := g.start(c, argv, attr)
 		if err == nil {
-			s.group = g
+			s.group, s.uncontained = g, ""
 			s.groups = append(s.groups, g)
 			return proc, nil
 		}
