@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -71,38 +71,36 @@ func newCrashHost(t *testing.T, hooks bool) *crashHost {
 	return h
 }
 
-// settle resumes what a crash left and tells whether the new revision must be
-// in place.
+// settle goes on after a crash and judges what became of it.
 func (h *crashHost) settle(t *testing.T, decision Decision) {
 	t.Helper()
 	a := h.applier()
-	pending, err := a.Pending()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(pending) > 1 {
-		t.Fatalf("%d deployments are pending", len(pending))
-	}
-	var res Result
-	if len(pending) == 1 {
-		res, err = a.Resume(context.Background(), pending[0].Key, decision, nil)
-		if err == nil && decision == Undo && res.Outcome != OutcomeFailed {
-			t.Errorf("undo ended as %s", res.Outcome)
-		}
-	} else {
-		res, err = a.Apply(context.Background(), h.d, nil)
-	}
-	if err != nil {
-		t.Fatal(err)
+	res, resumed := settleOn(t, a, h.d, decision)
+	if resumed && decision == Undo && res.Outcome != OutcomeFailed {
+		t.Errorf("undo ended as %s", res.Outcome)
 	}
 	h.judge(t, res)
-	if again, err := h.applier().Apply(context.Background(), h.d, nil); err != nil || again.Outcome != res.Outcome {
-		t.Errorf("applying again: %v %v, it had ended as %v", again.Outcome, err, res.Outcome)
-	}
-	if pending, err := h.applier().Pending(); err != nil || len(pending) != 0 {
-		t.Errorf("still pending: %v %v", pending, err)
-	}
+	noLeftovers(t, a)
 	h.once()
+}
+
+// eachPoint calls try for 1 to n, in parallel, and returns how often it said that
+// it tried something.
+func eachPoint(t *testing.T, n int, try func(t *testing.T, n int) int) int {
+	t.Helper()
+	const parts = 4
+	var tried atomic.Int64
+	t.Run("points", func(t *testing.T) {
+		for part := range parts {
+			t.Run(strconv.Itoa(part), func(t *testing.T) {
+				t.Parallel()
+				for at := part + 1; at <= n && !t.Failed(); at += parts {
+					tried.Add(int64(try(t, at)))
+				}
+			})
+		}
+	})
+	return int(tried.Load())
 }
 
 func (h *crashHost) judge(t *testing.T, res Result) {
@@ -140,28 +138,24 @@ func newTree(t *testing.T, hooks bool) (tree string, operations int) {
 	return tree, faults.Count()
 }
 
-// The power is cut at every durable operation of a deployment; afterwards the
-// files are the old or the new ones, exactly.
+// The power is cut at every durable operation of a redeployment with permissions
+// and access lists; afterwards the files are the old or the new ones, exactly.
 func TestPowerCutAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	tree, operations := newTree(t, false)
-	points := 0
-	for n := 1; n <= operations; n++ {
+	tried := eachPoint(t, operations, func(t *testing.T, n int) (tried int) {
 		for variant, decision := range []Decision{Continue, Undo} {
-			if testing.Short() && (n+variant)%2 == 1 {
+			if !sampled(3, "cut", n, variant) {
 				continue
 			}
-			points++
+			tried++
 			h := newCrashHost(t, false)
 			h.new = tree
 			faults := &durable.Faults{}
 			faults.CutAt(n, (n+variant)%2 == 0)
-			o := h.options()
-			o.Disk = &durable.Disk{Hook: faults.Hook}
-			a, err := New(o)
-			if err == nil {
-				_, err = a.Apply(context.Background(), h.d, nil)
-			}
-			if !errors.Is(err, durable.ErrCut) && err != nil {
+			a := h.applier()
+			a.opts.Disk = &durable.Disk{Hook: faults.Hook}
+			if _, err := a.Apply(context.Background(), h.d, nil); !errors.Is(err, durable.ErrCut) && err != nil {
 				t.Errorf("cut at %d: %v", n, err)
 			}
 			h.settle(t, decision)
@@ -169,23 +163,24 @@ func TestPowerCutAtEveryOperation(t *testing.T) {
 				t.Fatalf("at operation %d, %s", n, decision)
 			}
 		}
-	}
-	t.Logf("%d crash points of %d operations", points, operations)
+		return tried
+	})
+	t.Logf("crash points tried: %d power cuts at %d operations of a redeployment", tried, operations)
 }
 
 // One durable operation fails, as on a full disk: Install fails and the old
 // version is in place, or the deployment is pending and resumes.
 func TestFailureAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	tree, operations := newTree(t, false)
-	for n := 1; n <= operations; n++ {
+	tried := eachPoint(t, operations, func(t *testing.T, n int) int {
+		if !sampled(2, "failure", n) {
+			return 0
+		}
 		h := newCrashHost(t, false)
 		h.new = tree
+		a := h.applier()
 		faults := &durable.Faults{}
-		o := h.options()
-		a, err := New(o)
-		if err != nil {
-			t.Fatal(err)
-		}
 		faults.FailAt(n, syscall.ENOSPC)
 		a.opts.Disk = &durable.Disk{Hook: faults.Hook}
 		res, err := a.Apply(context.Background(), h.d, nil)
@@ -200,43 +195,34 @@ func TestFailureAtEveryOperation(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("at operation %d", n)
 		}
-	}
+		return 1
+	})
+	t.Logf("%d of %d operations failed", tried, operations)
 }
 
-// The process is killed with -9 at every durable operation of a deployment with
-// hooks, and resumed by another.
+// The process is killed with -9 at every durable operation of a redeployment with
+// hooks, permissions and access lists, and resumed by another.
 func TestKillAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	tree, operations := newTree(t, true)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stride := 3
-	if testing.Short() {
-		stride = 11
-	}
-	points := 0
-	for n := 1; n <= operations+3; n += stride {
-		points++
-		h := newCrashHost(t, true)
-		h.new = tree
-		options, deployment := filepath.Join(h.dir, "options"), filepath.Join(h.dir, "deployment")
-		writeJSON(t, options, h.options())
-		writeJSON(t, deployment, h.d)
-		cmd := exec.Command(self, "apply-and-die", options, deployment, strconv.Itoa(n))
-		out, err := cmd.CombinedOutput()
-		var exit *exec.ExitError
-		if err != nil && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
-			t.Fatalf("at %d: %v\n%s", n, err, out)
+	tried := eachPoint(t, operations+3, func(t *testing.T, n int) (tried int) {
+		for variant, decision := range []Decision{Continue, Undo} {
+			if !sampled(10, "kill", n, variant) {
+				continue
+			}
+			tried++
+			h := newCrashHost(t, true)
+			h.new = tree
+			options, deployment := filepath.Join(h.dir, "options"), filepath.Join(h.dir, "deployment")
+			writeJSON(t, options, h.options())
+			writeJSON(t, deployment, h.d)
+			killedAt(t, options, deployment, n)
+			h.settle(t, decision)
+			if t.Failed() {
+				t.Fatalf("at operation %d, %s; hooks: %v", n, decision, h.ran())
+			}
 		}
-		decision := Continue
-		if points%2 == 0 {
-			decision = Undo
-		}
-		h.settle(t, decision)
-		if t.Failed() {
-			t.Fatalf("at operation %d, %s; hooks: %v", n, decision, h.ran())
-		}
-	}
-	t.Logf("%d kill points of %d operations", points, operations)
+		return tried
+	})
+	t.Logf("crash points tried: %d kills at %d operations of a redeployment", tried, operations)
 }

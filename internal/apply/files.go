@@ -173,10 +173,20 @@ func (r *run) prepareInstall(ctx context.Context) (*installer, *Error, error) {
 	return r.newInstaller(s), nil, nil
 }
 
+// unclaim forgets the plan of an Install that was cut short before the journal
+// named it: what it claims would be kept from other groups for good.
+func (r *run) unclaim() error {
+	claim, err := r.a.claim(r.d.GroupID)
+	if err != nil || claim == nil || claim.Release != r.key {
+		return err
+	}
+	return r.a.opts.Disk.Remove(r.a.claimFile(r.d.GroupID))
+}
+
 // undoInstall restores the old version and forgets the plan.
 func (r *run) undoInstall(in *installer) error {
 	if in == nil {
-		return nil
+		return r.unclaim()
 	}
 	placed := r.story.install == phaseRenaming || r.story.install == phaseUndoing
 	if placed && r.story.install != phaseUndoing {

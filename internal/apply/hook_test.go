@@ -30,6 +30,7 @@ func (w *workbench) hook(script, options string) Result {
 }
 
 func TestHookOutcomes(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		name, script, options string
 		code                  int
@@ -76,6 +77,7 @@ func TestScriptWithoutFirstLineRunsInShell(t *testing.T) {
 
 // The whole process group goes, with a child that ignores TERM.
 func TestTimeoutEndsTheProcessGroup(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	pid := filepath.Join(w.dir, "pid")
 	res := w.hook("(trap '' TERM; while :; do sleep 0.05; done) &\necho $! > "+pid+"\nsleep 60", ", timeout: 1")
@@ -102,6 +104,7 @@ func alive(t *testing.T, pidFile string) bool {
 // A daemon that keeps the script's output neither hangs the event nor dies of
 // it, and what it writes later is read.
 func TestBackgroundProcessThatHoldsOutput(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	pid, goOn := filepath.Join(w.dir, "pid"), filepath.Join(w.dir, "go-on")
 	res := w.hook("(while [ ! -e "+goOn+" ]; do sleep 0.05; done; echo later; echo still; sleep 60) &\necho $! > "+pid+"\necho up", "")
@@ -124,6 +127,7 @@ func TestBackgroundProcessThatHoldsOutput(t *testing.T) {
 }
 
 func TestOutputIsBoundedAndSafe(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	res := w.hook("printf 'a\\377b\\n'; echo first; head -c 20000000 /dev/zero | tr '\\0' 'x' | fold -w 99; echo; echo last; printf unended; exit 1", "")
 	log := strings.Join(res.ScriptsLog, "\n")
@@ -297,6 +301,7 @@ func killSupervisor(t *testing.T, dir string) {
 }
 
 func TestDeadSupervisorFailsTheEvent(t *testing.T) {
+	t.Parallel()
 	for _, decision := range []Decision{Continue, Undo} {
 		w := newBench(t)
 		d, started, goOn := slowHook(w)
@@ -314,6 +319,7 @@ func TestDeadSupervisorFailsTheEvent(t *testing.T) {
 }
 
 func TestUndoWaitsAndStartsThePreviousRelease(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	w.succeed(w.deployment("d-0", w.bundle(map[string]string{
 		"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  ApplicationStart: [{location: s.sh}]\n  ValidateService: [{location: s.sh}]\n",
@@ -364,6 +370,7 @@ func TestUndoOfNothing(t *testing.T) {
 }
 
 func TestStopFailure(t *testing.T) {
+	t.Parallel()
 	spec := "version: 0.0\nos: linux\nhooks:\n  ApplicationStop: [{location: stop.sh}]\n"
 	for policy, want := range map[StopFailure]string{
 		StopFail: "ApplicationStop=Failed DownloadBundle=Skipped", StopContinue: "ApplicationStop=Failed DownloadBundle=Succeeded", StopUseNew: "ApplicationStop=Succeeded DownloadBundle=Succeeded",

@@ -208,6 +208,7 @@ func TestOwnership(t *testing.T) {
 }
 
 func TestRetention(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	dir := w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})
 	bad := w.bundle(map[string]string{"appspec.yml": plainSpec + "hooks:\n  AfterInstall: [{location: b.sh}]\n", "a/f": "2", "b.sh": "exit 1"})

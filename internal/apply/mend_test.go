@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,6 +76,7 @@ func truncateTo(t *testing.T, path string, records int) {
 // The journal of any ended deployment may be damaged: the group goes on, and no
 // hook runs again.
 func TestDamagedJournalsStopNothing(t *testing.T) {
+	t.Parallel()
 	for name, damage := range damages {
 		for which, id := range []string{"d-1", "d-2"} {
 			for _, good := range []bool{true, false} {
@@ -125,6 +127,7 @@ func TestDamagedJournalsStopNothing(t *testing.T) {
 // A journal that is damaged while the program runs stops the next deployment as
 // little as one found at its start.
 func TestJournalDamagedMeanwhile(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	a := w.applier()
 	d := w.deployment("d-1", w.bundle(version("one", "HOOK")))
@@ -164,10 +167,11 @@ func TestDamagedJournalOfARunningHook(t *testing.T) {
 // A deployment is cut short at every operation and its journal damaged: the files
 // are the old or the new ones, and the group goes on.
 func TestDamagedJournalAtEveryOperation(t *testing.T) {
+	t.Parallel()
 	tree, operations := newTree(t, false)
-	for n := 1; n <= operations; n++ {
-		if testing.Short() && n%3 != 0 {
-			continue
+	eachPoint(t, operations, func(t *testing.T, n int) int {
+		if !sampled(2, "damage", n) {
+			return 0
 		}
 		h := newCrashHost(t, false)
 		h.new = tree
@@ -183,7 +187,7 @@ func TestDamagedJournalAtEveryOperation(t *testing.T) {
 		a = h.applier()
 		journal := a.journalFile(h.d.Key())
 		if !exists(journal) {
-			continue
+			return 0
 		}
 		damages["emptied"](t, journal)
 		h.cutMending(t, n)
@@ -202,7 +206,34 @@ func TestDamagedJournalAtEveryOperation(t *testing.T) {
 		if pending, err := a.Pending(); err != nil || len(pending) != 0 {
 			t.Fatalf("cut at %d: pending %v %v", n, pending, err)
 		}
+		return 1
+	})
+}
+
+// An Install that is cut short before the journal names its plan claims nothing
+// any more once it is given up: another application may have the paths.
+func TestUndoForgetsAClaim(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := w.applier()
+	faults := &durable.Faults{}
+	faults.Observe(func(n int, op durable.Op) {
+		if strings.HasSuffix(op.Path, "plan.json") {
+			faults.CutAt(n+1, false)
+		}
+	})
+	a.opts.Disk = &durable.Disk{Hook: faults.Hook}
+	d := w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"}))
+	if _, err := a.Apply(context.Background(), d, nil); !errors.Is(err, durable.ErrCut) || !exists(a.claimFile("g1")) {
+		t.Fatalf("no claim is there: %v", err)
 	}
+	a = w.applier()
+	if _, err := a.Resume(context.Background(), d.Key(), Undo, nil); err != nil {
+		t.Fatal(err)
+	}
+	other := w.deployment("d-2", d.Source.Path)
+	other.GroupID, other.GroupName, other.ApplicationName = "g2", "other", "other"
+	w.succeed(other)
 }
 
 // cutMending cuts the power while a journal is mended.
@@ -222,6 +253,7 @@ func (h *crashHost) cutMending(t *testing.T, n int) {
 
 // A journal of a newer version is left alone; only its group is blocked.
 func TestJournalOfAnotherVersionBlocksItsGroup(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	d := w.deployment("d-1", w.bundle(version("one", "HOOK")))
 	w.succeed(d)
@@ -243,6 +275,7 @@ func TestJournalOfAnotherVersionBlocksItsGroup(t *testing.T) {
 
 // The order of deployments does not depend on the clock.
 func TestSequenceIsNotTheClocks(t *testing.T) {
+	t.Parallel()
 	w := newBench(t)
 	for _, id := range []string{"d-9", "d-5", "d-7"} {
 		w.succeed(w.deployment(id, w.bundle(hooked("HOOK", ""))))

@@ -120,6 +120,7 @@ func TestWaitForASupervisorIsInterrupted(t *testing.T) {
 // A hook fills the disk that holds the state: what it did counts, and the
 // deployment ends.
 func TestHookThatFillsTheDisk(t *testing.T) {
+	t.Parallel()
 	for _, code := range []string{"0", "3"} {
 		w := newBench(t)
 		o := w.options()

@@ -194,15 +194,20 @@ func (a *Applier) point(file string, k Key) error {
 // lockRetry is the pause between two tries for a lock somebody else holds.
 const lockRetry = 20 * time.Millisecond
 
+// lockGrace is how long a lock that is taken is tried for without wait: a
+// process that is just being started holds a copy of one that was given back,
+// until it becomes its program.
+const lockGrace = 500 * time.Millisecond
+
 // lock takes a lock of the state directory. Without wait it returns
-// durable.ErrLocked at once when it is taken.
+// durable.ErrLocked when somebody has it.
 func (a *Applier) lock(ctx context.Context, name string, wait bool) (func(), error) {
 	sum := sha256.Sum256([]byte(name))
 	kind, _, _ := strings.Cut(name, ":")
 	path := filepath.Join(a.opts.StateDir, "locks", kind+"-"+hex.EncodeToString(sum[:8]))
-	for {
+	for since := time.Now(); ; {
 		unlock, err := durable.Lock(path)
-		if err == nil || !wait || !errors.Is(err, durable.ErrLocked) {
+		if err == nil || !errors.Is(err, durable.ErrLocked) || !wait && time.Since(since) > lockGrace {
 			return unlock, err
 		}
 		select {
