@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
 	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/spf13/cobra"
 )
@@ -30,9 +33,8 @@ func appspecExplainCommand() *cobra.Command {
 		Use:   "explain DIR",
 		Short: "Say what deploying the bundle in DIR would do on this host, event by event and file by file",
 		Long: "Say what deploying the bundle unpacked in DIR would do on this host: which scripts run at each event and whose they are, which file\n" +
-			"goes where with which permissions, what would fail, and the warnings of `gitopsd appspec validate`. Nothing is changed. What an\n" +
-			"earlier deployment of the same group installed is not known here: those files are removed before Install and do not count as\n" +
-			"existing. `gitopsd apply --dry-run` knows them.",
+			"goes where with which permissions, what would fail, and the warnings of `gitopsd appspec validate`. Nothing is changed.\n" +
+			"With --group-id what the group has in place on this host is known: it is replaced or removed, and does not count as existing.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkAppspecOutput(output); err != nil {
@@ -60,6 +62,8 @@ func appspecExplainCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
 	cmd.Flags().StringVar(&kind, "kind", kind, "kind of deployment: "+kindNames())
 	cmd.Flags().StringVar(&behavior, "file-exists-behavior", behavior, "DISALLOW, OVERWRITE or RETAIN, where appspec.yml says nothing")
+	cmd.Flags().StringVar(&x.groupID, "group-id", "", "group whose files on this host are to be known: the id in its group.yaml")
+	cmd.Flags().StringVar(&x.stateDir, "state-dir", "/var/lib/gitopsd/apply", "where that is kept: apply/ below dataDir, or the --state-dir that apply was given")
 	cmd.Flags().StringVar(&x.destinationRoot, "destination-root", x.destinationRoot, "put before every destination, as in gitopsd.yaml")
 	return cmd
 }
@@ -102,7 +106,7 @@ type explainedScript struct {
 type explainedFile struct {
 	Source      string   `json:"source,omitempty"` // below the bundle; empty for a folder on the way to a destination
 	Destination string   `json:"destination"`
-	Action      string   `json:"action"` // make folder, copy, overwrite, keep, refuse
+	Action      string   `json:"action"` // make folder, copy, replace, overwrite, keep, refuse, remove
 	Permissions []string `json:"permissions,omitempty"`
 }
 
@@ -111,11 +115,14 @@ type explainer struct {
 	kind            appspec.Kind
 	behavior        appspec.FileExistsBehavior // of the deployment
 	destinationRoot string
+	groupID         string // empty: what is in place is not known
+	stateDir        string
 
 	file     string // the AppSpec file
 	root     string // of the bundle
 	spec     *appspec.Spec
 	made     map[string]string // destinations so far, and the source of each
+	ours     map[string]bool   // paths on this host that an earlier deployment of the group put there
 	install  explainedEvent
 	problems []string
 }
@@ -136,6 +143,9 @@ func (x *explainer) explain(dir string) (explanation, error) {
 	}
 	x.file, x.root, x.spec, x.made = file, filepath.Dir(file), spec, make(map[string]string)
 	x.checkName(file)
+	if err := x.readInstalled(); err != nil {
+		return explained, err
+	}
 	for _, event := range appspec.Order(x.kind) {
 		e := explainedEvent{Event: event, From: event.From(x.kind), Scripts: x.scripts(event)}
 		if event == appspec.Install {
@@ -143,6 +153,7 @@ func (x *explainer) explain(dir string) (explanation, error) {
 			if err := x.files(); err != nil {
 				return explained, err
 			}
+			x.removals()
 			e = x.install
 		}
 		explained.Events = append(explained.Events, e)
@@ -343,6 +354,11 @@ func (x *explainer) path(source, destination string, folder bool) {
 	if len(e.Permissions) > 1 {
 		x.problem("the permissions of %s are given %d times, Install refuses that", destination, len(e.Permissions))
 	}
+	x.list(e)
+}
+
+// list adds to what Install does, up to a bound.
+func (x *explainer) list(e explainedFile) {
 	if len(x.install.Files) >= maxExplainedFiles {
 		x.install.More++
 		return
@@ -352,18 +368,55 @@ func (x *explainer) path(source, destination string, folder bool) {
 
 // action says what becomes of a file at destination.
 func (x *explainer) action(destination string) string {
+	if x.ours[x.onHost(destination)] {
+		return "replace"
+	}
 	if _, err := os.Stat(x.onHost(destination)); err != nil {
 		return "copy"
 	}
-	switch cmp.Or(x.spec.FileExistsBehavior, x.behavior) {
-	case appspec.Overwrite:
+	behavior := cmp.Or(x.spec.FileExistsBehavior, x.behavior)
+	switch {
+	case behavior == appspec.Overwrite:
 		return "overwrite"
-	case appspec.Retain:
+	case behavior == appspec.Retain:
 		return "keep"
+	case x.groupID == "":
+		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there; --group-id tells", destination)
 	default:
-		x.problem("%s exists: Install fails on it unless an earlier deployment of the group put it there", destination)
+		x.problem("%s exists and no deployment of the group put it there: Install fails on it", destination)
 	}
 	return "refuse"
+}
+
+// readInstalled finds out what the group has in place.
+func (x *explainer) readInstalled() error {
+	x.ours = make(map[string]bool)
+	if x.groupID == "" {
+		return nil
+	}
+	entries, err := apply.Installed(x.stateDir, x.groupID)
+	if err != nil {
+		return fmt.Errorf("cannot find out what group %s has in place: %w", x.groupID, err)
+	}
+	for _, e := range entries {
+		if e.Kind != plan.Dir {
+			x.ours[e.Path] = true
+		}
+	}
+	return nil
+}
+
+// removals explains the files of the group that this bundle has no more.
+func (x *explainer) removals() {
+	for destination := range x.made {
+		delete(x.ours, x.onHost(destination))
+	}
+	for _, path := range slices.Sorted(maps.Keys(x.ours)) {
+		if rel, err := filepath.Rel(x.destinationRoot, path); err == nil && filepath.IsLocal(rel) {
+			path = "/" + rel
+		}
+		x.list(explainedFile{Destination: path, Action: "remove"})
+	}
 }
 
 // describePermission says in a few words what a permission sets.

@@ -237,3 +237,36 @@ func TestAppspecExplainTakesTheBehaviorOfTheDeployment(t *testing.T) {
 		t.Errorf("an unknown behavior ends with %d", code)
 	}
 }
+
+// TestAppspecExplainKnowsWhatTheGroupHasInPlace after a real deployment of an earlier bundle.
+func TestAppspecExplainKnowsWhatTheGroupHasInPlace(t *testing.T) {
+	const spec = "version: 0.0\nos: linux\nfiles: [{source: web, destination: /srv/site}]\n"
+	dir := t.TempDir()
+	state, root := filepath.Join(dir, "state"), filepath.Join(dir, "root")
+	before := writeTree(t, map[string]string{"appspec.yml": spec, "web/index.html": "1", "web/old.html": "1"})
+	if out, err := runApply(t, before, "--state-dir", state, "--destination-root", root, "--group", "site"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(root, "srv/site/theirs.html"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	next := writeTree(t, map[string]string{"appspec.yml": spec, "web/index.html": "2", "web/new.html": "2", "web/theirs.html": "2"})
+	out, code, err := runAppspec(t, "explain", next, "--destination-root", root, "--state-dir", state, "--group-id", "site", "-o", "json")
+	var got explanation
+	if jsonErr := json.Unmarshal([]byte(strings.Replace(out, `"spec"`, `"Spec_"`, 1)), &got); jsonErr != nil || code != 0 {
+		t.Fatalf("exit %d, %v, %v\n%s", code, err, jsonErr, out)
+	}
+	var steps []string
+	for _, e := range got.Events {
+		for _, f := range e.Files {
+			steps = append(steps, f.Action+" "+f.Destination)
+		}
+	}
+	want := "replace /srv/site/index.html, copy /srv/site/new.html, refuse /srv/site/theirs.html, remove /srv/site/old.html"
+	if strings.Join(steps, ", ") != want || len(got.Problems) != 1 || !strings.Contains(got.Problems[0], "no deployment of the group put it there") {
+		t.Errorf("%s, want %s\n%v", steps, want, got.Problems)
+	}
+	if _, code, err := runAppspec(t, "explain", next, "--group-id", "../site"); code != codeError || err == nil {
+		t.Errorf("an id that is a path: exit %d, %v", code, err)
+	}
+}
