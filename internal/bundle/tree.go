@@ -90,6 +90,33 @@ func (t *treeReader) Read(p []byte) (int, error) {
 	}
 }
 
+// Tar returns the deterministic tar of tree, uncompressed: what Pack compresses. The same tree gives the same bytes with every version of
+// this program.
+func Tar(tree fs.FS) (io.ReadCloser, error) {
+	t, err := newTreeReader(tree)
+	if err != nil {
+		return nil, err
+	}
+	return tarReader{t}, nil
+}
+
+// tarReader reads through the forced cuts.
+type tarReader struct{ tree *treeReader }
+
+func (r tarReader) Read(p []byte) (int, error) {
+	for {
+		n, err := r.tree.Read(p)
+		if n > 0 || err != io.EOF || !r.tree.resume() {
+			return n, err
+		}
+	}
+}
+
+func (r tarReader) Close() error {
+	r.tree.close()
+	return nil
+}
+
 func (t *treeReader) readFile(p []byte) (int, error) {
 	if t.left == 0 {
 		t.pending.Write(make([]byte, t.padding))

@@ -36,13 +36,22 @@ type site struct {
 	location func(name string) Location
 	store    func(t *testing.T, name string, data []byte)
 	canPut   bool
+	whole    bool                     // read whole, without an index
+	dead     bool                     // one of its endpoints is down, and may have what the other has not
+	archive  func(data []byte) []byte // what is read of stored data; nil: the same
 }
 
 const secretKey = "SECRETSECRETSECRET"
 
-// sites starts one of each kind. Each S3 request and each HTTPS request passes through a counter.
+// sites starts one of each kind.
 func sites(t *testing.T) map[string]site {
-	return map[string]site{"s3": s3Site(t), "https": httpsSite(t), "directory": directorySite(t)}
+	return map[string]site{
+		"s3": s3Site(t), "s3 behind a dead endpoint": deadEndpointSite(t), "https": httpsSite(t), "directory": directorySite(t), "repository": repositorySite(t),
+		"github":            forgeSite(t, Location{Kind: GitHub, Owner: "ops/web"}, "api.github.com/repos/ops/web/tarball/"),
+		"github enterprise": forgeSite(t, Location{Kind: Forge, Forge: ForgeGitHub, URL: "https://hub.example.com/ops/web.git"}, "hub.example.com/api/v3/repos/ops/web/tarball/"),
+		"gitlab":            forgeSite(t, Location{Kind: Forge, Forge: ForgeGitLab, URL: "https://lab.example.com/ops/sub/web"}, "lab.example.com/api/v4/projects/ops%2Fsub%2Fweb/repository/archive.tar.gz?sha="),
+		"gitea":             forgeSite(t, Location{Kind: Forge, Forge: ForgeGitea, URL: "https://tea.example.com/below/ops/web/"}, "tea.example.com/below/api/v1/repos/ops/web/archive/"),
+	}
 }
 
 func s3Site(t *testing.T) site {
@@ -132,12 +141,16 @@ func TestRangesAndSize(t *testing.T) {
 	data := noise(300_000)
 	eachSite(t, func(t *testing.T, s site) {
 		s.store(t, "a.zip", data)
+		data := data
+		if s.archive != nil {
+			data = s.archive(data)
+		}
 		from := mustOpen(t, s.location("a.zip"), s.options)
 		size, err := from.Size(t.Context())
 		if err != nil || size != int64(len(data)) {
 			t.Fatalf("size %d (%v)", size, err)
 		}
-		for _, r := range [][2]int64{{0, 1}, {0, 300_000}, {1, 2}, {299_999, 1}, {100_000, 65_536}} {
+		for _, r := range [][2]int64{{0, 1}, {0, size}, {1, 2}, {size - 1, 1}, {100_000, 65_536}} {
 			body, err := from.ReadRange(t.Context(), r[0], r[1])
 			if err != nil {
 				t.Fatal(err)
@@ -157,13 +170,17 @@ func TestBeyondTheEndIsAnErrorThatStays(t *testing.T) {
 	eachSite(t, func(t *testing.T, s site) {
 		s.store(t, "a.zip", noise(1000))
 		from := mustOpen(t, s.location("a.zip"), s.options)
-		for _, r := range [][2]int64{{1000, 1}, {500, 501}, {5000, 10}} {
+		end := int64(1000)
+		if s.archive != nil {
+			end = int64(len(s.archive(noise(1000))))
+		}
+		for _, r := range [][2]int64{{end, 1}, {end - 500, 501}, {5 * end, 10}} {
 			body, err := from.ReadRange(t.Context(), r[0], r[1])
 			if err == nil {
 				_, err = io.ReadAll(body)
 				_ = body.Close()
 			}
-			if err == nil || Transient(err) || !strings.Contains(err.Error(), "shorter") && !strings.Contains(err.Error(), "size in group.yaml") {
+			if err == nil || Transient(err) != s.dead || !strings.Contains(err.Error(), "shorter") && !strings.Contains(err.Error(), "size in group.yaml") {
 				t.Errorf("range %v: %v (transient %v)", r, err, Transient(err))
 			}
 		}
@@ -177,7 +194,7 @@ func TestMissingIsPermanentAndSaysWhatToDo(t *testing.T) {
 		_, readErr := from.ReadRange(t.Context(), 0, 10)
 		_, indexErr := from.ReadIndex(t.Context())
 		for _, err := range []error{sizeErr, readErr, indexErr} {
-			if err == nil || Transient(err) || !NotFound(err) || !strings.Contains(err.Error(), "group.yaml") && !strings.Contains(err.Error(), "correct the revision") {
+			if err == nil || Transient(err) != s.dead || !NotFound(err) || !strings.Contains(err.Error(), "group.yaml") && !strings.Contains(err.Error(), "correct the revision") {
 				t.Errorf("%v (transient %v, not found %v)", err, Transient(err), NotFound(err))
 			}
 			if strings.Contains(err.Error(), secretKey) {
@@ -190,6 +207,14 @@ func TestMissingIsPermanentAndSaysWhatToDo(t *testing.T) {
 func TestIndexBesideOrAtTheEnd(t *testing.T) {
 	data, x := archive(t)
 	eachSite(t, func(t *testing.T, s site) {
+		if s.whole {
+			s.store(t, "tail.tar.zst", data)
+			_, err := mustOpen(t, s.location("tail.tar.zst"), s.options).ReadIndex(t.Context())
+			if !NotFound(err) || Transient(err) || !strings.Contains(err.Error(), "remove index from group.yaml") {
+				t.Errorf("%v", err)
+			}
+			return
+		}
 		s.store(t, "tail.tar.zst", data)
 		got, err := mustOpen(t, s.location("tail.tar.zst"), s.options).ReadIndex(t.Context())
 		if err != nil || !bytes.Equal(got, x.Encode()) {
@@ -222,6 +247,9 @@ func TestCancelledIsNotTransient(t *testing.T) {
 
 func TestPutIsWholeOrNothing(t *testing.T) {
 	eachSite(t, func(t *testing.T, s site) {
+		if s.dead {
+			return
+		}
 		if !s.canPut {
 			if err := Put(t.Context(), s.location("x"), s.options, bytes.NewReader(nil), 0, nil); err == nil || Transient(err) {
 				t.Errorf("storing where nothing can be stored: %v", err)

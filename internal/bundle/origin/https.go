@@ -30,17 +30,22 @@ func openHTTPS(l Location, o Options) (Origin, error) {
 	if u.Host == "" {
 		return nil, errors.New("the URL has no host")
 	}
-	client := *o.Client
+	return &httpsOrigin{location: l, client: redirecting(o.Client, o.AllowHTTP)}, nil
+}
+
+// redirecting is a client that follows few redirects, and none away from https.
+func redirecting(with *http.Client, allowHTTP bool) *http.Client {
+	client := *with
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("more than %d redirects", maxRedirects)
 		}
-		if r.URL.Scheme != "https" && !o.AllowHTTP {
+		if r.URL.Scheme != "https" && !allowHTTP {
 			return errors.New("it redirects to a URL that is not https")
 		}
 		return nil
 	}
-	return &httpsOrigin{location: l, client: &client}, nil
+	return &client
 }
 
 func (h *httpsOrigin) do(ctx context.Context, method, target, ranged, etag string) (*http.Response, error) {

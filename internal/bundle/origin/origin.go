@@ -2,13 +2,11 @@ package origin
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -21,20 +19,30 @@ type Kind string
 
 // The kinds there are.
 const (
-	S3        Kind = "S3"
-	Https     Kind = "Https"
-	Directory Kind = "Directory"
+	S3         Kind = "S3"
+	GitHub     Kind = "GitHub"
+	Forge      Kind = "Forge"
+	Https      Kind = "Https"
+	Directory  Kind = "Directory"
+	Repository Kind = "Repository"
 )
 
 // Location says where one archive is; which fields count depends on Kind.
 type Location struct {
 	Kind    Kind
-	Bucket  string // S3
-	Key     string // S3
-	Version string // S3 version id; "": the newest
-	ETag    string // S3 and Https: sent as If-Match, so that an overwritten key fails instead of mixing; "": none
-	URL     string // Https
-	Path    string // Directory: absolute path of the archive
+	Bucket  string        // S3
+	Key     string        // S3
+	Version string        // S3 version id; "": the newest
+	ETag    string        // S3 and Https: sent as If-Match, so that an overwritten key fails instead of mixing; "": none
+	URL     string        // Https: of the archive. Forge: of the repository, as people open it
+	Path    string        // Directory: absolute path of the archive. Repository: the folder's name, for messages
+	Owner   string        // GitHub: OWNER/NAME
+	Commit  string        // GitHub and Forge: full commit id
+	Forge   string        // Forge: which software, see forge.go
+	Type    bundle.Type   // GitHub and Forge: tgz or zip; "": tgz
+	Digest  bundle.Digest // GitHub and Forge: what the archive must be, so that another one is refused with the reason; "": not judged
+	Size    int64         // GitHub and Forge: bytes of the archive, which forges do not tell; 0: unknown
+	Tree    fs.FS         // Repository: the folder
 }
 
 // String names the location for people, without anything secret a URL may carry.
@@ -44,9 +52,17 @@ func (l Location) String() string {
 		return "s3://" + l.Bucket + "/" + l.Key
 	case Https:
 		return redact(l.URL)
+	case GitHub:
+		return "github.com/" + l.Owner + "@" + shortCommit(l.Commit)
+	case Forge:
+		return redact(l.URL) + "@" + shortCommit(l.Commit)
+	case Repository:
+		return "folder " + l.Path + " of the config repository"
 	}
 	return l.Path
 }
+
+func shortCommit(id string) string { return id[:min(10, len(id))] }
 
 // index is where the piece index of the archive at l is stored.
 func (l Location) index() Location {
@@ -60,53 +76,18 @@ func (l Location) index() Location {
 	return beside
 }
 
-const defaultTimeout = 30 * time.Second
-
 // Options say how this host reaches origins; they come from its own configuration.
 type Options struct {
 	Endpoint        string        // S3 endpoint URL; "": AWS
+	Fallbacks       []string      // more S3 endpoint URLs with the same objects, tried in order while those before fail
 	Region          string        // S3 region; "": what the environment says, else us-east-1 where an endpoint is given
 	PathStyle       bool          // S3 bucket in the path instead of the host name
 	CredentialsFile string        // AWS shared credentials file, then the only source of credentials; "": the SDK's default chain
-	Timeout         time.Duration // until a response begins; 0: 30 s. Bodies are bounded by ctx alone
-	AllowHTTP       bool          // plain http:// for Kind Https, for tests
-	Client          *http.Client  // shared by all origins of a host; nil: NewClient(Timeout)
-}
-
-// NewClient makes the HTTP client that origins use: proxies and AWS_CA_BUNDLE from the environment, bounded waits, no cookies. Share one.
-func NewClient(timeout time.Duration) *http.Client {
-	if timeout <= 0 {
-		timeout = defaultTimeout
-	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = timeout
-	transport.TLSHandshakeTimeout = timeout
-	transport.MaxIdleConnsPerHost = 8
-	transport.IdleConnTimeout = 30 * time.Second
-	transport.DisableCompression = true // an archive's bytes are counted and hashed as they are stored
-	if pool := bundledRoots(); pool != nil {
-		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	}
-	return &http.Client{Transport: transport}
-}
-
-// bundledRoots are the authorities that AWS_CA_BUNDLE adds to the system's. A file that cannot be read is reported by Open of kind S3,
-// whose SDK reads it too.
-func bundledRoots() *x509.CertPool {
-	file := os.Getenv("AWS_CA_BUNDLE")
-	if file == "" {
-		return nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	pool.AppendCertsFromPEM(data)
-	return pool
+	Timeout         time.Duration // until a response begins; 0: 30 s, with Fallbacks 6 s. Bodies are bounded by ctx alone
+	Proxy           string        // URL of the proxy; "": what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say; NoProxy: none
+	Token           TokenSource   // what a forge's host is shown; nil: nothing
+	AllowHTTP       bool          // plain http:// for the kinds Https and Forge
+	Client          *http.Client  // shared by all origins of a host; nil: one is made of Timeout and Proxy
 }
 
 // Origin is one archive at its source. Its methods may be called from several goroutines.
@@ -122,28 +103,31 @@ type Origin interface {
 
 // Open prepares an origin without touching the network. An error means that location or options can never work.
 func Open(l Location, o Options) (Origin, error) {
-	if o.Timeout <= 0 {
-		o.Timeout = defaultTimeout
-	}
-	if o.Client == nil {
-		o.Client = NewClient(o.Timeout)
-	}
-	var err error
-	var from Origin
-	switch l.Kind {
-	case S3:
-		from, err = openS3(l, o)
-	case Https:
-		from, err = openHTTPS(l, o)
-	case Directory:
-		from, err = openDirectory(l)
-	default:
-		err = fmt.Errorf("kind %q is unknown; S3, Https and Directory are possible", l.Kind)
-	}
+	from, err := open(l, o)
 	if err != nil {
 		return nil, &Error{Op: "open", Where: l.String(), Err: err}
 	}
 	return from, nil
+}
+
+func open(l Location, o Options) (Origin, error) {
+	o, err := o.withClient()
+	if err != nil {
+		return nil, err
+	}
+	switch l.Kind {
+	case S3:
+		return openEndpoints(l, o)
+	case GitHub, Forge:
+		return openForge(l, o)
+	case Https:
+		return openHTTPS(l, o)
+	case Directory:
+		return openDirectory(l)
+	case Repository:
+		return openTree(l)
+	}
+	return nil, fmt.Errorf("kind %q is unknown; S3, GitHub, Forge, Https, Directory and Repository are possible", l.Kind)
 }
 
 // readWhole reads a small object entirely, refusing more than limit bytes.

@@ -29,11 +29,14 @@ func Put(ctx context.Context, l Location, o Options, body io.ReaderAt, size int6
 	if progress == nil {
 		progress = func(int64) {}
 	}
-	if o.Client == nil {
-		o.Client = NewClient(o.Timeout)
+	own := o.Client == nil
+	o, err := o.withClient()
+	if err != nil {
+		return permanent("store", l, err)
+	}
+	if own {
 		defer o.Client.CloseIdleConnections()
 	}
-	var err error
 	switch l.Kind {
 	case S3:
 		err = putS3(ctx, l, o, body, size, progress)

@@ -41,7 +41,7 @@ func newS3(l Location, o Options) (*s3.Client, error) {
 		return nil, errors.New("bucket and key are needed")
 	}
 	if o.Endpoint != "" && !strings.HasPrefix(o.Endpoint, "http://") && !strings.HasPrefix(o.Endpoint, "https://") {
-		return nil, fmt.Errorf("endpoint %q is no URL; write https://HOST", o.Endpoint)
+		return nil, fmt.Errorf("endpoint %q is no URL; write https://HOST", redact(o.Endpoint))
 	}
 	load := []func(*config.LoadOptions) error{
 		config.WithLogger(logging.Nop{}),
@@ -102,6 +102,14 @@ func (f fileCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) 
 	return found, nil
 }
 
+// matching is an eTag as If-Match wants it: quoted, though CodeDeploy's API and people write it bare.
+func matching(etag string) *string {
+	if etag != "" && !strings.HasSuffix(etag, `"`) {
+		etag = `"` + etag + `"`
+	}
+	return optional(etag)
+}
+
 func optional(s string) *string {
 	if s == "" {
 		return nil
@@ -110,7 +118,7 @@ func optional(s string) *string {
 }
 
 func (s *s3Origin) Size(ctx context.Context) (int64, error) {
-	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: optional(s.location.ETag)})
+	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: matching(s.location.ETag)})
 	if err != nil {
 		return 0, fail("ask for size of", s.location, err)
 	}
@@ -125,7 +133,7 @@ func (s *s3Origin) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, 
 		return nil, fail("read", s.location, err)
 	}
 	got, err := s.client.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: optional(s.location.ETag),
+		Bucket: &s.location.Bucket, Key: &s.location.Key, VersionId: optional(s.location.Version), IfMatch: matching(s.location.ETag),
 		Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
 	})
 	if err != nil {
