@@ -334,7 +334,7 @@ func (a *Agent) buildLoops() {
 		publish: a.publishTip, reach: a.publishReach, tell: a.publishRefusal, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
-	bytes := &bundles{store: a.store, swarm: a.swarm, s3: func() S3Config { return a.config().S3 }, verifier: verify, applier: a.applier,
+	bytes := &bundles{store: a.store, swarm: a.swarm, config: a.config, verifier: verify, applier: a.applier,
 		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), log: a.log.With("station", "bundles")}
 	deploy := &deployer{self: c.Host, root: c.DestinationRoot, fence: func() FenceConfig { return a.config().Fence }, applier: a.applier, verifier: verify,
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}

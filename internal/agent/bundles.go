@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path"
 	"strings"
 	"sync"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/bundle"
-	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
@@ -24,7 +21,7 @@ import (
 type bundles struct {
 	store    *store.Store
 	swarm    *swarm.Swarm
-	s3       func() S3Config
+	config   func() *Config
 	verifier *verifier
 	applier  *apply.Applier
 	members  func(g desired.Group) []string // live hosts that may have or want the bundle, self included
@@ -56,6 +53,9 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	if _, ok := b.store.Lookup(digest); ok {
 		return "", ""
 	}
+	if g.Revision.Repository != nil {
+		return b.pack(ctx, g)
+	}
 	source, err := b.origin(g.Revision)
 	if err != nil {
 		return rollout.RefusedByBytes, err.Error()
@@ -68,10 +68,8 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		Members:     func() []string { return b.members(g) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	}
-	if limit := b.limit(); limit > 0 { // make room among what nobody holds any more
-		if _, err := b.store.Collect(ctx, max(1, limit-job.Ref.Size)); err != nil {
-			return rollout.RefusedByBytes, err.Error()
-		}
+	if err := b.makeRoom(ctx, job.Ref.Size); err != nil {
+		return rollout.RefusedByBytes, err.Error()
 	}
 	done := b.count(group, spec)
 	err = b.swarm.Fetch(ctx, job)
@@ -88,6 +86,16 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	return "", ""
 }
 
+// makeRoom collects what nobody holds any more.
+func (b *bundles) makeRoom(ctx context.Context, size int64) error {
+	limit := b.limit()
+	if limit <= 0 {
+		return nil
+	}
+	_, err := b.store.Collect(ctx, max(1, limit-size))
+	return err
+}
+
 // news says whether why differs from what was said of the group before, so that the same trouble is logged once.
 func (b *bundles) news(group, why string) bool {
 	b.mu.Lock()
@@ -98,26 +106,6 @@ func (b *bundles) news(group, why string) bool {
 	before := b.said[group]
 	b.said[group] = why
 	return before != why
-}
-
-// origin opens a revision's first source of bytes; nil on a host without a route to it.
-func (b *bundles) origin(r desired.Revision) (swarm.Origin, error) {
-	s3 := b.s3()
-	switch {
-	case r.S3 != nil && !s3.Enabled:
-		return nil, nil
-	case r.S3 != nil:
-		return origin.Open(origin.Location{Kind: origin.S3, Bucket: r.S3.Bucket, Key: r.S3.Key, Version: r.S3.Version, ETag: r.S3.ETag},
-			origin.Options{Endpoint: s3.Endpoint, Region: s3.Region, PathStyle: s3.PathStyle, CredentialsFile: s3.CredentialsFile})
-	case r.Https != nil:
-		return origin.Open(origin.Location{Kind: origin.Https, URL: r.Https.URL}, origin.Options{AllowHTTP: true})
-	case r.Directory != nil:
-		if _, err := os.Stat(r.Directory.Path); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		return origin.Open(origin.Location{Kind: origin.Directory, Path: r.Directory.Path}, origin.Options{})
-	}
-	return nil, fmt.Errorf("cannot fetch a revision of type %s", r.Type)
 }
 
 // source is where apply reads a bundle that is complete here.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
@@ -41,6 +42,7 @@ type Config struct {
 	Join            []Join
 	Repository      RepositoryConfig
 	S3              S3Config
+	HTTPS           HTTPSConfig
 	DestinationRoot string // put before every destination and permission object; "/" by default
 	Fence           FenceConfig
 	Limits          LimitsConfig
@@ -75,11 +77,26 @@ type CredentialsConfig struct {
 
 // S3Config is how this host reaches S3.
 type S3Config struct {
-	Enabled         bool   // false on a host without a route
-	Endpoint        string // "": AWS's own
+	Enabled         bool     // false on a host without a route
+	Endpoint        string   // "": AWS's own
+	Fallbacks       []string // endpoints with the same objects, in order, for when Endpoint fails
 	Region          string
 	PathStyle       bool   // true by default when there is an endpoint
 	CredentialsFile string // "": the SDK's credential chain
+	Proxy           string // "": what the environment says; none; or a URL
+}
+
+// HTTPSConfig is how this host reaches URLs and forges.
+type HTTPSConfig struct {
+	Enabled bool   // false on a host without a route
+	Proxy   string // "": what the environment says; none; or a URL
+	Tokens  []TokenConfig
+}
+
+// TokenConfig is what the archives of a forge are asked for with.
+type TokenConfig struct {
+	Host string // HOST or HOST:PORT; github.com's archives come from api.github.com
+	File string
 }
 
 // FenceConfig limits what git may ask of this host. An empty list is no limit; elements are glob patterns.
@@ -131,7 +148,7 @@ func ParseConfig(file string, src []byte, env func(string) (string, bool)) (Conf
 	c := Config{
 		DataDir: DefaultDataDir, Socket: DefaultSocket, Listen: DefaultListen, DestinationRoot: "/",
 		Repository: RepositoryConfig{Branch: DefaultBranch, Poll: DefaultPoll, AllowedSigners: DefaultAllowedSigners},
-		S3:         S3Config{Enabled: true, Region: DefaultRegion}, Timing: "standard",
+		S3:         S3Config{Enabled: true, Region: DefaultRegion}, HTTPS: HTTPSConfig{Enabled: true}, Timing: "standard",
 		Log: LogConfig{Level: slog.LevelInfo, Format: "text"},
 	}
 	var lookup strict.Env
@@ -163,10 +180,13 @@ func configTable(c *Config) strict.Type {
 		strict.May("s3", strict.Object("",
 			strict.May("enabled", strict.Bool(&c.S3.Enabled), "false on a host without a route to S3"),
 			strict.May("endpoint", strict.String(&c.S3.Endpoint), "URL of the S3 service; empty for AWS"),
+			strict.May("fallbacks", strict.List(&c.S3.Fallbacks, 0, 8, func(s *string) strict.Type { return strict.String(s, strict.Text(1024)) }), "endpoints with the same objects, tried in order while those before fail"),
 			strict.May("region", strict.String(&c.S3.Region, strict.Text(64)), ""),
 			strict.May("pathStyle", strict.Bool(&c.S3.PathStyle), "BUCKET in the path instead of the host name"),
 			strict.May("credentialsFile", strict.String(&c.S3.CredentialsFile, fileRule()), "shared credentials file; empty for the credential chain"),
+			strict.May("proxy", strict.String(&c.S3.Proxy), "URL; none; empty for what the environment says"),
 		), "how this host reaches S3"),
+		strict.May("https", httpsTable(&c.HTTPS), "how this host reaches URLs and forges"),
 		strict.May("destinationRoot", strict.String(&c.DestinationRoot, desired.AbsoluteRule()), "put before every destination and permission object"),
 		strict.May("fence", strict.Object("",
 			strict.May("users", globs(&c.Fence.Users), "users hooks may run as"),
@@ -184,6 +204,19 @@ func configTable(c *Config) strict.Type {
 			strict.May("level", strict.Parsed(&c.Log.Level, "a level", "write debug, info, warn or error", map[string]any{"enum": []string{"debug", "info", "warn", "error"}}, parseLevel), ""),
 			strict.May("format", strict.Enum(&c.Log.Format, "text", "json"), ""),
 		), ""),
+	)
+}
+
+func httpsTable(h *HTTPSConfig) strict.Type {
+	return strict.Object("",
+		strict.May("enabled", strict.Bool(&h.Enabled), "false on a host without a route"),
+		strict.May("proxy", strict.String(&h.Proxy), "URL; none; empty for what the environment says"),
+		strict.May("tokens", strict.List(&h.Tokens, 0, 64, func(t *TokenConfig) strict.Type {
+			return strict.Object("",
+				strict.Need("host", strict.String(&t.Host, strict.Match(regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`), "HOST or HOST:PORT")), "of the forge"),
+				strict.Need("file", strict.String(&t.File, desired.AbsoluteRule()), "with the token"),
+			)
+		}), "for archives of private repositories"),
 	)
 }
 
@@ -274,10 +307,31 @@ func (c Config) check(doc *strict.Doc) []strict.Problem {
 			problems = append(problems, doc.Problem(fmt.Sprintf("repository.urls[%d]", i), suggestion, "repository.urls: %s", message))
 		}
 	}
-	if u, err := url.Parse(c.S3.Endpoint); c.S3.Endpoint != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
-		problems = append(problems, doc.Problem("s3.endpoint", "for example https://s3.example.com", "s3.endpoint: %.120q is not an http or https URL without credentials", c.S3.Endpoint))
-	}
+	problems = append(problems, c.checkOrigins(doc)...)
 	return append(problems, c.Repository.Credentials.check(doc)...)
+}
+
+// checkOrigins judges URLs. A proxy's may hold a password, so it is never repeated.
+func (c Config) checkOrigins(doc *strict.Doc) (problems []strict.Problem) {
+	endpoint := func(at, value string) {
+		if u, err := url.Parse(value); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			problems = append(problems, doc.Problem(at, "for example https://s3.example.com", "%s: %.120q is not an http or https URL without credentials", at, value))
+		}
+	}
+	if c.S3.Endpoint != "" {
+		endpoint("s3.endpoint", c.S3.Endpoint)
+	}
+	for i, fallback := range c.S3.Fallbacks {
+		endpoint(fmt.Sprintf("s3.fallbacks[%d]", i), fallback)
+	}
+	proxy := func(at, value string) {
+		if err := origin.CheckProxy(value); err != nil {
+			problems = append(problems, doc.Problem(at, "", "%s: %v", at, err))
+		}
+	}
+	proxy("s3.proxy", c.S3.Proxy)
+	proxy("https.proxy", c.HTTPS.Proxy)
+	return problems
 }
 
 // check allows one way to prove who we are.

@@ -25,7 +25,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := Config{Host: "web-1", DataDir: "/var/lib/gitopsd", Socket: "/run/gitopsd/api.sock", Listen: "0.0.0.0:7946", DestinationRoot: "/", Timing: "standard",
 		Repository: RepositoryConfig{URLs: []string{}, Branch: "main", Poll: 20 * time.Second, Introduction: "0123456789abcdef0123456789abcdef01234567", AllowedSigners: "/etc/gitopsd/allowed_signers"},
-		S3:         S3Config{Enabled: true, Region: "us-east-1"}, Log: LogConfig{Level: slog.LevelInfo, Format: "text"}}
+		S3:         S3Config{Enabled: true, Region: "us-east-1"}, HTTPS: HTTPSConfig{Enabled: true}, Log: LogConfig{Level: slog.LevelInfo, Format: "text"}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
@@ -47,7 +47,8 @@ repository:
   introduction: 0123456789abcdef0123456789abcdef01234567
   allowedSigners: /data/signers
   credentials: {sshKeyFile: /k, knownHostsFile: /h, caFile: /ca}
-s3: {endpoint: "http://127.0.0.1:9000"}
+s3: {endpoint: "http://127.0.0.1:9000", fallbacks: ["https://s3.two.example.com"], proxy: none}
+https: {proxy: "http://user:word@proxy:3128", tokens: [{host: git.example.com, file: /data/token}]}
 destinationRoot: /data/root
 fence: {users: ["www-*"], destinations: [/srv/*]}
 limits: {upload: 10MiB/s, disk: 20GiB}
@@ -77,6 +78,9 @@ func TestConfigProblems(t *testing.T) {
 		{"join twice", with("join: [a/10.0.0.1:1, a/10.0.0.2:1]\n"), "join: a is there twice"},
 		{"glob", with("fence: {users: [\"[a\"]}\n"), "is not a glob pattern"},
 		{"level", with("log: {level: loud}\n"), "is not a level (write debug, info, warn or error)"},
+		{"fallback", with("s3: {fallbacks: [s3.example.com]}\n"), "s3.fallbacks[0]: \"s3.example.com\" is not an http or https URL"},
+		{"proxy", with("https: {proxy: \"http:/user:word\"}\n"), "https.proxy: the proxy is no http, https or socks5 URL"},
+		{"token", with("https: {tokens: [{host: \"https://h\", file: /t}]}\n"), "HOST or HOST:PORT"},
 		{"rate", with("limits: {upload: 10MiB}\n"), "want a rate"},
 		{"endpoint", with("s3: {endpoint: s3.example.com}\n"), "is not an http or https URL"},
 		{"two ways in", strings.Replace(smallest, "urls", "credentials: {tokenFile: /t, usernameFile: /u, passwordFile: /p}\n  urls", 1), "more than one way to log in"},

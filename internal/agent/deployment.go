@@ -113,6 +113,12 @@ func (d *deployer) build(group string, spec rollout.Spec) (apply.Deployment, err
 	if s3 := g.Revision.S3; s3 != nil {
 		out.S3 = apply.S3{Bucket: s3.Bucket, Key: s3.Key, Version: s3.Version, ETag: s3.ETag}
 	}
+	switch {
+	case g.Revision.GitHub != nil:
+		out.BundleCommit = g.Revision.GitHub.Commit
+	case g.Revision.Forge != nil:
+		out.BundleCommit = g.Revision.Forge.Commit
+	}
 	out.LiveGroups = d.liveGroups()
 	return out, nil
 }
@@ -158,6 +164,12 @@ func locationOf(r desired.Revision) string {
 		return r.Https.URL
 	case r.Directory != nil:
 		return r.Directory.Path
+	case r.GitHub != nil:
+		return "https://github.com/" + r.GitHub.Repository
+	case r.Forge != nil:
+		return r.Forge.URL
+	case r.Repository != nil:
+		return "repository:" + r.Repository.Path
 	}
 	return r.Type
 }

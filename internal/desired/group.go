@@ -59,7 +59,7 @@ type revisionFile struct {
 	kind      string
 	s3        *s3File
 	github    *struct{ repository, commit string }
-	forge     *struct{ url, commit, bundleType string }
+	forge     *forgeFile
 	https     *struct{ url, bundleType string }
 	directory *struct{ path, bundleType string }
 	inside    *struct{ path string }
@@ -67,6 +67,8 @@ type revisionFile struct {
 	size      int64
 	index     string
 }
+
+type forgeFile struct{ forge, url, commit, bundleType string }
 
 type s3File struct{ bucket, key, bundleType, version, eTag string }
 

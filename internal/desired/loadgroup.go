@@ -142,6 +142,7 @@ func (l *loader) loadGroup(folder string) (Group, *strict.Doc, bool) {
 	g.Overlay = overlay
 	ok = ok && fine && len(Bad(problems)) == 0
 	l.report(problems...)
+	ok = l.folderRevision(doc, &g.Revision, overlay) && ok
 	if ok {
 		g.SpecHash = SpecHash(g)
 	}

@@ -55,7 +55,7 @@ func TestProblemsOfAGroup(t *testing.T) {
 		{"foreign location", minimal + "  httpsLocation: {url: \"https://example.com/a.zip\"}\n", []string{":10:3: revision: httpsLocation does not belong to revisionType S3"}},
 		{"no bundle type", replace(".tar.zst, bundleType: tar.zst", ""), []string{"does not tell the archive's type"}},
 		{"type guessed", replace(", bundleType: tar.zst", ""), nil},
-		{"github", replace("S3\n", "GitHub\n"), []string{"revision: revisionType GitHub needs gitHubLocation", "revision: s3Location does not belong", "GitHub is not supported yet"}},
+		{"github", replace("S3\n", "GitHub\n"), []string{"revision: revisionType GitHub needs gitHubLocation", "revision: s3Location does not belong", `key "size" is missing`}},
 		{"config and minimum", minimal + "deploymentConfigName: CodeDeployDefault.AllAtOnce\nminimumHealthyHosts: {type: HOST_COUNT, value: 1}\n", []string{"exclude each other"}},
 		{"config misspelt", minimal + "deploymentConfigName: CodeDeployDefault.OneAtTime\n", []string{"did you mean CodeDeployDefault.OneAtATime?"}},
 		{"100 percent", minimal + "minimumHealthyHosts: {type: FLEET_PERCENT, value: 100}\n", []string{"FLEET_PERCENT is 0 to 99"}},

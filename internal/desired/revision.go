@@ -1,7 +1,9 @@
 package desired
 
 import (
+	"cmp"
 	"fmt"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -10,7 +12,10 @@ import (
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
 
-var bucketForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+var (
+	bucketForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+	repositoryForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}$`)
+)
 
 func revisionTable(r *revisionFile) strict.Type {
 	text := func(into *string, max int) strict.Type { return strict.String(into, strict.Text(max)) }
@@ -31,10 +36,15 @@ func revisionTable(r *revisionFile) strict.Type {
 			)
 		}), ""),
 		strict.May("gitHubLocation", strict.Optional(&r.github, func(l *struct{ repository, commit string }) strict.Type {
-			return strict.Object("", strict.Need("repository", text(&l.repository, 256), "OWNER/NAME"), strict.Need("commitId", strict.String(&l.commit, CommitRule()), ""))
+			return strict.Object("", strict.Need("repository", strict.String(&l.repository, strict.Match(repositoryForm, "OWNER/NAME")), "OWNER/NAME"), strict.Need("commitId", strict.String(&l.commit, CommitRule()), ""))
 		}), ""),
-		strict.May("forgeLocation", strict.Optional(&r.forge, func(l *struct{ url, commit, bundleType string }) strict.Type {
-			return strict.Object("", strict.Need("url", strict.String(&l.url, urlRule()), ""), strict.Need("commitId", strict.String(&l.commit, CommitRule()), ""), kind(&l.bundleType))
+		strict.May("forgeLocation", strict.Optional(&r.forge, func(l *forgeFile) strict.Type {
+			return strict.Object("",
+				strict.May("forge", strict.Enum(&l.forge, "GitHub", "GitLab", "Gitea"), "by default what the host's name tells; Gitea is Forgejo too"),
+				strict.Need("url", strict.String(&l.url, urlRule()), "of the repository, as people open it"),
+				strict.Need("commitId", strict.String(&l.commit, CommitRule()), ""),
+				strict.May("bundleType", strict.Enum(&l.bundleType, "tgz", "zip"), "tgz by default"),
+			)
 		}), ""),
 		strict.May("httpsLocation", strict.Optional(&r.https, func(l *struct{ url, bundleType string }) strict.Type {
 			return strict.Object("", strict.Need("url", strict.String(&l.url, urlRule()), ""), kind(&l.bundleType))
@@ -43,7 +53,7 @@ func revisionTable(r *revisionFile) strict.Type {
 			return strict.Object("", strict.Need("path", strict.String(&l.path, AbsoluteRule()), "of the archive on the hosts that read it"), kind(&l.bundleType))
 		}), ""),
 		strict.May("repositoryLocation", strict.Optional(&r.inside, func(l *struct{ path string }) strict.Type {
-			return strict.Object("", strict.Need("path", text(&l.path, 1024), "of a folder in the config repository"))
+			return strict.Object("", strict.Need("path", strict.String(&l.path, folderRule()), "of a folder in the config repository"))
 		}), ""),
 		strict.May("digest", strict.String(&r.digest, digest), "sha256: and what sha256sum prints for the archive"),
 		strict.May("size", strict.Size(&r.size, bundle.MaxArchiveBytes), "of the archive, in bytes"),
@@ -51,27 +61,13 @@ func revisionTable(r *revisionFile) strict.Type {
 	)
 }
 
-// supportedRevisions are the types the agent can fetch.
-func supportedRevision(kind string) bool {
-	return kind == "S3" || kind == "Https" || kind == "Directory"
-}
-
-// build checks what the table could not, and makes the Revision.
+// build checks what the table could not, and makes the Revision. What a folder of the repository holds is for the loader to add.
 func (r revisionFile) build(doc *strict.Doc) (Revision, []Problem) {
 	out := Revision{Type: r.kind, Digest: bundle.Digest(r.digest), Size: r.size, Index: bundle.Digest(r.index)}
 	if r.kind == "" {
 		return out, nil // the table has said so
 	}
-	problems := r.checkLocations(doc)
-	if !supportedRevision(r.kind) {
-		return out, append(problems, doc.Problem("revision.revisionType", "use S3, Https or Directory", "revision.revisionType: %s is not supported yet", r.kind))
-	}
-	if !doc.Has("revision.digest") {
-		problems = append(problems, doc.Problem("revision", "add digest: sha256: and what sha256sum prints for the archive", `revision: key "digest" is missing`))
-	}
-	if doc.Has("revision.size") && r.size == 0 {
-		problems = append(problems, doc.Problem("revision.size", "", "revision.size: an archive is never empty"))
-	}
+	problems := append(r.checkLocations(doc), r.checkPins(doc)...)
 	var at, named, name string
 	switch {
 	case r.kind == "S3" && r.s3 != nil:
@@ -83,6 +79,16 @@ func (r revisionFile) build(doc *strict.Doc) (Revision, []Problem) {
 	case r.kind == "Directory" && r.directory != nil:
 		at, named, name = "revision.directoryLocation", r.directory.bundleType, r.directory.path
 		out.Directory = &DirectoryLocation{Path: r.directory.path}
+	case r.kind == "GitHub" && r.github != nil:
+		named, out.GitHub = string(bundle.TypeTgz), &GitHubLocation{Repository: r.github.repository, Commit: r.github.commit}
+	case r.kind == "Forge" && r.forge != nil:
+		named, out.Forge = cmp.Or(r.forge.bundleType, string(bundle.TypeTgz)), &ForgeLocation{Forge: r.forge.software(), URL: r.forge.url, Commit: r.forge.commit}
+		if out.Forge.Forge == "" {
+			problems = append(problems, doc.Problem("revision.forgeLocation", "add forge: GitHub, GitLab or Gitea", "revision.forgeLocation: the name of the host does not tell which forge it is"))
+		}
+	case r.kind == "Repository" && r.inside != nil:
+		// Our own deterministic tar, whose mtimes mean nothing; a reader finds out by itself that it is not compressed.
+		named, out.Repository = string(bundle.TypeTarZst), &RepositoryLocation{Path: r.inside.path}
 	default:
 		return out, problems
 	}
@@ -105,6 +111,48 @@ func (r Revision) checkPlaceholder(doc *strict.Doc, p Policy) []Problem {
 		return nil
 	}
 	return []Problem{doc.Problem("revision.digest", "gitopsd bundle push --group writes a bundle's own; until then write suspend: true", "revision.digest: sha256:000... is the placeholder of a new group, and no archive's digest")}
+}
+
+// checkPins demands what pins the bytes, and no more than the revision's type can have.
+func (r revisionFile) checkPins(doc *strict.Doc) (problems []Problem) {
+	say := func(at, suggestion, format string, args ...any) {
+		problems = append(problems, doc.Problem(at, suggestion, format, args...))
+	}
+	forge, inside := r.kind == "GitHub" || r.kind == "Forge", r.kind == "Repository"
+	if (forge || inside) && doc.Has("revision.index") {
+		say("revision.index", "remove it", "revision.index does not belong to revisionType %s: it is read whole", r.kind)
+	}
+	if inside {
+		return problems // the commit itself pins a folder
+	}
+	if !doc.Has("revision.digest") {
+		say("revision", "add digest: sha256: and what sha256sum prints for the archive", `revision: key "digest" is missing`)
+	}
+	if doc.Has("revision.size") && r.size == 0 {
+		say("revision.size", "", "revision.size: an archive is never empty")
+	}
+	if forge && !doc.Has("revision.size") {
+		say("revision", "add the archive's size in bytes, which forges do not tell", `revision: key "size" is missing`)
+	}
+	return problems
+}
+
+// software is which forge it is; "" if neither the file nor the host's name tells.
+func (f forgeFile) software() string {
+	if f.forge != "" {
+		return f.forge
+	}
+	u, err := url.Parse(f.url)
+	if err != nil {
+		return ""
+	}
+	host := strings.ToLower(u.Hostname())
+	for _, known := range []struct{ part, forge string }{{"gitlab", "GitLab"}, {"github", "GitHub"}, {"gitea", "Gitea"}, {"forgejo", "Gitea"}, {"codeberg", "Gitea"}} {
+		if strings.Contains(host, known.part) {
+			return known.forge
+		}
+	}
+	return ""
 }
 
 // checkLocations demands exactly the location of the revision's type.

@@ -107,19 +107,41 @@ type Group struct {
 
 // Revision is where the bundle is and which bytes it must have.
 type Revision struct {
-	Type       string        // S3 | Https | Directory
-	Digest     bundle.Digest // of the archive, as sha256sum prints it
+	Type       string        // S3 | GitHub | Forge | Https | Directory | Repository
+	Digest     bundle.Digest // of the archive, as sha256sum prints it; of a folder's deterministic tar
 	Size       int64         // bytes; 0 when the file does not say
 	Index      bundle.Digest // of the piece index; "" for none
 	BundleType bundle.Type
-	S3         *S3Location        `json:",omitempty"`
-	Https      *HttpsLocation     `json:",omitempty"`
-	Directory  *DirectoryLocation `json:",omitempty"`
+	S3         *S3Location         `json:",omitempty"`
+	GitHub     *GitHubLocation     `json:",omitempty"`
+	Forge      *ForgeLocation      `json:",omitempty"`
+	Https      *HttpsLocation      `json:",omitempty"`
+	Directory  *DirectoryLocation  `json:",omitempty"`
+	Repository *RepositoryLocation `json:",omitempty"`
 }
 
 // S3Location is CodeDeploy's s3Location.
 type S3Location struct {
 	Bucket, Key, Version, ETag string
+}
+
+// GitHubLocation is CodeDeploy's gitHubLocation.
+type GitHubLocation struct {
+	Repository string // OWNER/NAME
+	Commit     string
+}
+
+// ForgeLocation is the archive a forge makes of a commit.
+type ForgeLocation struct {
+	Forge  string // GitHub | GitLab | Gitea
+	URL    string // of the repository
+	Commit string
+}
+
+// RepositoryLocation is a folder of the config repository, at the same commit.
+type RepositoryLocation struct {
+	Path string
+	Tree fs.FS `json:"-"` // the folder; valid as long as the fs.FS given to Load
 }
 
 // HttpsLocation is an archive behind a URL (http is accepted too: the digest judges the bytes).

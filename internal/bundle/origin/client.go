@@ -39,6 +39,12 @@ func (o Options) withClient() (Options, error) {
 	return o, err
 }
 
+// CheckProxy says whether Options.Proxy can have this value, without repeating it.
+func CheckProxy(setting string) error {
+	_, err := proxyOf(setting)
+	return err
+}
+
 // proxyOf says which proxy a request takes. The message never holds the URL, which may carry a password.
 func proxyOf(setting string) (func(*http.Request) (*url.URL, error), error) {
 	switch setting {

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+	"github.com/gitopsd/gitopsd/internal/desired"
+)
+
+func TestEveryRevisionOpensAtItsOrigin(t *testing.T) {
+	commit := strings.Repeat("0a", 20)
+	file := filepath.Join(t.TempDir(), "a.zip")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	base := desired.Revision{Digest: digestOf("a"), Size: 100, BundleType: bundle.TypeTgz}
+	revisions := map[string]desired.Revision{}
+	add := func(kind string, fill func(r *desired.Revision)) {
+		r := base
+		r.Type = kind
+		fill(&r)
+		revisions[kind] = r
+	}
+	add("S3", func(r *desired.Revision) { r.S3 = &desired.S3Location{Bucket: "b", Key: "k"} })
+	add("Https", func(r *desired.Revision) { r.Https = &desired.HttpsLocation{URL: "https://h/x"} })
+	add("GitHub", func(r *desired.Revision) { r.GitHub = &desired.GitHubLocation{Repository: "o/n", Commit: commit} })
+	add("Forge", func(r *desired.Revision) {
+		r.Forge = &desired.ForgeLocation{Forge: "Gitea", URL: "https://h/o/n", Commit: commit}
+	})
+	add("Directory", func(r *desired.Revision) { r.Directory = &desired.DirectoryLocation{Path: file} })
+	add("Repository", func(r *desired.Revision) {
+		r.Repository = &desired.RepositoryLocation{Path: "bundle", Tree: fstest.MapFS{}}
+	})
+	c := &Config{S3: S3Config{Enabled: true, Region: "us-east-1"}, HTTPS: HTTPSConfig{Enabled: true}}
+	b := &bundles{config: func() *Config { return c }}
+	for kind, r := range revisions {
+		from, err := b.origin(r)
+		if err != nil || from == nil || string(whereOf(r).Kind) != kind || strings.Contains(locationOf(r), "revision") || locationOf(r) == kind {
+			t.Errorf("%s: %v at %s (%v)", kind, from, locationOf(r), err)
+		}
+	}
+	c.S3.Enabled, c.HTTPS.Enabled = false, false
+	for _, kind := range []string{"S3", "Https", "GitHub", "Forge"} {
+		if from, err := b.origin(revisions[kind]); from != nil || err != nil {
+			t.Errorf("%s without a route: %v (%v)", kind, from, err)
+		}
+	}
+	if where := whereOf(revisions["GitHub"]); where.Digest != base.Digest || where.Size != base.Size || where.Kind != origin.GitHub {
+		t.Errorf("%+v", where)
+	}
+}
+
+func TestATokenGoesToItsHostAlone(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	h := HTTPSConfig{Tokens: []TokenConfig{{"git.example.com", write("a", "one\n")}, {"github.com", write("b", "two")}, {"bad.example.com", write("c", "two words")}, {"no.example.com", dir + "/nothing"}}}
+	for host, want := range map[string]string{"git.example.com": "one", "GIT.example.com": "one", "api.github.com": "two", "git.example.com:8443": "", "example.com": ""} {
+		if got, err := h.token(host); err != nil || got != want {
+			t.Errorf("%s gets %q (%v), want %q", host, got, err, want)
+		}
+	}
+	for _, host := range []string{"bad.example.com", "no.example.com"} {
+		if got, err := h.token(host); err == nil || got != "" || strings.Contains(err.Error(), "two words") {
+			t.Errorf("%s gets %q (%v)", host, got, err)
+		}
+	}
+}
+
+func TestAFolderOfTheRepositoryBecomesABundleHere(t *testing.T) {
+	d := newDisk(t)
+	tree := fstest.MapFS{"appspec.yml": {Data: []byte("version: 0.0\nos: linux\n"), Mode: 0o644}, "d": {Mode: fs.ModeDir | 0o755}, "d/page": {Data: []byte("hello"), Mode: 0o644}}
+	from, err := origin.Open(origin.Location{Kind: origin.Repository, Tree: tree}, origin.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := from.Size(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := desired.Group{ID: "g1", Folder: "shop", Revision: desired.Revision{Type: "Repository", Size: size, BundleType: bundle.TypeTarZst, Repository: &desired.RepositoryLocation{Path: "bundle", Tree: tree}}}
+	g.Revision.Digest = digestOf("b")
+	if kind, why := d.bundles.pack(t.Context(), g); kind == "" || !strings.Contains(why, "instead of") && !strings.Contains(why, "match") {
+		t.Errorf("another digest is taken: %q %s", kind, why)
+	}
+	g.Revision.Digest = digestOfTree(t, tree)
+	if kind, why := d.bundles.pack(t.Context(), g); kind != "" {
+		t.Fatal(kind, why)
+	}
+	if found, ok := d.store.Lookup(g.Revision.Digest); !ok || found.Ref.Size != size {
+		t.Errorf("%+v %v", found, ok)
+	}
+}
+
+func digestOfTree(t *testing.T, tree fs.FS) bundle.Digest {
+	t.Helper()
+	x, _, err := bundle.Pack(io.Discard, tree, bundle.PackOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x.RawDigest()
+}
