@@ -22,7 +22,7 @@ func demoCommand() *cobra.Command {
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Hosts < 1 || o.Hosts > demo.HostsMax {
-				return exitError{code: codeUsage, err: fmt.Errorf("cannot show %d hosts: --hosts takes 1 to %d", o.Hosts, demo.HostsMax)}
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot show %d hosts: choose 1 to %d", o.Hosts, demo.HostsMax)}
 			}
 			// A closed terminal must not leave agents behind; a closed pipe is met as an error of writing, not as a signal.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGQUIT)

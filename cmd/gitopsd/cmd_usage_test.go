@@ -131,7 +131,7 @@ func TestLocalSocketIsHintedAtOnce(t *testing.T) {
 
 func TestDemoTakesOneToTwentyFiveHosts(t *testing.T) {
 	for _, hosts := range []string{"0", "-1", "26"} {
-		if text, code := typed(t, "demo", "--hosts", hosts); code != codeUsage || !strings.Contains(text, "--hosts takes 1 to 25") {
+		if text, code := typed(t, "demo", "--hosts", hosts); code != codeUsage || !strings.Contains(text, "choose 1 to 25") {
 			t.Errorf("%s: exit %d, %s", hosts, code, text)
 		}
 	}
