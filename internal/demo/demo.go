@@ -48,6 +48,7 @@ type demo struct {
 	fleet  *fleet
 	watch  *watcher
 	env    []string
+	waves  map[string]string // the wave that each deployment was seen in last; of follow
 
 	loops sync.WaitGroup
 }
@@ -84,7 +85,7 @@ func newDemo(o Options) (*demo, error) {
 		}
 		o.Program = self
 	}
-	return &demo{o: o, screen: newScreen(o.Out)}, nil
+	return &demo{o: o, screen: newScreen(o.Out), waves: map[string]string{}}, nil
 }
 
 // run sets everything up, tells the story, and stays.

@@ -3,7 +3,6 @@ package demo
 import (
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/status"
@@ -64,21 +63,24 @@ func outcome(p plot, hosts int, bytes string) string {
 	return "   -> " + ports + ".\n   -> " + capital(bytes) + ".\n"
 }
 
-// failed says in which wave, on which host and in which hook a release failed, and what the hook wrote last; "" when the group tells of no failure.
-func failed(g status.Group) string {
+// failed says in which wave, on which host and in which hook a release failed, and what the hook wrote last; "" when the group tells of no failure. waves are those
+// that deployments were seen in last.
+func failed(g status.Group, waves map[string]string) string {
 	if len(g.Failures) == 0 || g.Failures[0].Diagnostics == nil {
 		return ""
 	}
 	f := g.Failures[0]
-	where := "on " + f.Host
-	if wave := wavePattern.FindString(g.Why); wave != "" {
-		where = "in " + wave + " " + where
-	}
 	lines := strings.Split(strings.TrimSpace(f.Diagnostics.LogTail), "\n")
-	return fmt.Sprintf("   -> Failed %s, %s: %s\n      %s\n", where, f.Event.Event, status.Printable(f.Diagnostics.Message), status.Printable(lines[len(lines)-1]))
+	return fmt.Sprintf("   -> Failed%s on %s, %s: %s\n      %s\n", waves[f.Deployment], f.Host, f.Event.Event, status.Printable(f.Diagnostics.Message), status.Printable(lines[len(lines)-1]))
 }
 
-var wavePattern = regexp.MustCompile(`wave \d+ of \d+`)
+// inWave says which wave a deployment is in.
+func inWave(d *status.Deployment) string {
+	if d.Wave == 0 || d.Waves < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" in wave %d of %d", d.Wave, d.Waves)
+}
 
 // totals sums up the whole story.
 func totals(bundles int, size, archives, peers int64, hosts int) string {

@@ -51,13 +51,16 @@ func TestOneHostHasNoPeers(t *testing.T) {
 
 func TestFailedSaysWhere(t *testing.T) {
 	g := website("Succeeded")
-	if got := failed(g); got != "" {
+	if got := failed(g, nil); got != "" {
 		t.Errorf("nothing failed: %q", got)
 	}
-	g.Why = "wants commit 1, runs 2: N=5 m=3 B=2: wave 1 of 2 has no healthy host: web-1 failed ValidateService (exit 1)"
-	g.Failures = []status.Failure{{Host: "web-1", Event: status.Event{Event: "ValidateService", Diagnostics: &status.Diagnostics{Message: "hooks/validate.sh failed with exit code 1", LogTail: "asking\nit is \x1b[31mbad\n"}}}}
-	if want := "   -> Failed in wave 1 of 2 on web-1, ValidateService: hooks/validate.sh failed with exit code 1\n      it is ?[31mbad\n"; failed(g) != want {
-		t.Errorf("got  %q\nwant %q", failed(g), want)
+	g.Failures = []status.Failure{{Deployment: "d-1", Host: "web-1", Event: status.Event{Event: "ValidateService", Diagnostics: &status.Diagnostics{Message: "hooks/validate.sh failed with exit code 1", LogTail: "asking\nit is \x1b[31mbad\n"}}}}
+	waves := map[string]string{"d-1": inWave(&status.Deployment{Wave: 1, Waves: 2}), "d-2": inWave(&status.Deployment{Wave: 1, Waves: 1})}
+	if want := "   -> Failed in wave 1 of 2 on web-1, ValidateService: hooks/validate.sh failed with exit code 1\n      it is ?[31mbad\n"; failed(g, waves) != want {
+		t.Errorf("got  %q\nwant %q", failed(g, waves), want)
+	}
+	if g.Failures[0].Deployment = "d-2"; !strings.HasPrefix(failed(g, waves), "   -> Failed on web-1, ") {
+		t.Errorf("with one wave: %q", failed(g, waves))
 	}
 }
 

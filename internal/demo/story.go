@@ -210,7 +210,7 @@ func (s *story) play(ctx context.Context, number int, c chapter) error {
 	}
 	if p.target != p.after {
 		if g, _, err := d.fleet.group(ctx); err == nil {
-			d.screen.say("%s", failed(g))
+			d.screen.say("%s", failed(g, d.waves))
 		}
 	}
 	d.screen.say("%s", outcome(p, len(d.fleet.hosts), move.sentence()))
@@ -223,7 +223,14 @@ func (d *demo) follow(ctx context.Context, do func(context.Context) error) error
 	var loops sync.WaitGroup
 	reports := make(chan status.Report)
 	loops.Go(func() { d.table(shown, reports) })
-	loops.Go(func() { calm(shown, reports, d.screen.show) })
+	loops.Go(func() {
+		calm(shown, reports, func(g status.Group) {
+			if g.Deployment != nil {
+				d.waves[g.Deployment.ID] = inWave(g.Deployment)
+			}
+			d.screen.show(g)
+		})
+	})
 	err := do(ctx)
 	stop()
 	loops.Wait()
