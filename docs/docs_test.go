@@ -154,3 +154,35 @@ func TestDeviationsAreCases(t *testing.T) {
 		}
 	}
 }
+
+// TestDeviationFilesAreTheTable compares the table with the files that the comparison with CodeDeploy's agent reads: a line a case, each with a reason.
+func TestDeviationFilesAreTheTable(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("reference", "appspec.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, file := range map[string]string{"appspec": "internal/appspec/testdata/deviations.txt", "deploy": "internal/apply/testdata/deviations.txt"} {
+		text, err := os.ReadFile(filepath.Join(top, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed := map[string]bool{}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "#") {
+				continue
+			}
+			name, reason, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if listed[name] = true; strings.TrimSpace(reason) == "" {
+				t.Errorf("%s: %s has no reason", file, name)
+			}
+			if !regexp.MustCompile(` `+kind+`/`+name+`\b`).Match(page) {
+				t.Errorf("%s lists %s, the table of docs/reference/appspec.md does not", file, name)
+			}
+		}
+		for _, m := range regexp.MustCompile(` `+kind+`/([a-z-]+)`).FindAllStringSubmatch(string(page), -1) {
+			if !listed[m[1]] {
+				t.Errorf("docs/reference/appspec.md names %s, %s does not", m[1], file)
+			}
+		}
+	}
+}
