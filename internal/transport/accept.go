@@ -35,13 +35,10 @@ func (t *Transport) accept(ctx context.Context, l net.Listener) error {
 		}
 		pause = 5 * time.Millisecond
 		address := ipOf(raw.RemoteAddr())
-		if !t.slots.enter(address, t.stopped) {
-			raw.Close()
-			continue
-		}
+		t.slots.enter(address, raw)
 		t.wg.Go(func() {
 			c, err := t.welcome(ctx, raw)
-			t.slots.leave(address)
+			t.slots.leave(address, raw)
 			if err != nil {
 				raw.Close()
 				t.noteRefusal(raw.RemoteAddr().String(), address, err)

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -197,33 +198,63 @@ func TestGarbageAndSilenceDoNotHarm(t *testing.T) {
 	say(t, s, "well")
 }
 
-func TestSlowHandshakesOfOneAddressAreBounded(t *testing.T) {
+// closed is a connection that only knows whether it was closed.
+type closed struct{ is bool }
+
+func (c *closed) Close() error { c.is = true; return nil }
+
+func TestSlowHandshakesAreBounded(t *testing.T) {
 	s := newSlots()
-	stop := make(chan struct{})
+	enter := func(address string) *closed {
+		c := &closed{}
+		s.enter(address, c)
+		return c
+	}
+	var slow []*closed
 	for range handshakesPerAddress {
-		if !s.enter("10.0.0.1", stop) {
-			t.Fatal("refused too early")
-		}
+		slow = append(slow, enter("10.0.0.1"))
 	}
-	if s.enter("10.0.0.1", stop) {
-		t.Error("one address takes more than its share")
+	if enter("10.0.0.2"); slow[0].is {
+		t.Error("one address pays for another")
 	}
-	if !s.enter("10.0.0.2", stop) {
-		t.Error("another address pays for it")
+	if quick := enter("10.0.0.1"); !slow[0].is || slow[1].is || quick.is {
+		t.Error("beyond its share an address does not lose just its oldest")
 	}
-	s.leave("10.0.0.1")
-	if !s.enter("10.0.0.1", stop) {
+	s.leave("10.0.0.1", slow[0]) // was given up: changes nothing
+	s.leave("10.0.0.1", slow[1])
+	if enter("10.0.0.1"); slow[2].is {
 		t.Error("a place that was left is not given again")
 	}
 	for i := range handshakesMax - handshakesPerAddress - 1 {
-		if !s.enter("10.1.0."+string(rune('A'+i%20)), stop) {
-			t.Fatal("refused although there is room")
+		if enter(fmt.Sprintf("10.1.0.%d", i)).is {
+			t.Fatal("given up although there is room")
 		}
 	}
-	close(stop)
-	if s.enter("10.0.0.9", stop) {
-		t.Error("admitted beyond the bound")
+	if slow[2].is {
+		t.Fatal("given up although there is room")
 	}
+	if late := enter("10.0.0.9"); late.is || !slow[2].is || s.all != handshakesMax {
+		t.Errorf("%d handshakes, the newest closed: %v, the oldest of the crowd: %v", s.all, late.is, slow[2].is)
+	}
+}
+
+// A crowd that says nothing does not keep hosts out, not even those behind the
+// same address.
+func TestSilentCrowdKeepsNobodyOut(t *testing.T) {
+	a, b, _ := pair(t)
+	for range 2 * handshakesPerAddress {
+		c, err := net.Dial("tcp", b.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	s, err := a.DialStream(ctxFor(t), "web-2", "echo/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	say(t, s, "well")
 }
 
 func TestSlowHandshakeIsCutOff(t *testing.T) {

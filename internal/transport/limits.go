@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,44 +63,62 @@ func (b *bucket) take(now time.Time, perSecond, burst float64) bool {
 	return true
 }
 
-// slots counts handshakes under way, in all and per address.
+// slots holds the handshakes under way. There is always room for one more: the
+// one that has taken longest is given up for it. An honest handshake takes
+// milliseconds, so those who say nothing pay for those who do, even if both come
+// from one address.
 type slots struct {
-	all        chan struct{}
 	mu         sync.Mutex
-	perAddress map[string]int
+	all        int
+	perAddress map[string][]io.Closer // in order of arrival
 }
 
-func newSlots() *slots {
-	return &slots{all: make(chan struct{}, handshakesMax), perAddress: map[string]int{}}
-}
+func newSlots() *slots { return &slots{perAddress: map[string][]io.Closer{}} }
 
-// enter refuses a crowd from one address and waits for room otherwise.
-func (s *slots) enter(address string, stop <-chan struct{}) bool {
+// enter takes a handshake down. Beyond an address' share its own oldest is closed,
+// beyond what all may have the oldest of the address that has most.
+func (s *slots) enter(address string, c io.Closer) {
 	s.mu.Lock()
-	if s.perAddress[address] >= handshakesPerAddress {
-		s.mu.Unlock()
-		return false
+	var old io.Closer
+	switch {
+	case len(s.perAddress[address]) >= handshakesPerAddress:
+		old = s.popLocked(address)
+	case s.all >= handshakesMax:
+		most := ""
+		for a, list := range s.perAddress {
+			if len(list) > len(s.perAddress[most]) {
+				most = a
+			}
+		}
+		old = s.popLocked(most)
 	}
-	s.perAddress[address]++
+	s.perAddress[address] = append(s.perAddress[address], c)
+	s.all++
 	s.mu.Unlock()
-	select {
-	case s.all <- struct{}{}:
-		return true
-	case <-stop:
-		s.forget(address)
-		return false
+	if old != nil {
+		old.Close()
 	}
 }
 
-func (s *slots) leave(address string) {
-	<-s.all
-	s.forget(address)
+func (s *slots) popLocked(address string) io.Closer {
+	old := s.perAddress[address][0]
+	s.removeLocked(address, 0)
+	return old
 }
 
-func (s *slots) forget(address string) {
+func (s *slots) removeLocked(address string, i int) {
+	s.perAddress[address] = slices.Delete(s.perAddress[address], i, i+1)
+	s.all--
+	if len(s.perAddress[address]) == 0 {
+		delete(s.perAddress, address)
+	}
+}
+
+// leave forgets a handshake that has ended, unless it was given up before.
+func (s *slots) leave(address string, c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.perAddress[address]--; s.perAddress[address] <= 0 {
-		delete(s.perAddress, address)
+	if i := slices.Index(s.perAddress[address], c); i >= 0 {
+		s.removeLocked(address, i)
 	}
 }
