@@ -118,6 +118,8 @@ func TestUnknownProtocolNamesBothVersions(t *testing.T) {
 	if _, err := a.DialStream(ctxFor(t), "web-2", "echo/2"); !errors.Is(err, ErrProtocol) {
 		t.Errorf("not ErrProtocol: %v", err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if n := a.pool["web-2"].session.streams; n != 0 {
 		t.Errorf("%d streams are counted after refusals", n)
 	}
