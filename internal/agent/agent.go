@@ -487,7 +487,7 @@ func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 
 	api := a.handlers()
 	loops.Go(func() error { return serve(ctx, a.transport.Listener(transport.APIALPN), api.hosts, a.log) })
-	loops.Go(func() error { return serve(ctx, limitListener(socket, operatorsMax), api.operators, a.log) })
+	loops.Go(func() error { return serve(ctx, status.LimitConnections(socket), api.operators, a.log) })
 	loops.Go(func() error { return a.gossip.Run(ctx) })
 	loops.Go(func() error { return a.announce(ctx) })
 	loops.Go(func() error { return a.source.Run(ctx) })

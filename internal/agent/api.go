@@ -10,10 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/gitopsd/gitopsd/internal/status"
 	"github.com/gitopsd/gitopsd/internal/transport"
 )
 
@@ -24,7 +24,6 @@ const (
 	headerBytes   = 32 << 10
 	stopGrace     = 2 * time.Second // for requests under way when the agent stops
 	answerTimeout = time.Minute     // one answer; streams set their own deadlines as they go
-	operatorsMax  = 256             // connections to the operators' socket
 )
 
 // serve runs an HTTP server on a listener until ctx ends.
@@ -35,6 +34,9 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return running },
 		ConnContext: transport.ConnContext,
+	}
+	if bounded, ok := l.(*status.Connections); ok {
+		server.ConnState = bounded.ConnState
 	}
 	stopped := make(chan struct{})
 	go func() {
@@ -53,51 +55,6 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		return nil
 	}
 	return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
-}
-
-// limitListener accepts at most so many connections at a time; more wait in the kernel.
-func limitListener(l net.Listener, most int) net.Listener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
-}
-
-type limitedListener struct {
-	net.Listener
-	slots  chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-// Accept waits for room and then for a connection.
-func (l *limitedListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, leave: func() { <-l.slots }}, nil
-}
-
-// Close ends Accept.
-func (l *limitedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	once  sync.Once
-	leave func()
-}
-
-// Close makes room for another connection.
-func (c *limitedConn) Close() error {
-	c.once.Do(c.leave)
-	return c.Conn.Close()
 }
 
 // listenSocket opens the operators' socket: for root and the group of the file alone. A stale socket of an agent that was killed is replaced; the data

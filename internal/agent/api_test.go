@@ -3,7 +3,6 @@ package agent
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -96,53 +95,6 @@ func TestServeSaysWhyItEnded(t *testing.T) {
 	}
 	l.Close()
 	if err := serve(context.Background(), l, http.NotFoundHandler(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestLimitListener(t *testing.T) {
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := limitListener(inner, 1)
-	dial := func() net.Conn {
-		t.Helper()
-		c, err := net.Dial("tcp", inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	dial()
-	dial()
-	first, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted := make(chan error, 2)
-	go func() {
-		for range 2 {
-			c, err := l.Accept()
-			accepted <- err
-			if c != nil {
-				defer c.Close()
-			}
-		}
-	}()
-	select {
-	case err := <-accepted:
-		t.Fatalf("a second connection was accepted: %v", err)
-	default:
-	}
-	first.Close()
-	first.Close() // makes room once
-	if err := <-accepted; err != nil {
-		t.Fatal(err)
-	}
-	l.Close() // ends an Accept that waits for room
-	if err := <-accepted; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }
