@@ -24,7 +24,7 @@ const (
 )
 
 // Put stores an archive of size bytes at a location, in parts where it is large, and makes nothing visible before all of it is there.
-// A part is tried four times. progress, if not nil, is told the bytes sent so far, never from two goroutines at once.
+// A part is tried four times. What an interrupted Put of the same bytes left at an S3 location is not sent again. progress, if not nil, is told the bytes sent so far, never from two goroutines at once.
 func Put(ctx context.Context, l Location, o Options, body io.ReaderAt, size int64, progress func(sent int64)) error {
 	if progress == nil {
 		progress = func(int64) {}
@@ -82,15 +82,43 @@ type upload struct {
 }
 
 func putParts(ctx context.Context, client *s3.Client, l Location, body io.ReaderAt, size int64, progress func(int64)) error {
-	created, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: &l.Bucket, Key: &l.Key})
-	if err != nil {
-		return err
-	}
-	u := &upload{client: client, location: l, id: created.UploadId, body: body, size: size, partSize: minPartBytes, next: 1}
+	u := &upload{client: client, location: l, body: body, size: size, partSize: minPartBytes, next: 1}
 	for size/u.partSize >= maxParts {
 		u.partSize *= 2
 	}
 	u.parts = make([]types.CompletedPart, (size+u.partSize-1)/u.partSize)
+	if err := u.resume(ctx); err != nil {
+		return err
+	}
+	if u.id == nil {
+		created, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: &l.Bucket, Key: &l.Key})
+		if err != nil {
+			return err
+		}
+		u.id = created.UploadId
+	}
+	if u.sent > 0 {
+		progress(u.sent)
+	}
+	err := u.workAll(ctx, progress)
+	if err == nil {
+		err = again(ctx, func() error {
+			_, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: &l.Bucket, Key: &l.Key, UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts}})
+			return err
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	if transient, _ := judge(err); transient || ctx.Err() != nil {
+		return &Error{Op: "store", Where: l.String(), Err: plain(err), Transient: ctx.Err() == nil, Advice: "what arrived is kept: the same command goes on from there"}
+	}
+	u.abort(ctx)
+	return err
+}
+
+// workAll sends the missing parts, a few at a time.
+func (u *upload) workAll(ctx context.Context, progress func(int64)) (err error) {
 	workCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failures := make(chan error, putWorkers)
@@ -108,15 +136,6 @@ func putParts(ctx context.Context, client *s3.Client, l Location, body io.Reader
 			err = workErr
 		}
 	}
-	if err == nil {
-		err = again(ctx, func() error {
-			_, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: &l.Bucket, Key: &l.Key, UploadId: u.id, MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts}})
-			return err
-		})
-	}
-	if err != nil {
-		u.abort(ctx)
-	}
 	return err
 }
 
@@ -127,21 +146,27 @@ func (u *upload) abort(ctx context.Context) {
 	_, _ = u.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &u.location.Bucket, Key: &u.location.Key, UploadId: u.id})
 }
 
-// take hands out the next part's number, 0 when none is left.
+// take hands out the next missing part's number, 0 when none is left.
 func (u *upload) take() int32 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if int(u.next) > len(u.parts) {
-		return 0
+	for int(u.next) <= len(u.parts) {
+		if u.next++; u.parts[u.next-2].ETag == nil {
+			return u.next - 1
+		}
 	}
-	u.next++
-	return u.next - 1
+	return 0
+}
+
+// span is where a part lies in the body.
+func (u *upload) span(number int32) (off, length int64) {
+	off = int64(number-1) * u.partSize
+	return off, min(u.partSize, u.size-off)
 }
 
 func (u *upload) work(ctx context.Context, progress func(int64)) error {
 	for number := u.take(); number != 0; number = u.take() {
-		off := int64(number-1) * u.partSize
-		length := min(u.partSize, u.size-off)
+		off, length := u.span(number)
 		var etag *string
 		err := again(ctx, func() error {
 			part, err := u.client.UploadPart(ctx, &s3.UploadPartInput{
