@@ -66,7 +66,8 @@ func bundlePushCommand() *cobra.Command {
 		Long: "Pack DIR (or take FILE as it is), store it at the location with its piece index beside it, and print the `revision:` to commit.\n" +
 			"Refused, with 10, is a DIR that could never be deployed: with an appspec.yml that is missing or bad, or that names scripts or sources\n" +
 			"which neither DIR nor the overlay of --group has.\n" +
-			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.",
+			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.\n" +
+			"Repeated after an interruption, it goes on with the parts that arrived.",
 		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkBundleOutput(f.output); err != nil {
@@ -215,7 +216,7 @@ func checkFolderOf(to origin.Location) error {
 	return nil
 }
 
-// store uploads the archive and then its index; the same bundle that is already there is not sent again.
+// store uploads the index and then the archive; the same bundle that is already there is not sent again.
 func (f *pushFlags) store(ctx context.Context, hints io.Writer, archive *archiveFile, x *bundle.Index, to origin.Location) error {
 	there, err := f.alreadyThere(ctx, archive, x, to)
 	if err != nil {
@@ -225,25 +226,36 @@ func (f *pushFlags) store(ctx context.Context, hints io.Writer, archive *archive
 		_, _ = fmt.Fprintf(hints, "%s is there already\n", to)
 		return nil
 	}
-	step := archive.size / 10
-	next := step
-	err = origin.Put(ctx, to, f.origin, archive, archive.size, func(sent int64) {
-		if sent >= next && archive.size > 32<<20 {
-			_, _ = fmt.Fprintf(hints, "sent %d of %d MiB\n", sent>>20, archive.size>>20)
-			next = sent + step
-		}
-	})
-	if err != nil {
-		return err
-	}
-	beside := to
+	beside := to // first: whoever sees the archive can have its index, and a push that is interrupted can be repeated
 	beside.Key, beside.Path = to.Key+bundle.IndexSuffix, to.Path+bundle.IndexSuffix
 	index := x.Encode()
 	if err := origin.Put(ctx, beside, f.origin, bytes.NewReader(index), int64(len(index)), nil); err != nil {
 		return err
 	}
+	sent, end := sentOn(hints, archive.size)
+	err = origin.Put(ctx, to, f.origin, archive, archive.size, sent)
+	end()
+	if err != nil {
+		return err
+	}
 	_, _ = fmt.Fprintf(hints, "stored %s, %d bytes in %d pieces\n", to, archive.size, x.Len())
 	return nil
+}
+
+// sentOn shows how far an upload of size bytes is, on a terminal; end finishes the line.
+func sentOn(out io.Writer, size int64) (sent func(int64), end func()) {
+	if !isTerminal(out) {
+		return nil, func() {}
+	}
+	shown := false
+	return func(n int64) {
+			shown = true
+			_, _ = fmt.Fprintf(out, "\rsent %d of %d MiB", n>>20, size>>20)
+		}, func() {
+			if shown {
+				_, _ = fmt.Fprintln(out)
+			}
+		}
 }
 
 // alreadyThere compares size and index with what the location holds. Another bundle there is one that hosts may be fetching just now.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,6 +130,36 @@ func TestBundlePushToADirectoryEditsTheGroup(t *testing.T) {
 	text, err := os.ReadFile(group)
 	if err != nil || !strings.Contains(string(text), next) || strings.Contains(string(text), to) || !strings.Contains(string(text), "waves: [] # all") {
 		t.Errorf("%s (%v)", text, err)
+	}
+}
+
+// A push that ended between index and archive is repeated, and says nothing of its progress to what is no terminal.
+func TestBundlePushCanBeRepeated(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skipf("tar is not installed: %v", err)
+	}
+	file, to := filepath.Join(t.TempDir(), "old.tgz"), filepath.Join(t.TempDir(), "web.tgz")
+	if out, err := exec.Command("tar", "-czf", file, "-C", bundleTree(t, "x"), ".").CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	first, code := bundleVerb(t, "push", file, to)
+	if code != 0 {
+		t.Fatal(code, first)
+	}
+	if err := os.Remove(to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(to + bundle.IndexSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if again, code := bundleVerb(t, "push", file, to); code != 0 || again != first {
+		t.Errorf("%d %s, want %s", code, again, first)
+	}
+	if again, code := bundleVerb(t, "push", file, to); code != 0 || again != first {
+		t.Errorf("once more: %d %s", code, again)
+	}
+	if sent, _ := sentOn(io.Discard, 1<<30); sent != nil {
+		t.Error("progress is told to what is no terminal")
 	}
 }
 
