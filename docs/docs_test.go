@@ -175,7 +175,7 @@ func TestDeviationFilesAreTheTable(t *testing.T) {
 			if listed[name] = true; strings.TrimSpace(reason) == "" {
 				t.Errorf("%s: %s has no reason", file, name)
 			}
-			if !regexp.MustCompile(` `+kind+`/`+name+`\b`).Match(page) {
+			if !regexp.MustCompile(` ` + kind + `/` + name + `\b`).Match(page) {
 				t.Errorf("%s lists %s, the table of docs/reference/appspec.md does not", file, name)
 			}
 		}
