@@ -44,7 +44,6 @@ type caseSweep struct {
 	runs   string // the hooks append "DEPLOYMENT EVENT SCRIPT" lines here
 	steps  []caseStep
 	self   string
-	tried  *atomic.Int64
 
 	step     int
 	d        Deployment
