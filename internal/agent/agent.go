@@ -88,6 +88,7 @@ type Agent struct {
 	member  *member
 	changed signal // anything an operator may see
 	alive   signal // somebody's liveness changed
+	rotten  wake   // the bundle store has suspects
 
 	done chan struct{} // closed when Run has ended
 
@@ -109,7 +110,7 @@ func New(o Options) (*Agent, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]clone{}, done: make(chan struct{})}
+	a := &Agent{opt: o, log: o.Log.With("host", o.Config.Host), clones: map[string]clone{}, rotten: newWake(), done: make(chan struct{})}
 	a.cfg.Store(&o.Config)
 	identity, err := a.identity() // before anything is written: without a key the directory is left as it is
 	if err != nil {
@@ -309,7 +310,7 @@ func (a *Agent) hostNotices() []status.Notice {
 func (a *Agent) buildBytes() error {
 	c := a.config()
 	var err error
-	if a.store, err = store.Open(store.Options{Dir: a.dir(bundlesDir), Limit: c.Limits.Disk, Log: a.log.With("station", "store")}); err != nil {
+	if a.store, err = store.Open(store.Options{Dir: a.dir(bundlesDir), Limit: c.Limits.Disk, Suspect: a.rotten.Wake, Log: a.log.With("station", "store")}); err != nil {
 		return err
 	}
 	a.swarm, err = swarm.New(swarm.Options{Host: c.Host, Store: a.store, Listener: a.transport.Listener(transport.BundleALPN), Client: a.transport.HTTPClient(transport.BundleALPN),
@@ -335,7 +336,7 @@ func (a *Agent) buildLoops() {
 	a.gossip.Notify(factTip, a.source.offer)
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, config: a.config, verifier: verify, applier: a.applier,
-		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), log: a.log.With("station", "bundles")}
+		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), rotten: a.rotten, world: a.source.current, log: a.log.With("station", "bundles")}
 	deploy := &deployer{self: c.Host, root: c.DestinationRoot, fence: func() FenceConfig { return a.config().Fence }, applier: a.applier, verifier: verify,
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}
 	probes := &checks{self: c.Host, log: a.log.With("station", "health"), news: make(chan string, 64)}

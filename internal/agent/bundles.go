@@ -31,6 +31,8 @@ type bundles struct {
 	limit func() int64 // bytes all bundles may use; 0: no limit
 	// changed wakes keep: what must stay on this disk may have changed.
 	changed wake
+	rotten  wake // the store has suspects
+	world   func() *world
 
 	mu    sync.Mutex
 	costs map[string]func() swarm.Progress // by group and commit, what a fetch costs
@@ -53,26 +55,8 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	if _, ok := b.store.Lookup(digest); ok {
 		return "", ""
 	}
-	if g.Revision.Repository != nil {
-		return b.pack(ctx, g)
-	}
-	source, err := b.origin(g.Revision)
-	if err != nil {
-		return rollout.RefusedByBytes, err.Error()
-	}
-	job := swarm.Job{
-		Ref:         bundle.Ref{Digest: digest, Size: g.Revision.Size, Type: g.Revision.BundleType},
-		IndexDigest: g.Revision.Index,
-		Origin:      source,
-		Where:       locationOf(g.Revision),
-		Members:     func() []string { return b.members(g) },
-		Dealer:      func() string { return b.dealer(g.Coordinators) },
-	}
-	if err := b.makeRoom(ctx, job.Ref.Size); err != nil {
-		return rollout.RefusedByBytes, err.Error()
-	}
 	done := b.count(group, spec)
-	err = b.swarm.Fetch(ctx, job)
+	err = b.bring(ctx, g)
 	done()
 	if err != nil {
 		if ctx.Err() == nil && b.news(group, err.Error()) {
@@ -81,9 +65,36 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		return rollout.RefusedByBytes, err.Error()
 	}
 	b.news(group, "")
-	progress := b.swarm.Progress(digest)
-	b.log.Info("bundle complete", "group", g.Folder, "digest", digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)
 	return "", ""
+}
+
+// bring makes the bundle of a group's revision complete on this disk.
+func (b *bundles) bring(ctx context.Context, g desired.Group) error {
+	r := g.Revision
+	if err := b.makeRoom(ctx, r.Size); err != nil {
+		return err
+	}
+	if r.Repository != nil {
+		return b.pack(ctx, g)
+	}
+	source, err := b.origin(r)
+	if err != nil {
+		return err
+	}
+	err = b.swarm.Fetch(ctx, swarm.Job{
+		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
+		IndexDigest: r.Index,
+		Origin:      source,
+		Where:       locationOf(r),
+		Members:     func() []string { return b.members(g) },
+		Dealer:      func() string { return b.dealer(g.Coordinators) },
+	})
+	if err != nil {
+		return err
+	}
+	progress := b.swarm.Progress(r.Digest)
+	b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)
+	return nil
 }
 
 // makeRoom collects what nobody holds any more.

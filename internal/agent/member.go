@@ -103,6 +103,7 @@ func (m *member) follow(ctx context.Context) error {
 		return err
 	}
 	m.beside(func() { m.bundles.keep(ctx, m.keeping) })
+	m.beside(func() { m.bundles.mend(ctx) })
 	for {
 		move := m.move()
 		for _, ev := range m.newlyInstalled(ctx) {

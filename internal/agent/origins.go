@@ -11,7 +11,6 @@ import (
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/desired"
-	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/swarm"
 )
 
@@ -81,23 +80,20 @@ func (h HTTPSConfig) token(host string) (string, error) {
 }
 
 // pack makes the bundle of a folder of the config repository, which this host has in its own git.
-func (b *bundles) pack(ctx context.Context, g desired.Group) (rollout.RefusalKind, string) {
+func (b *bundles) pack(ctx context.Context, g desired.Group) error {
 	r := g.Revision
-	if err := b.makeRoom(ctx, r.Size); err != nil {
-		return rollout.RefusedByBytes, err.Error()
-	}
 	from, err := origin.Open(whereOf(r), origin.Options{})
 	if err != nil {
-		return rollout.RefusedByBytes, err.Error()
+		return err
 	}
 	body, err := from.ReadRange(ctx, 0, r.Size)
 	if err != nil {
-		return rollout.RefusedByBytes, err.Error()
+		return err
 	}
 	defer body.Close()
 	if err := b.store.Import(ctx, bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType}, body); err != nil {
-		return rollout.RefusedByBytes, err.Error()
+		return err
 	}
 	b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromRepository", r.Size)
-	return "", ""
+	return nil
 }

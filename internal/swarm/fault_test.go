@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 )
 
 func TestAnOriginThatIsDownAndComesBack(t *testing.T) {
@@ -419,6 +420,36 @@ func TestPiecesThatRotOnDiskAreFetchedAgain(t *testing.T) {
 		if got := s.sum(); got <= a.index.PayloadSize() || got > a.index.PayloadSize()+2<<20 {
 			t.Errorf("%d bytes left the origin", got)
 		}
+	})
+}
+
+// TestRotUnderACompleteBundleIsNeverServedAndComesBackFromPeers: web-3 hears only web-2, whose first piece rotted; web-2 gets it from web-1.
+func TestRotUnderACompleteBundleIsNeverServedAndComesBackFromPeers(t *testing.T) {
+	a := packed(t, 20, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-1"), &source{a: a}
+		defer f.close()
+		wait(t, a, spread(t, f, s, 2)...)
+		rotten, asks := f.get("web-2"), f.start("web-3")
+		rotten.rotIn(t, "complete", a)
+		job := asks.job(a, nil)
+		job.Members = func() []string { return []string{"web-2", "web-3"} }
+		g := asks.persist(t.Context(), job)
+		for len(rotten.store.Suspects()) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if have := asks.swarm.Progress(a.ref.Digest).Have; have >= a.ref.Size {
+			t.Error("web-3 has a piece that nobody could give it")
+		}
+		if err := rotten.store.Recheck(t.Context(), a.ref.Digest); !errors.Is(err, store.ErrMismatch) {
+			t.Fatalf("%v", err)
+		}
+		before := rotten.swarm.Progress(a.ref.Digest).FromPeers
+		wait(t, a, rotten.persist(t.Context(), rotten.job(a, nil)), g)
+		if got := rotten.swarm.Progress(a.ref.Digest).FromPeers - before; got != int64(a.index.Piece(0).Size) {
+			t.Errorf("%d bytes were fetched again, the piece has %d", got, a.index.Piece(0).Size)
+		}
+		payload(t, s, a.index.PayloadSize())
 	})
 }
 

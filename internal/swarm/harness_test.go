@@ -451,9 +451,11 @@ func names(n int) []string {
 }
 
 // rot changes a byte of the first piece of a bundle on its way.
-func (h *host) rot(t *testing.T, a *archive) {
+func (h *host) rot(t *testing.T, a *archive) { h.rotIn(t, "partial", a) }
+
+func (h *host) rotIn(t *testing.T, kind string, a *archive) {
 	t.Helper()
-	file, err := os.OpenFile(filepath.Join(h.f.dir, h.name, "partial", a.ref.Digest.Hex(), "data"), os.O_WRONLY, 0)
+	file, err := os.OpenFile(filepath.Join(h.f.dir, h.name, kind, a.ref.Digest.Hex(), "data"), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -13,12 +16,13 @@ import (
 
 // Bundle is a complete bundle.
 type Bundle struct {
-	Path string // the archive file; read only
-	Ref  Ref    // with its index, if it is known
-	used time.Time
+	Path  string // the archive file; read only
+	Ref   Ref    // with its index, if it is known
+	used  time.Time
+	store *Store
 }
 
-// ReadPiece reads piece i and verifies it; ErrMismatch says that the disk changed it, and that Store.Recheck is due.
+// ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed it: the bundle is among Store.Suspects from then on.
 func (b *Bundle) ReadPiece(i int) ([]byte, error) {
 	if b.Ref.Index == nil {
 		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), ErrNoIndex)
@@ -32,10 +36,37 @@ func (b *Bundle) ReadPiece(i int) ([]byte, error) {
 	}
 	defer file.Close()
 	data, err := readPiece(file, b.Ref.Index, i)
+	if err == io.EOF {
+		err = fmt.Errorf("%w: the file is shorter than it was", ErrMismatch)
+	}
+	if errors.Is(err, ErrMismatch) {
+		b.store.suspect(b.Ref.Digest)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), err)
 	}
 	return data, nil
+}
+
+// suspect takes down that a complete bundle rotted.
+func (s *Store) suspect(d bundle.Digest) {
+	s.mu.Lock()
+	_, here := s.complete[d]
+	news := here && !s.suspects[d]
+	if news {
+		s.suspects[d] = true
+	}
+	s.mu.Unlock()
+	if news && s.o.Suspect != nil {
+		s.o.Suspect()
+	}
+}
+
+// Suspects lists the complete bundles of which a piece turned out to be wrong and that were not rechecked since.
+func (s *Store) Suspects() []bundle.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.suspects))
 }
 
 // Recheck verifies the whole digest of a complete bundle. One that does not match is no longer complete: what is still good of it becomes
@@ -50,6 +81,9 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), err)
 	}
 	if got == d {
+		s.mu.Lock()
+		delete(s.suspects, d)
+		s.mu.Unlock()
 		return nil
 	}
 	err = fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch)
@@ -75,33 +109,43 @@ func (s *Store) demote(ctx context.Context, d bundle.Digest) error {
 	s.mu.Lock()
 	b, ok := s.complete[d]
 	delete(s.complete, d)
+	delete(s.suspects, d)
+	if ok {
+		s.starting[d] = b.Ref.Size // no Begin meanwhile
+	}
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	name := d.Hex()
+	p, err := s.salvage(ctx, b)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.starting, d)
+	if p != nil {
+		s.partials[d] = p
+	}
+	return err
+}
+
+// salvage moves a rotten bundle to where partial ones are. The partial is nil if nothing of it can be used.
+func (s *Store) salvage(ctx context.Context, b *Bundle) (*Partial, error) {
+	name := b.Ref.Digest.Hex()
 	info, err := os.Lstat(b.Path)
 	if b.Ref.Index == nil || err != nil || info.Size() != b.Ref.Size {
-		return s.trash("complete", name)
+		return nil, s.trash("complete", name)
 	}
 	dir := s.path("partial", name)
 	if err := s.o.Disk.Rename(filepath.Dir(b.Path), dir); err != nil {
-		return err
+		return nil, err
 	}
 	p, err := s.resume(dir, b.Ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if tail := b.Ref.Index.Tail(); tail != nil {
 		if _, err := p.file.WriteAt(tail, b.Ref.Index.PayloadSize()); err != nil {
-			return err
+			return p, err
 		}
 	}
-	if err := p.scan(ctx); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.partials[d] = p
-	s.mu.Unlock()
-	return nil
+	return p, p.scan(ctx) // pieces are verified when they are read, should the scan not end
 }

@@ -16,6 +16,7 @@
 //
 // # What is not
 //
-// Bit rot under a complete bundle is found when a piece is read or the bundle is unpacked, not before. Nothing is ever deleted but by
+// Bit rot under a complete bundle is found when a piece is read or the bundle is unpacked, not before. A piece that is wrong is never
+// handed out; the bundle becomes a suspect, and Recheck makes a partial of it, which wants only what rotted. Nothing is ever deleted but by
 // Collect, Partial.Discard and a failed Unpack's own directory.
 package store

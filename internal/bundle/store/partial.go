@@ -437,7 +437,7 @@ func (p *Partial) complete() error {
 	if err := disk.Rename(p.dir, dir); err != nil {
 		return err
 	}
-	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now()}
+	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now(), store: p.store}
 	p.mu.Lock()
 	p.done = b
 	p.mu.Unlock()

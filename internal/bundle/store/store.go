@@ -43,6 +43,7 @@ type Options struct {
 	KeepFree  int64         // bytes of the disk that bundles never use; 0: 64 MiB, negative: none
 	SyncEvery int64         // bytes written between two durable bitmaps; 0: 8 MiB
 	Log       *slog.Logger  // nil: discard
+	Suspect   func()        // called when Suspects has one more; must not block; nil: nobody is told
 	Disk      *durable.Disk // nil: the plain disk; tests inject faults
 }
 
@@ -57,7 +58,8 @@ type Store struct {
 	partials map[bundle.Digest]*Partial
 	complete map[bundle.Digest]*Bundle
 	pins     map[bundle.Digest][]string
-	starting map[bundle.Digest]int64 // bytes reserved by a Begin that is under way
+	starting map[bundle.Digest]int64 // bytes reserved by a Begin or a demotion that is under way
+	suspects map[bundle.Digest]bool  // complete bundles of which a piece is not what it was
 
 	pinWrite sync.Mutex // orders writes of the pins file; guards no data
 }
@@ -74,7 +76,8 @@ func Open(o Options) (*Store, error) {
 	if o.SyncEvery <= 0 {
 		o.SyncEvery = defaultSyncEvery
 	}
-	s := &Store{o: o, log: o.Log, partials: map[bundle.Digest]*Partial{}, complete: map[bundle.Digest]*Bundle{}, starting: map[bundle.Digest]int64{}}
+	s := &Store{o: o, log: o.Log, partials: map[bundle.Digest]*Partial{}, complete: map[bundle.Digest]*Bundle{}, starting: map[bundle.Digest]int64{},
+		suspects: map[bundle.Digest]bool{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -143,7 +146,7 @@ func (s *Store) loadOne(kind, name string) error {
 		return fmt.Errorf("it holds %s with %d bytes of %d", ref.Digest, info.Size(), ref.Size)
 	}
 	if kind == "complete" {
-		s.complete[digest] = &Bundle{Path: filepath.Join(dir, "data"), Ref: ref, used: used}
+		s.complete[digest] = &Bundle{Path: filepath.Join(dir, "data"), Ref: ref, used: used, store: s}
 		return nil
 	}
 	if _, done := s.complete[digest]; done {
@@ -382,7 +385,7 @@ func (s *Store) Lookup(d bundle.Digest) (*Bundle, bool) {
 		return nil, false
 	}
 	b.used = time.Now()
-	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used}, true
+	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used, store: s}, true
 }
 
 // Partial returns a bundle that is on its way.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -418,7 +419,8 @@ func TestImportIndexesByItself(t *testing.T) {
 
 func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 	archive, ref := sample(t, 1)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	told := 0
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Suspect: func() { told++ }})
 	fetchAll(t, s, archive, ref)
 	b, _ := s.Lookup(ref.Digest)
 	file, err := os.OpenFile(b.Path, os.O_RDWR, 0)
@@ -432,6 +434,12 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) {
 		t.Errorf("rot is served: %v", err)
 	}
+	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) || told != 1 || !slices.Equal(s.Suspects(), []bundle.Digest{ref.Digest}) {
+		t.Errorf("rot found twice is told %d times; suspects %v", told, s.Suspects())
+	}
+	if data, err := b.ReadPiece(1); err != nil || !bytes.Equal(data, pieceOf(archive, ref.Index, 1)) {
+		t.Errorf("a piece that is good is not served: %v", err)
+	}
 	dest := filepath.Join(t.TempDir(), "out")
 	removeAtEnd(t, dest)
 	if err := s.Unpack(t.Context(), ref.Digest, dest); !errors.Is(err, ErrMismatch) {
@@ -443,6 +451,9 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 	p := begin(t, s, ref)
 	if p.Missing() != 1 {
 		t.Errorf("%d pieces to fetch again, want 1", p.Missing())
+	}
+	if _, err := p.Read(2); !errors.Is(err, fs.ErrNotExist) || len(s.Suspects()) != 0 {
+		t.Errorf("a partial hands rot out: %v; suspects %v", err, s.Suspects())
 	}
 	fetchAll(t, s, archive, ref)
 	if err := s.Unpack(t.Context(), ref.Digest, dest); err != nil {
@@ -503,6 +514,29 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 			}
 			b.Close()
 		}
+	}
+}
+
+// TestASuspectThatIsGoodIsNoneAnyMore: what looked wrong once, a bad cable or memory, may be right the next time.
+func TestASuspectThatIsGoodIsNoneAnyMore(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	fetchAll(t, s, archive, ref)
+	b, _ := s.Lookup(ref.Digest)
+	if err := os.Truncate(b.Path, ref.Index.Piece(2).Offset+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) || len(s.Suspects()) != 1 {
+		t.Errorf("%v, suspects %v", err, s.Suspects())
+	}
+	if err := os.WriteFile(b.Path, archive, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Recheck(t.Context(), ref.Digest); err != nil || len(s.Suspects()) != 0 {
+		t.Errorf("%v, suspects %v", err, s.Suspects())
+	}
+	if _, ok := s.Lookup(ref.Digest); !ok {
+		t.Error("a good bundle is gone")
 	}
 }
 

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/desired"
+)
+
+// A byte flips under a complete bundle: the piece is not handed out, the bundle is made whole again, and nobody has to ask for it.
+func TestARottenBundleIsMended(t *testing.T) {
+	d := newDisk(t)
+	rotten := newWake()
+	if err := d.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if d.store, err = store.Open(store.Options{Dir: filepath.Join(t.TempDir(), "bundles"), Suspect: rotten.Wake}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.store.Close() })
+	tree := fstest.MapFS{"appspec.yml": {Data: []byte(plainSpec), Mode: 0o644}, "page": {Data: make([]byte, 1<<20), Mode: 0o644}}
+	g := desired.Group{ID: "g1", Folder: "shop", Revision: desired.Revision{Type: "Repository", Digest: digestOfTree(t, tree), BundleType: bundle.TypeTarZst,
+		Repository: &desired.RepositoryLocation{Path: "bundle", Tree: tree}}}
+	g.Revision.Size = 1<<20 + 5*512 // two headers, appspec.yml's block, the end's two
+	b := d.bundles
+	b.store, b.rotten = d.store, rotten
+	b.world = func() *world { return &world{State: &desired.State{Groups: []desired.Group{g}}} }
+	if err := b.store.Pin(targetOwner+"g1", g.Revision.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.bring(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := b.store.Lookup(g.Revision.Digest)
+	flip(t, found.Path, found.Ref.Index.Piece(1).Offset)
+	if _, err := found.ReadPiece(1); err == nil {
+		t.Fatal("rot is handed out")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); b.mend(ctx) }()
+	eventuallyTrue(t, "the bundle is whole again", func() bool {
+		again, ok := b.store.Lookup(g.Revision.Digest)
+		if !ok {
+			return false
+		}
+		_, err := again.ReadPiece(1)
+		return err == nil && len(b.store.Suspects()) == 0
+	})
+	cancel()
+	<-ended
+}
+
+// flip changes one byte of a file.
+func flip(t *testing.T, file string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	one := make([]byte, 1)
+	if _, err := f.ReadAt(one, off); err != nil {
+		t.Fatal(err)
+	}
+	one[0] ^= 1
+	if _, err := f.WriteAt(one, off); err != nil {
+		t.Fatal(err)
+	}
+}
