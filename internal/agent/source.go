@@ -54,6 +54,7 @@ type source struct {
 	refused  *configrepo.Refusal
 	fork     *configrepo.Refusal
 	floor    string
+	floorWhy string
 	problem  string // the last failure, already logged
 	since    time.Time
 	failures int
@@ -99,11 +100,13 @@ func (s *source) demand(ctx context.Context) error {
 
 // Run follows git and peers until ctx ends.
 func (s *source) Run(ctx context.Context) error {
+	// Before load, which writes the file anew: the mirror may be older than it, restored from a backup.
+	if doc, err := readEffective(s.effectiveFile, s.cfg().Repository.Introduction); err == nil && doc.Commit != "" {
+		s.raiseTo(doc.Commit, fmt.Sprintf("which was in effect here, says %s; fetch from a mirror that has it, or, if that file is left from a backup or from a branch that is gone for good, "+
+			"stop the agent, remove the file and start it again", s.effectiveFile))
+	}
 	if err := s.load(); err != nil {
 		s.fail(err)
-	}
-	if doc, err := readEffective(s.effectiveFile, s.cfg().Repository.Introduction); err == nil && doc.Commit != "" {
-		s.raise(doc.Commit)
 	}
 	poll := time.NewTimer(0)
 	defer poll.Stop()
@@ -339,12 +342,14 @@ func (s *source) load() error {
 		return err
 	}
 	w := (&world{Commit: commit, State: state, Problems: problems}).follow(old)
-	if err := writeEffective(s.effectiveFile, s.cfg().Repository.Introduction, w); err != nil {
-		return err
-	}
 	s.mu.Lock()
-	fork := s.fork
+	fork, floor := s.fork, s.floor
 	s.mu.Unlock()
+	if floor == "" || s.knows(floor) { // else the file names a later commit, which a restart must not forget
+		if err := writeEffective(s.effectiveFile, s.cfg().Repository.Introduction, w); err != nil {
+			return err
+		}
+	}
 	if fork != nil {
 		if both, err := repo.IsAncestor(fork.Commit, commit.ID); err == nil && both {
 			fork = nil
@@ -391,32 +396,37 @@ func (s *source) effective() (*world, error) {
 // changes nothing. Only commits that hosts have verified and run may be given: a floor that a single peer could invent would shut out the commit that expels it.
 func (s *source) raise(commits ...string) {
 	for _, commit := range commits {
-		s.mu.Lock()
-		done := commit == "" || commit == s.floor
-		s.mu.Unlock()
-		if done || s.knows(commit) {
-			continue
-		}
-		if err := s.repo().RaiseFloor(commit); err != nil {
-			s.log.Warn("a commit cannot be made a floor", "commit", commit, "error", err)
-			continue
-		}
-		s.mu.Lock()
-		s.floor = commit
-		s.mu.Unlock()
-		s.log.Info("only histories with this commit are accepted from now on: the fleet has run it", "commit", commit)
+		s.raiseTo(commit, "which the fleet has run; fetch from a mirror that has it")
 	}
+}
+
+// raiseTo does it for one commit; why is what configrepo.RaiseFloor asks for.
+func (s *source) raiseTo(commit, why string) {
+	s.mu.Lock()
+	done := commit == "" || commit == s.floor
+	s.mu.Unlock()
+	if done || s.knows(commit) {
+		return
+	}
+	if err := s.repo().RaiseFloor(commit, why); err != nil {
+		s.log.Warn("a commit cannot be made a floor", "commit", commit, "error", err)
+		return
+	}
+	s.mu.Lock()
+	s.floor, s.floorWhy = commit, why
+	s.mu.Unlock()
+	s.log.Info("only histories with this commit are accepted from now on", "commit", commit, "why", why)
 }
 
 // adopt prepares a new repository object to take the place of the old one.
 func (s *source) adopt(repo *configrepo.Repo) error {
 	s.mu.Lock()
-	floor := s.floor
+	floor, why := s.floor, s.floorWhy
 	s.mu.Unlock()
 	if floor == "" {
 		return nil
 	}
-	return repo.RaiseFloor(floor)
+	return repo.RaiseFloor(floor, why)
 }
 
 // fail notes a failure and logs it once as long as it stays the same.

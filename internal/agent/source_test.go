@@ -379,6 +379,47 @@ func TestForkIsFoundAmongPeersAndHoldsUntilBothAreJoined(t *testing.T) {
 	}
 }
 
+// A mirror restored from a backup does not make this host forget what was in
+// effect, until a person says so.
+func TestFloorOutlivesAnOlderMirror(t *testing.T) {
+	o, dir := newOrigin(t), t.TempDir()
+	git := filepath.Join(dir, "git")
+	newSource(t, o, dir).syncs(t)
+	if err := os.CopyFS(git+".backup", os.DirFS(git)); err != nil {
+		t.Fatal(err)
+	}
+	newest := o.commit("fleet.yaml", "name: newest\n")
+	f := newSource(t, o, dir)
+	f.syncs(t)
+	if err := errors.Join(os.RemoveAll(git), os.Rename(git+".backup", git)); err != nil {
+		t.Fatal(err)
+	}
+	other := o.change(sign.Change{Signer: o.key, Parents: []string{o.intro}}, "fleet.yaml", "name: other\n")
+	begin := func(want string) {
+		t.Helper()
+		f := newSource(t, o, dir)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx) }()
+		if err := f.demand(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if w := f.current(); w == nil || w.Commit.ID != want {
+			t.Errorf("at %+v, want %s; newest %s, other %s", w, want, newest, other)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(o.intro)
+	begin(o.intro) // nor does a further restart
+	if err := os.Remove(f.effectiveFile); err != nil {
+		t.Fatal(err)
+	}
+	begin(other)
+}
+
 func TestFloorOutlivesALostMirror(t *testing.T) {
 	o, dir := newOrigin(t), t.TempDir()
 	f := newSource(t, o, dir)
@@ -397,6 +438,9 @@ func TestFloorOutlivesALostMirror(t *testing.T) {
 	}
 	if w := f.current(); w != nil {
 		t.Errorf("accepted %s (other is %s) although this host had been at %s", w.Commit.ID, other, newest)
+	}
+	if n := f.notices(); len(n) != 1 || !strings.Contains(n[0].Message, newest[:10]) || !strings.Contains(n[0].Message, f.effectiveFile) || !strings.Contains(n[0].Message, "remove the file") {
+		t.Errorf("nobody is told what to do: %+v", n)
 	}
 	if err := o.git.SetTip(newest); err != nil {
 		t.Fatal(err)

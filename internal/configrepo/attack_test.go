@@ -367,11 +367,15 @@ func TestADeletedRatchetIsGuardedByTheFloor(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = f.open()
-	if err := r.RaiseFloor(base); err != nil {
+	if err := r.RaiseFloor(base, "which the fleet has run"); err != nil {
 		t.Fatal(err)
 	}
 	f.reset(f.intro) // a replay of an old, well-signed tip
-	wantRefused(t, mustSync(t, r), ReasonBehind, "")
+	out := mustSync(t, r)
+	wantRefused(t, out, ReasonBehind, "")
+	if want := "does not contain " + base[:10] + ", which the fleet has run"; !strings.HasSuffix(out.Refused.Sentence, want) {
+		t.Errorf("%q, want %q", out.Refused.Sentence, want)
+	}
 	f.reset(base)
 	wantAccepted(t, mustSync(t, r), base)
 	if err := os.WriteFile(ratchetPath(f.o.Dir), []byte("{"), 0o600); err != nil {

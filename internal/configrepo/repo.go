@@ -26,6 +26,7 @@ type Repo struct {
 	accepted *Commit  // replaced, never changed in place
 	handle   *objects // for readers; nil when the mirror has changed
 	floor    plumbing.Hash
+	floorWhy string
 	refused  *refusedTip
 	suspect  bool // look the mirror over before trusting it: new process, or damage seen
 
@@ -87,16 +88,17 @@ func (r *Repo) Accepted() (Commit, bool) {
 }
 
 // RaiseFloor makes Sync and Receive refuse tips that do not contain commit id,
-// as learnt from raft or peers; it protects a host whose ratchet was lost. It
-// lasts until the process ends.
-func (r *Repo) RaiseFloor(id string) error {
+// as learnt from raft or from this host's disk; it protects a host whose ratchet
+// was lost. why is the rest of the refusal's sentence: how the commit is known and
+// what to do. The floor lasts until the process ends.
+func (r *Repo) RaiseFloor(id, why string) error {
 	h, err := parseID(id)
 	if err != nil {
 		return fmt.Errorf("cannot raise the floor: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.floor = h
+	r.floor, r.floorWhy = h, why
 	return nil
 }
 

@@ -254,11 +254,11 @@ func (r *Repo) inspectTree(id string) error {
 // judge verifies a tip whose objects are in dir and moves the ratchet.
 func (r *Repo) judge(dir string, tip plumbing.Hash) (Outcome, error) {
 	r.mu.Lock()
-	accepted, floor := r.accepted, r.floor
+	accepted, floor, why := r.accepted, r.floor, r.floorWhy
 	r.mu.Unlock()
 	o := openObjects(dir, true)
 	defer o.Close()
-	v := &verifier{o: o, g: r.graph, intro: r.intro, allowed: r.allowed, floor: floor, whole: dir != r.mirrorDir()}
+	v := &verifier{o: o, g: r.graph, intro: r.intro, allowed: r.allowed, floor: floor, floorWhy: why, whole: dir != r.mirrorDir()}
 	verdict, err := v.judge(accepted, tip)
 	out := Outcome{Tip: tip.String(), Refused: verdict.refused, Moved: verdict.moved}
 	if accepted != nil {

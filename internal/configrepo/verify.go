@@ -22,12 +22,13 @@ import (
 
 // verifier judges commits of one handle.
 type verifier struct {
-	o       *objects
-	g       *graph
-	intro   plumbing.Hash
-	allowed *trust.AllowedSigners
-	floor   plumbing.Hash // zero: none
-	whole   bool          // the handle is on a new mirror, of which nothing is known to be complete
+	o        *objects
+	g        *graph
+	intro    plumbing.Hash
+	allowed  *trust.AllowedSigners
+	floor    plumbing.Hash // zero: none
+	floorWhy string        // see RaiseFloor
+	whole    bool          // the handle is on a new mirror, of which nothing is known to be complete
 }
 
 // checkpoint is an authorised state.
@@ -70,7 +71,7 @@ func (v *verifier) judge(accepted *Commit, tip plumbing.Hash) (verdict, error) {
 			return verdict{}, err
 		}
 		if !above {
-			return verdict{refused: refuse(tipCommit, ReasonBehind, "does not contain %s, which the fleet had accepted already; fetch from a mirror that does", short(v.floor.String()))}, nil
+			return verdict{refused: refuse(tipCommit, ReasonBehind, "does not contain %s, %s", short(v.floor.String()), v.floorWhy)}, nil
 		}
 	}
 	switch {
