@@ -194,10 +194,13 @@ func (m *member) awaitWorld(ctx context.Context) bool {
 func (m *member) begin(ctx context.Context) error {
 	state, err := m.openState(ctx)
 	if err != nil {
+		if errors.Is(err, durable.ErrCorrupt) {
+			return m.unreadable(err)
+		}
 		return fmt.Errorf("cannot persist which grants this host has accepted: %w", err) // reading takes the space for it
 	}
 	if m.machine, err = rollout.NewMember(m.self, state); err != nil {
-		return fmt.Errorf("cannot read which grants this host has accepted from %s: %w", filepath.Join(m.dir, memberStateFile), err)
+		return m.unreadable(err)
 	}
 	if err := m.mend(); err != nil {
 		return err
@@ -218,6 +221,12 @@ func (m *member) begin(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// unreadable says what to do without the state: it alone tells which grants must not be acted on again.
+func (m *member) unreadable(err error) error {
+	return fmt.Errorf("cannot read which grants this host has accepted from %s: %w; it is damaged, and an older copy would let hooks run twice: move the data directory away and make this machine another host (docs/how-to/restore-a-host.md)",
+		filepath.Join(m.dir, memberStateFile), err)
 }
 
 // onDisk lists what is installed, and how deployments ended whose word may have been lost with the process before. What the Member knows already it ignores.

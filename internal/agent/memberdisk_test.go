@@ -245,3 +245,36 @@ func TestDamagedJournalIsANotice(t *testing.T) {
 	}
 	d.deploy("d-3", "3")
 }
+
+// TestDamagedStateSaysWhatToDo is about a state in which neither slot is whole, and one that never was any.
+func TestDamagedStateSaysWhatToDo(t *testing.T) {
+	for name, damage := range map[string]func(data []byte) []byte{
+		"no whole slot": func(data []byte) []byte { clear(data[4096:]); return data },
+		"garbage":       func([]byte) []byte { return []byte("garbage") },
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, memberStateFile)
+		slots, _, err := durable.OpenSlots(path, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots.Close()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, damage(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m := &member{self: "web-1", dir: dir, log: slog.New(slog.DiscardHandler)}
+		err = m.begin(context.Background())
+		for _, word := range []string{path, "it is damaged", "restore-a-host.md"} {
+			if err == nil || !strings.Contains(err.Error(), word) {
+				t.Errorf("%s: %v does not say %q", name, err, word)
+			}
+		}
+		if m.state != nil {
+			m.state.Close()
+		}
+	}
+}

@@ -108,7 +108,7 @@ func NewMember(name string, persisted []byte) (*Member, error) {
 		return m, nil
 	}
 	if persisted[0] != FormatVersion {
-		return nil, fmt.Errorf("cannot read the rollout state of %s: it has version %d, this gitopsd understands %d; update it", name, persisted[0], FormatVersion)
+		return nil, fmt.Errorf("cannot read the rollout state of %s: it has version %d, this gitopsd understands %d", name, persisted[0], FormatVersion)
 	}
 	var s memberState
 	if err := strictJSON(persisted[1:], &s); err != nil {
