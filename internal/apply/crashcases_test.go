@@ -187,12 +187,12 @@ func (s *caseSweep) sweepStep(i int, cuts, kills *atomic.Int64) {
 	s.replace(after, s.live)
 	for n := 1; n <= faults.Count()+3; n++ {
 		for variant, decision := range []Decision{Continue, Undo} {
-			if n <= faults.Count() && sampled(s.stride(16), s.name, i, n, variant) {
+			if n <= faults.Count() && sampled(s.stride(24), s.name, i, n, variant) {
 				cuts.Add(1)
 				s.cut(n, (n+variant)%2 == 0, decision)
 			}
 		}
-		if sampled(s.stride(64), s.name, i, n) {
+		if sampled(s.stride(96), s.name, i, n) {
 			kills.Add(1)
 			s.kill(n, []Decision{Continue, Undo}[n%2])
 		}

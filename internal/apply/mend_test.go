@@ -170,7 +170,7 @@ func TestDamagedJournalAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	tree, operations := newTree(t, false)
 	eachPoint(t, operations, func(t *testing.T, n int) int {
-		if !sampled(2, "damage", n) {
+		if !sampled(4, "damage", n) {
 			return 0
 		}
 		h := newCrashHost(t, false)
