@@ -57,7 +57,10 @@ type crashHost struct {
 }
 
 func newCrashHost(t *testing.T, hooks bool) *crashHost {
-	w := newBench(t)
+	return crashHostOn(t, newBench(t), hooks)
+}
+
+func crashHostOn(t *testing.T, w *workbench, hooks bool) *crashHost {
 	h := &crashHost{workbench: w}
 	w.succeed(w.deployment("d-old", w.bundle(oldRevision(hooks))))
 	if err := os.WriteFile(filepath.Join(w.target, "srv/app/stays/users-own"), []byte("mine"), 0o600); err != nil {
@@ -145,7 +148,7 @@ func TestPowerCutAtEveryOperation(t *testing.T) {
 	tree, operations := newTree(t, false)
 	tried := eachPoint(t, operations, func(t *testing.T, n int) (tried int) {
 		for variant, decision := range []Decision{Continue, Undo} {
-			if !sampled(3, "cut", n, variant) {
+			if !sampled(4, "cut", n, variant) {
 				continue
 			}
 			tried++
@@ -174,7 +177,7 @@ func TestFailureAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	tree, operations := newTree(t, false)
 	tried := eachPoint(t, operations, func(t *testing.T, n int) int {
-		if !sampled(2, "failure", n) {
+		if !sampled(4, "failure", n) {
 			return 0
 		}
 		h := newCrashHost(t, false)

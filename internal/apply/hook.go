@@ -287,6 +287,10 @@ func readResult(dir string) (*hookResult, error) {
 	return &res, err
 }
 
+// saidReserve is the space in bytes for what a supervisor has to say, which is
+// most often that there is none.
+const saidReserve = 4 << 10
+
 // startSupervisor starts the process that runs the hook. It holds the pipe from
 // its first moment, so that nobody can take it for dead.
 func (a *Applier) startSupervisor(dir string, req *hookRequest) error {
@@ -315,6 +319,9 @@ func (a *Applier) startSupervisor(dir string, req *hookRequest) error {
 		return fmt.Errorf("cannot open the supervisor's log: %w", err)
 	}
 	defer said.Close()
+	if err := durable.Reserve(said, saidReserve); err != nil {
+		return fmt.Errorf("the hook's supervisor was not started, as it could not tell what is wrong: %w", err)
+	}
 	if err := a.opts.Disk.Step("supervise", dir); err != nil {
 		return err
 	}

@@ -285,6 +285,9 @@ func (in *installer) clean() error {
 			return err
 		}
 		err := unix.Rmdir(dir)
+		if errors.Is(err, unix.EROFS) { // as discard would: it may pass
+			return fmt.Errorf("cannot remove the directory %s that the previous revision made: %w", dir, err)
+		}
 		if err != nil && !isMissing(err) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
 			in.a.log.Warn("cannot remove a directory that the previous revision made", "path", dir, "error", err)
 		}

@@ -341,7 +341,7 @@ func TestNotEnoughSpace(t *testing.T) {
 	}
 }
 
-// The file system runs out of inodes in mid-install: the old version stays.
+// There are not enough inodes, which is found out before anything is stopped.
 func TestOutOfInodes(t *testing.T) {
 	w := newBench(t)
 	if err := unix.Mount("tmpfs", w.target, "tmpfs", 0, "size=4m,nr_inodes=12"); err != nil {
@@ -367,7 +367,7 @@ func TestOutOfInodes(t *testing.T) {
 		files[fmt.Sprintf("a/new/%d", i)] = "x"
 	}
 	res := w.apply(a, w.deployment("d-2", w.bundle(files)))
-	if res.Error == nil || res.Error.Event != appspec.Install || res.Error.Code != CodeUnknown || !strings.Contains(res.Error.Message, "no space left on device") {
+	if res.Error == nil || res.Began || res.Error.Event != appspec.Install || res.Error.Code != CodeUnknown || !strings.Contains(res.Error.Message, "free inodes (no space left on device)") {
 		t.Fatalf("%+v", res.Error)
 	}
 	if got := w.tree(); got != before {

@@ -370,7 +370,7 @@ func (a *Applier) claims(d *Deployment) ([]plan.Owned, error) {
 // checkSpace compares what will be copied with what is free, file system by
 // file system.
 func (a *Applier) checkSpace(p *plan.Plan) error {
-	need := map[uint64]int64{}
+	need, nodes := map[uint64]int64{}, map[uint64]int64{}
 	where := map[uint64]string{}
 	for _, u := range p.Units {
 		dir := topExisting(filepath.Dir(u.Dest))
@@ -381,6 +381,7 @@ func (a *Applier) checkSpace(p *plan.Plan) error {
 		where[dev] = dir
 		for _, item := range u.Items {
 			need[dev] += item.Size
+			nodes[dev]++
 		}
 	}
 	for dev, bytes := range need {
@@ -391,6 +392,9 @@ func (a *Applier) checkSpace(p *plan.Plan) error {
 		free := int64(st.Bavail) * st.Bsize
 		if bytes > 0 && free-bytes < max(0, a.opts.KeepFree) {
 			return fmt.Errorf("cannot install: %d bytes are to be copied to the file system of %s, of whose %d free bytes %d must stay free (No space left on device)", bytes, where[dev], free, max(0, a.opts.KeepFree))
+		}
+		if st.Files > 0 && nodes[dev] > int64(st.Ffree) { // 0 where there is no number to run out of
+			return fmt.Errorf("cannot install: %d files and directories are to be made on the file system of %s, which has %d free inodes (no space left on device)", nodes[dev], where[dev], st.Ffree)
 		}
 	}
 	return nil
