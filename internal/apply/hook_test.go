@@ -389,6 +389,30 @@ func TestStopFailure(t *testing.T) {
 	}
 }
 
+// The new revision's ApplicationStop decides: if it fails too, or there is none,
+// the deployment has failed and no file is touched.
+func TestStopFailureOfBothRevisions(t *testing.T) {
+	t.Parallel()
+	spec := "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\n"
+	stop := "hooks:\n  ApplicationStop: [{location: stop.sh}]\n"
+	for want, files := range map[string]map[string]string{
+		"exit code 8": {"appspec.yml": spec + stop, "stop.sh": "exit 8", "f": "new"},
+		"exit code 7": {"appspec.yml": spec, "f": "new"},
+	} {
+		w := newBench(t)
+		w.succeed(w.deployment("d-0", w.bundle(map[string]string{"appspec.yml": spec + stop, "stop.sh": "exit 7", "f": "old"})))
+		d := w.deployment("d-1", w.bundle(files))
+		d.StopFailure = StopUseNew
+		res := w.apply(w.applier(), d)
+		if res.Error == nil || res.Error.Event != appspec.ApplicationStop || !strings.Contains(res.Error.Message, want) {
+			t.Errorf("%s: %+v", want, res.Error)
+		}
+		if text := string(readFile(t, filepath.Join(w.target, "app/f"))); text != "old" {
+			t.Errorf("%s: %s is in place", want, text)
+		}
+	}
+}
+
 // A supervisor that was started but did not begin has run nothing, so the hook
 // may start after all.
 func TestSupervisorThatNeverBegan(t *testing.T) {
