@@ -33,5 +33,8 @@ func Lock(path string) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child between fork and exec has the file open, too
+		f.Close()
+	}, nil
 }
