@@ -268,7 +268,11 @@ func manyZip(n int, promised uint16) []byte {
 	f, _ := w.CreateRaw(&zip.FileHeader{Name: "000000", Method: zip.Store, CRC32: crc32.ChecksumIEEE(body), CompressedSize64: 1, UncompressedSize64: 1})
 	_, _ = f.Write(body)
 	_ = w.Close()
-	one := out.Bytes()
+	return repeatRecord(out.Bytes(), n, promised)
+}
+
+// repeatRecord gives the one member of a zip n records in the directory, which promises so many.
+func repeatRecord(one []byte, n int, promised uint16) []byte {
 	at := bytes.Index(one, []byte("PK\x01\x02"))
 	end := bytes.Index(one, []byte("PK\x05\x06"))
 	record, tail := one[at:end], bytes.Clone(one[end:])
