@@ -416,5 +416,7 @@ func (s *store) lifeAt(key string) (*life, error) {
 
 // view reads the store; see guarded.
 func (s *store) view(f func(*bolt.Tx) error) error {
+	s.file.RLock()
+	defer s.file.RUnlock()
 	return s.guarded(func() error { return s.db.View(f) })
 }

@@ -179,8 +179,12 @@ func (c *Consensus) Open(spec SetSpec, machine Machine) (*Set, error) {
 	if err := c.reserve(spec.Name); err != nil {
 		return nil, fmt.Errorf("cannot open coordinator set %q: %w", spec.Name, err)
 	}
-	spec, problems, err := c.enterEpoch(spec)
+	var problems []string
 	lost := ""
+	err := c.store.revive(c.opt.Timing.Stall)
+	if err == nil {
+		spec, problems, err = c.enterEpoch(spec)
+	}
 	if err == nil && spec.has(Voter{Host: c.opt.Host, Storage: c.opt.Storage}) {
 		lost, err = c.lostBirth(spec)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -530,4 +531,45 @@ func TestSameRefusalIsLoggedOnce(t *testing.T) {
 			t.Errorf("%d refusals are remembered", n)
 		}
 	})
+}
+
+// A voter whose disk was full for a while goes on in the same process once there
+// is room, and not before; any other failure of the store lasts.
+func TestStoreComesBackAfterAFullDisk(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cause error
+		back  bool
+	}{{"full", syscall.ENOSPC, true}, {"broken", syscall.EIO, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			virtual(t, 3, 1, func(t *testing.T, f *fleet) {
+				f.run()
+				f.hosts["o1"].mustSubmit("before")
+				h := f.follower()
+				h.c.store.inject(func() error { return c.cause })
+				f.hosts["o1"].insist("while it fails")
+				<-h.done
+				if _, err := h.c.Open(f.spec, newNotes()); err == nil {
+					t.Fatal("it was opened while the disk fails")
+				}
+				h.c.store.inject(nil)
+				machine := newNotes()
+				set, err := h.c.Open(f.spec, machine)
+				if !c.back {
+					if !errors.Is(err, c.cause) {
+						t.Errorf("after a broken disk: %v", err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.cancel()
+				h.set, h.machine, h.err = set, machine, nil
+				h.launch()
+				f.hosts["o1"].insist("after")
+				f.agree("after")
+			})
+		})
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // storeFile is its name in Options.Dir.
@@ -27,7 +29,11 @@ var (
 	bucketLog    = []byte("log")
 	bucketStable = []byte("stable")
 	keyVersion   = []byte("version")
+	keyRoom      = []byte("room")
 )
+
+// roomProbe is how many bytes are written to see whether there is room again.
+const roomProbe = 16 << 10
 
 var (
 	errStoreClosed = errors.New("the store is closed")
@@ -38,8 +44,11 @@ var (
 // that arrive while a transaction is being synced share the next one, so a
 // fleet of sets costs one sync at a time, not one each.
 type store struct {
-	db   *bolt.DB
 	path string
+
+	file sync.RWMutex // held for writing while db is replaced; taken after mu
+	db   *bolt.DB
+
 	// fault is asked before each transaction; for tests.
 	fault func() error
 
@@ -61,18 +70,54 @@ func openStore(path string) (*store, error) {
 		return nil, err
 	}
 	s := &store{path: path}
-	err := s.guarded(func() (err error) {
-		s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	return s, s.load()
+}
+
+// load opens the file.
+func (s *store) load() error {
+	err := s.guarded(func() error {
+		db, err := bolt.Open(s.path, 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+		if err == nil {
+			s.db = db
+		}
 		return err
 	})
 	if err != nil {
-		return nil, openError(path, err)
+		return openError(s.path, err)
 	}
 	if err := s.guarded(func() error { return s.db.Update(initStore) }); err != nil {
 		s.db.Close()
-		return nil, fmt.Errorf("cannot open the raft store %s: %w", path, err)
+		return fmt.Errorf("cannot open the raft store %s: %w", s.path, err)
 	}
-	return s, nil
+	return nil
+}
+
+// revive opens the file anew after the disk was full, as a new process would:
+// what failed was never promised to anybody, and whoever waited for it has
+// stopped. After any other failure the store stays as it is until the process
+// ends. It fails while there is no room.
+func (s *store) revive(limit time.Duration) error {
+	s.mu.Lock()
+	if !durable.IsFull(s.err) || s.running {
+		defer s.mu.Unlock()
+		return s.err
+	}
+	s.file.Lock()
+	err := s.db.Close()
+	if err == nil {
+		err = s.load()
+	}
+	s.file.Unlock()
+	if err == nil {
+		s.err = nil
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.update(limit, func(tx *bolt.Tx) error { // the room for a write, not only for none
+		return tx.Bucket(bucketMeta).Put(keyRoom, make([]byte, roomProbe))
+	})
 }
 
 func initStore(tx *bolt.Tx) error {
@@ -156,6 +201,8 @@ func (s *store) write(batch []*write, fault func() error) error {
 			return fmt.Errorf("cannot write the raft store: %w", err)
 		}
 	}
+	s.file.RLock()
+	defer s.file.RUnlock()
 	err := s.guarded(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			for _, w := range batch {
