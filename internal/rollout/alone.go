@@ -41,8 +41,12 @@ func (m *Member) quorum(ev EvQuorum) {
 	}
 	delete(m.lost, ev.Set)
 	for _, g := range m.groups {
-		if g.tip.Set == ev.Set {
-			g.Returned = ""
+		if g.tip.Set != ev.Set {
+			continue
+		}
+		g.Returned = ""
+		if g.Alone != nil {
+			g.Alone.vetoed = true // unless it has begun
 		}
 	}
 }
@@ -56,13 +60,15 @@ func (g *memberGroup) unhealthy() bool {
 // aloneAt tells when this host may go back alone, unless a leader is heard
 // before; false if there is nothing to go back from or to. Rule 6: without
 // quorum only an unhealthy host, and only to a spec that it ran well and that
-// its verified tip asks for. That takes nothing down which is not down already.
+// its verified tip asks for, while nobody paused the group. That takes nothing
+// down which is not down already, and a leader that comes back in the meantime
+// counts this host as down until it says otherwise; see Machine.forgetHealth.
 func (m *Member) aloneAt(g *memberGroup) (time.Duration, bool) {
 	since, lost := m.lost[g.tip.Set]
 	to := g.tip.Spec.SpecHash
 	switch {
 	case !lost || !g.tip.RanWell || to == "" || to == g.Running.SpecHash || to == g.Returned:
-	case g.Running.SpecHash == "" || !g.unhealthy() || g.Alone != nil || m.busy() != "":
+	case g.Running.SpecHash == "" || !g.unhealthy() || g.Paused || g.Alone != nil || m.busy() != "":
 	default:
 		return since + aloneAfter, true
 	}

@@ -199,3 +199,105 @@ func TestAloneKeepsTheWordThatIsOwed(t *testing.T) {
 		t.Errorf("%q", acts)
 	}
 }
+
+// A leader that comes after a gap in which hosts may have gone back alone
+// believes nobody's health of before.
+func TestHealthIsForgottenAfterAGap(t *testing.T) {
+	m, index := NewMachine(), uint64(0)
+	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	say := func(term uint64, from string, after time.Duration, c Command) {
+		t.Helper()
+		b, err := Encode(c, begin.Add(after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		index++
+		if answer := string(m.Apply(index, term, from, b)); !strings.Contains(answer, `"ok":true`) {
+			t.Fatalf("%T: %s", c, answer)
+		}
+	}
+	lead := func(term uint64, host string, after time.Duration) {
+		t.Helper()
+		say(term, host, after, Lead{Host: host, Voters: []string{"h1", "h2"}})
+	}
+	known := func() bool { return m.Assignments("h2")[0].Known }
+	hello := func(after time.Duration) {
+		t.Helper()
+		say(9, "h2", after, Hello{Group: "web", Boot: "b", Running: specOf("A"), Whole: true})
+	}
+	lead(1, "h1", 0)
+	say(1, "h1", 0, Target{Group: "web", Spec: specOf("A"), Members: []MemberInfo{{Host: "h2"}}})
+	hello(time.Second)
+	say(1, "h1", 50*time.Second, Tick{Elapsed: time.Second})
+	lead(2, "h2", 60*time.Second)
+	if !known() {
+		t.Error("a leader that follows at once forgets")
+	}
+	lead(2, "h2", time.Hour) // the same, that had nothing to do
+	if !known() {
+		t.Error("a leader forgets what it heard itself")
+	}
+	say(2, "h2", 2*time.Hour, Tick{Elapsed: time.Second})
+	lead(3, "h1", 2*time.Hour+time.Minute)
+	if known() {
+		t.Error("after a minute without a leader old health is believed")
+	}
+	hello(2*time.Hour + time.Minute)
+	if !known() {
+		t.Error("its word does not count")
+	}
+}
+
+// While a host goes back alone it is down, and says nothing else.
+func TestAloneIsDown(t *testing.T) {
+	p := stranded(t)
+	id := started(p.at(70 * time.Second))
+	p.feed(EvStopping{Group: "web", Deployment: id})
+	p.feed(EvHealth{Group: "web", State: HealthHealthy}) // of what still answers
+	p.feed(EvQuorum{Set: "set", Lead: true})
+	p.now += time.Minute
+	acts := p.feed(known(func(a *Assignment) { a.Running, a.Checks, a.Known = specOf("B"), 1, false }))
+	for _, a := range acts {
+		if strings.Contains(a, "hello") || strings.Contains(a, "health B healthy") {
+			t.Errorf("it says %q", a)
+		}
+	}
+	if !slices.Contains(acts, "submit health B unhealthy") {
+		t.Errorf("%q", acts)
+	}
+}
+
+// What is healthy by the time it would be stopped is left alone, and so is a
+// host that heard a leader in between.
+func TestAloneIsVetoed(t *testing.T) {
+	for name, change := range map[string]func(p *pupil){
+		"healthy again": func(p *pupil) { p.feed(EvHealth{Group: "web", State: HealthHealthy}) },
+		"a leader, for a moment": func(p *pupil) {
+			p.feed(EvQuorum{Set: "set", Lead: true})
+			p.feed(EvQuorum{Set: "set"})
+		},
+	} {
+		p := stranded(t)
+		id := started(p.at(70 * time.Second))
+		change(p)
+		if acts := p.feed(EvStopping{Group: "web", Deployment: id}); !slices.Contains(acts, "abort") {
+			t.Errorf("%s: %q", name, acts)
+		}
+	}
+}
+
+func TestPausedHostStays(t *testing.T) {
+	p := stranded(t)
+	p.feed(known(func(a *Assignment) { a.Running, a.Checks, a.Paused = specOf("B"), 1, true }))
+	if acts := p.at(time.Hour); started(acts) != "" {
+		t.Errorf("%q", acts)
+	}
+	p.restart("boot-1") // which it remembers
+	p.feed(EvInstalled{Group: "web", Running: specOf("B"), Whole: true})
+	p.feed(EvTip{Group: "web", Set: "set", Spec: specOf("A"), RanWell: true})
+	p.feed(EvHealth{Group: "web", State: HealthUnhealthy})
+	p.feed(EvQuorum{Set: "set"})
+	if acts := p.at(time.Hour); started(acts) != "" {
+		t.Errorf("after a restart: %q", acts)
+	}
+}

@@ -59,8 +59,15 @@ func (m *Machine) Apply(index, term uint64, from string, command []byte) []byte 
 	if !at.IsZero() {
 		t.at = at.Format(time.RFC3339)
 	}
+	before := m.s.Term
 	if refused := m.apply(t, term, from, c); refused != "" {
 		return respond(refused)
+	}
+	if LeaderOnly(command) && !at.IsZero() {
+		if _, leads := c.(Lead); leads && m.s.LedAt != 0 && term != before && at.Unix()-m.s.LedAt >= int64(leadGap/time.Second) {
+			m.forgetHealth()
+		}
+		m.s.LedAt = at.Unix()
 	}
 	m.advance(t)
 	return respond("")
@@ -170,6 +177,21 @@ func (m *Machine) lead(term uint64, from string, c Lead) string {
 	}
 	m.s.Leader, m.s.Term, m.s.Epoch, m.s.Voters = from, term, c.Epoch, voters
 	return ""
+}
+
+// leadGap is how long after a leader's last command another one no longer
+// trusts what hosts said of themselves. It is well below aloneAfter, because the
+// two leaders' clocks may differ.
+const leadGap = aloneAfter / 2
+
+// forgetHealth makes every host say anew what it runs and how well: without a
+// leader it may have begun to go back by itself. Until then it counts as down.
+func (m *Machine) forgetHealth() {
+	for _, g := range m.s.Groups {
+		for _, h := range g.Hosts {
+			h.Known = false
+		}
+	}
 }
 
 func (m *Machine) liveness(c Liveness) {

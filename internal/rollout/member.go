@@ -64,6 +64,7 @@ type memberGroup struct {
 	Alone      *openGrant `json:"alone,omitempty"`
 	AloneCount uint64     `json:"aloneCount,omitempty"`
 	Returned   string     `json:"returned,omitempty"` // spec hash last gone back to, or tried
+	Paused     bool       `json:"paused,omitempty"`   // as last replicated
 	tip        EvTip
 
 	assign  *Assignment
@@ -92,6 +93,7 @@ type openGrant struct {
 
 	acceptedAt time.Duration
 	running    bool // apply was started or resumed by this process
+	vetoed     bool // it was to be done alone, and a leader was heard before it began
 }
 
 type sent struct {
@@ -232,6 +234,10 @@ func (m *Member) synced(ev EvSynced) {
 		}
 		g.assign = &a
 		named[a.Group] = true
+		if g.Paused != a.Paused {
+			g.Paused = a.Paused
+			m.persist()
+		}
 	}
 	for id, g := range m.groups {
 		if g.Set == ev.Set && !named[id] {
@@ -352,8 +358,11 @@ func (m *Member) closeOpen(g *memberGroup, a *Assignment) {
 }
 
 func (m *Member) sayHello(g *memberGroup, a *Assignment) {
+	if g.Alone != nil {
+		return // it is down, whatever ran here before
+	}
 	wrong := !a.Known || a.Boot != m.boot
-	if g.Open == nil && g.journal == nil && g.Alone == nil {
+	if g.Open == nil && g.journal == nil {
 		wrong = wrong || a.Running.SpecHash != g.Running.SpecHash || (a.Whole && !g.Whole)
 	}
 	if wrong {
@@ -491,14 +500,17 @@ func (m *Member) reportHealth(g *memberGroup, a *Assignment) {
 	if !a.Member || a.Checks == 0 || g.Running.SpecHash == "" || a.Running.SpecHash != g.Running.SpecHash || a.Grant != nil || g.Open != nil {
 		return
 	}
-	state := g.check
-	if state == "" {
+	state, proof := g.check, g.proof
+	switch {
+	case g.Alone != nil:
+		state, proof = HealthUnhealthy, "it goes back by itself, begun without quorum"
+	case state == "":
 		state = HealthUnknown
 	}
 	if a.Health.State == state || (a.Health.State == "" && state == HealthUnknown) {
 		return
 	}
-	m.submit(g, "health", Health{Group: g.ID, SpecHash: g.Running.SpecHash, State: state, Evidence: g.proof})
+	m.submit(g, "health", Health{Group: g.ID, SpecHash: g.Running.SpecHash, State: state, Evidence: proof})
 }
 
 // submit makes a command unless the very same was made a moment ago.

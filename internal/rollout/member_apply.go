@@ -10,13 +10,12 @@ import (
 func (m *Member) stopping(ev EvStopping) {
 	g := m.group(ev.Group)
 	o := g.open(ev.Deployment)
-	_, lost := m.lost[g.tip.Set]
 	switch {
 	case o == nil:
 		m.do(ActAbort(ev))
 	case o.Stopped:
 		m.do(ActProceed(ev))
-	case o == g.Alone && !lost: // there is a leader again
+	case o == g.Alone && (o.vetoed || !g.unhealthy()): // there is a leader again, or no reason any more
 		m.do(ActAbort(ev))
 	case o.Boot != m.boot || m.now-o.acceptedAt >= grantLapse:
 		m.do(ActAbort(ev))

@@ -42,6 +42,7 @@ type setState struct {
 	Epoch       uint64        `json:"epoch"`
 	Leader      string        `json:"leader,omitempty"`
 	Term        uint64        `json:"term,omitempty"`
+	LedAt       int64         `json:"ledAt,omitempty"` // Unix seconds, by its own clock, of a leader's last command
 	Voters      []string      `json:"voters,omitempty"`
 	Dead        []deadHost    `json:"dead,omitempty"`
 	GrantSeq    uint64        `json:"grantSeq"`

@@ -151,6 +151,7 @@ type Assignment struct {
 	Ready    []Ready `json:"ready,omitempty"` // as replicated, of this host
 	Health   Health  `json:"health,omitzero"` // as replicated, of this host
 	Checks   int     `json:"checks,omitempty"`
+	Paused   bool    `json:"paused,omitempty"` // by an operator
 }
 
 // Needs is what the leader should do for the machine, beside injecting targets
