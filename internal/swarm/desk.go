@@ -27,6 +27,7 @@ type leaseRequest struct {
 	Of      int64         `json:"of,omitempty"` // bytes of the bundle, where an archive was given up
 	Rate    int64         `json:"rate,omitempty"`
 	Hosts   int           `json:"hosts,omitempty"`
+	Partial bool          `json:"partial,omitempty"` // seen is not of all of them
 }
 
 // leaseAnswer is the dealer's. Times are in milliseconds.
@@ -60,12 +61,21 @@ const (
 type desk struct {
 	mu       sync.Mutex
 	dealings map[dealingKey]*dealing
-	scouts   map[bundle.Digest]*scouting
+	scouts   map[scoutKey]*scouting
 	slots    chan struct{}
 }
 
-// dealingKey tells apart what is counted by different indexes.
-type dealingKey struct{ digest, index bundle.Digest }
+// dealingKey tells apart what is counted by different indexes, and who reads copies of their own.
+type dealingKey struct {
+	digest, index bundle.Digest
+	realm         string
+}
+
+// scoutKey tells apart what is read once.
+type scoutKey struct {
+	digest bundle.Digest
+	realm  string
+}
 
 // dealing is one bundle's pieces.
 type dealing struct {
@@ -90,7 +100,7 @@ type scouting struct {
 }
 
 func newDesk() desk {
-	return desk{dealings: map[dealingKey]*dealing{}, scouts: map[bundle.Digest]*scouting{}, slots: make(chan struct{}, receiveMax)}
+	return desk{dealings: map[dealingKey]*dealing{}, scouts: map[scoutKey]*scouting{}, slots: make(chan struct{}, receiveMax)}
 }
 
 // receive takes one of few slots to receive an index.
@@ -106,8 +116,8 @@ func (d *desk) receive() bool {
 func (d *desk) received() { <-d.slots }
 
 // open makes a dealing, unless there is one.
-func (d *desk) open(digest bundle.Digest, index *bundle.Index, now time.Time) {
-	key := dealingKey{digest, index.Digest()}
+func (d *desk) open(digest bundle.Digest, index *bundle.Index, realm string, now time.Time) {
+	key := dealingKey{digest, index.Digest(), realm}
 	sizes := make([]int64, index.Len())
 	for i := range sizes {
 		sizes[i] = int64(index.Piece(i).Size)
@@ -166,17 +176,17 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	if q.Version != leaseVersion {
 		return leaseAnswer{}, fmt.Errorf("lease requests of version %d are not known here, only of version %d", q.Version, leaseVersion)
 	}
-	now := time.Now()
+	now, realm := time.Now(), s.site(q.Host).realm()
 	if q.Index == "" {
-		return s.desk.scout(digest, q, now), nil
+		return s.desk.scout(scoutKey{digest, realm}, q, now), nil
 	}
-	key := dealingKey{digest, q.Index}
+	key := dealingKey{digest, q.Index, realm}
 	d := s.desk.find(key, now)
 	if d == nil {
 		if h := s.holdingOf(digest); h.index == nil || h.index.Digest() != q.Index {
 			return leaseAnswer{Version: leaseVersion, NeedIndex: true}, nil
 		} else {
-			s.desk.open(digest, h.index, now)
+			s.desk.open(digest, h.index, realm, now)
 		}
 		if d = s.desk.find(key, now); d == nil {
 			return leaseAnswer{Version: leaseVersion, NeedIndex: true}, nil
@@ -185,15 +195,15 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	lease := d.dealer.Deal(plan.Request{Host: q.Host, Have: q.Have, Seen: q.Seen, Holding: q.Holding, Others: q.Others, Wrong: q.Wrong, Failed: plain(q.Failed, saysMax),
-		Read: q.Read, Rate: q.Rate, Hosts: q.Hosts}, now.Sub(d.start))
+		Read: q.Read, Rate: q.Rate, Hosts: q.Hosts, Partial: q.Partial}, now.Sub(d.start))
 	return leaseAnswer{Version: leaseVersion, Pieces: lease.Pieces, For: lease.For.Milliseconds(), Retry: lease.Retry.Milliseconds(), Why: lease.Why}, nil
 }
 
 // scout says whether a host may read the index. Only one does; it says again and again that it is still at it.
-func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseAnswer {
+func (d *desk) scout(key scoutKey, q leaseRequest, now time.Time) leaseAnswer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	one := d.scouts[digest]
+	one := d.scouts[key]
 	if one == nil || now.Sub(one.asked) >= dealingIdle {
 		for k, old := range d.scouts {
 			if len(d.scouts) >= dealingsMax && now.Sub(old.asked) >= indexLease {
@@ -204,7 +214,7 @@ func (d *desk) scout(digest bundle.Digest, q leaseRequest, now time.Time) leaseA
 			return leaseAnswer{Version: leaseVersion, Why: "too many bundles are read at once", Retry: time.Second.Milliseconds()}
 		}
 		one = &scouting{}
-		d.scouts[digest] = one
+		d.scouts[key] = one
 	}
 	one.asked = now
 	taken := one.host != "" && one.host != q.Host && now.Before(one.until)

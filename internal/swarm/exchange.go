@@ -23,7 +23,8 @@ type exchange struct {
 	ref     bundle.Ref
 	pin     bundle.Digest // of the index; "" for none
 	order   uint64
-	seed    uint64
+	seed    uint64 // this host's
+	lot     uint64 // the bundle's: by it neighbours are drawn, alike on all hosts
 	started time.Time
 	changed broadcast      // anything below
 	work    sync.WaitGroup // listeners
@@ -41,8 +42,9 @@ type exchange struct {
 	provider   string                 // who gave an index that git does not pin
 	misled     map[bundle.Digest]bool // indexes that did not lead to the bundle's digest
 	peers      map[string]*peer
-	busy       int // requests to peers under way
-	keeping    int // pieces being written; the whole is finished only between them
+	graph      plan.Graph  // whom it listens to
+	drawn      []plan.Host // the members among whom that was chosen
+	keeping    int         // pieces being written; the whole is finished only between them
 	suspects   map[string]string
 	fatal      error // of this host's disk
 	fromOrigin int64
@@ -55,11 +57,12 @@ type exchange struct {
 	mismatches int
 	scouting   bool
 
-	holding [][]int // leases being read
-	landed  int64   // bytes of leases that are over
-	rate    int64   // bytes a second the origin gave lately
-	failed  string  // why the last read failed, until the dealer was told
-	wrong   []int   // pieces the origin had wrong, until the dealer was told
+	holding [][]int       // leases being read
+	asked   time.Duration // when the dealer was told last what is where
+	landed  int64         // bytes of leases that are over
+	rate    int64         // bytes a second the origin gave lately
+	failed  string        // why the last read failed, until the dealer was told
+	wrong   []int         // pieces the origin had wrong, until the dealer was told
 	desk    deskView
 }
 
@@ -279,6 +282,9 @@ func (x *exchange) keep(i int, data []byte) error {
 	x.changed.notify()
 	return err
 }
+
+// since is the exchange's own time, as package plan counts it.
+func (x *exchange) since() time.Duration { return time.Since(x.started) }
 
 // moved notes progress.
 func (x *exchange) moved() {

@@ -56,6 +56,9 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 	seed := fnv.New64a()
 	_, _ = io.WriteString(seed, s.o.Host+"\x00"+string(x.digest))
 	x.seed = seed.Sum64()
+	lot := fnv.New64a()
+	_, _ = io.WriteString(lot, string(x.digest))
+	x.lot = lot.Sum64()
 	s.exchanges[x.digest] = x
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
@@ -153,7 +156,7 @@ func (x *exchange) callers() []*Job {
 	return slices.Clone(x.jobs)
 }
 
-// members are the live hosts of all callers, this one aside.
+// members are the live hosts of all callers that this one shares an origin with, this one aside.
 func (x *exchange) members() []string {
 	var all []string
 	for _, job := range x.callers() {
@@ -162,7 +165,8 @@ func (x *exchange) members() []string {
 		}
 	}
 	slices.Sort(all)
-	return slices.DeleteFunc(slices.Compact(all), func(host string) bool { return host == x.s.o.Host || host == "" })
+	realm := x.s.site(x.s.o.Host).realm()
+	return slices.DeleteFunc(slices.Compact(all), func(host string) bool { return host == x.s.o.Host || host == "" || x.s.site(host).realm() != realm })
 }
 
 // leader is the dealer that the callers name; of several the first, so that hosts with the same groups choose the same.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
 const (
@@ -112,10 +113,10 @@ func (x *exchange) indexHosts() []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var hosts []string
-	now := time.Now()
+	now := x.since()
 	for host, p := range x.peers {
 		offered := p.view.index
-		if offered == "" || x.suspects[host] != "" || x.misled[offered] || x.pin != "" && offered != x.pin || now.Before(p.resume) {
+		if offered == "" || x.suspects[host] != "" || x.misled[offered] || x.pin != "" && offered != x.pin || now < p.patience.Resume() {
 			continue
 		}
 		hosts = append(hosts, host)
@@ -145,7 +146,7 @@ func (x *exchange) accept(o offer) bool {
 	} else if !errors.Is(o.err, errIndex) {
 		x.mu.Lock()
 		if p := x.peers[o.host]; p != nil {
-			p.strike(1)
+			p.patience.Strike(1, x.since())
 		}
 		x.mu.Unlock()
 		return false
@@ -159,7 +160,7 @@ var errIndex = errors.New("malformed index")
 
 // indexFrom reads one peer's index.
 func (x *exchange) indexFrom(ctx context.Context, host string) (*bundle.Index, error) {
-	ctx, w := watch(ctx, peerIdle, errSilent)
+	ctx, w := watch(ctx, plan.PeerIdle, errSilent)
 	defer w.end()
 	resp, err := x.get(ctx, host, "index")
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
 // Figures of asking the dealer.
@@ -22,6 +23,7 @@ const (
 	dealerAvoid    = 10 * time.Second       // another that did not answer is left out for so long
 	askPauseMin    = 100 * time.Millisecond // after a question that failed
 	askPauseMax    = time.Second
+	askWaitMax     = 6 * time.Second // a dealer may ask for as much patience
 	leaseLongest   = 2 * time.Minute
 	leaseLargest   = 8 << 20 // bytes, but one piece at least
 )
@@ -169,15 +171,17 @@ func (x *exchange) post(ctx context.Context, host, path string, body []byte, tim
 
 // readOrigin asks for leases, one question at a time, and reads each in a goroutine of its own; how many at once is the dealer's choice.
 func (x *exchange) readOrigin(ctx context.Context) {
-	pause := askPauseMin
+	pause, pace := askPauseMin, time.NewTicker(tick)
+	defer pace.Stop()
 	for ctx.Err() == nil {
 		changed := x.changed.wait()
 		origin, where := x.origin()
-		if origin == nil || !x.needsOrigin() {
+		if origin == nil || !x.needsOrigin() && !x.reports() {
 			select {
 			case <-ctx.Done():
 			case <-changed:
 			case <-x.soonHeard():
+			case <-pace.C:
 			}
 			continue
 		}
@@ -193,7 +197,7 @@ func (x *exchange) readOrigin(ctx context.Context) {
 			x.pulls.Go(func() { x.readLease(ctx, origin, where, answer) })
 			continue
 		}
-		wait := min(max(time.Duration(answer.Retry)*time.Millisecond, askPauseMin/2), 2*askPauseMax)
+		wait := min(max(time.Duration(answer.Retry)*time.Millisecond, askPauseMin/2), askWaitMax)
 		if err != nil {
 			answer.Why, wait, pause = err.Error(), pause, min(2*pause, askPauseMax)
 		}
@@ -239,9 +243,19 @@ func (x *exchange) needsOrigin() bool {
 	return x.picker.Orphans() > 0 && x.heardEnough()
 }
 
+// reports says whether it is time to tell the dealer what is where all the same, because nobody listens to everybody.
+func (x *exchange) reports() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.partialView() && x.since()-x.asked >= plan.ReportEvery(len(x.drawn)+1)
+}
+
+// partialView says whether this host listens to a part of the members only. The lock is held.
+func (x *exchange) partialView() bool { return len(x.graph.Near)+len(x.graph.Far) < len(x.drawn) }
+
 // heardEnough says whether every known peer has told what it has, or was given time to. The lock is held.
 func (x *exchange) heardEnough() bool {
-	if time.Since(x.started) >= hearFirst {
+	if x.since() >= hearFirst {
 		return true
 	}
 	for _, p := range x.peers {
@@ -254,7 +268,7 @@ func (x *exchange) heardEnough() bool {
 
 // soonHeard fires once peers that do not answer have been waited for; nil after that.
 func (x *exchange) soonHeard() <-chan time.Time {
-	if left := hearFirst - time.Since(x.started); left > 0 {
+	if left := hearFirst - x.since(); left > 0 {
 		return time.After(left)
 	}
 	return nil
@@ -265,8 +279,9 @@ func (x *exchange) leaseQuestion() leaseRequest {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	have := x.partial.Have()
+	x.asked = x.since()
 	q := leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
-		Read: x.landed, Rate: x.rate, Hosts: len(x.peers) + 1}
+		Read: x.landed, Rate: x.rate, Hosts: len(x.drawn) + 1, Partial: x.partialView()}
 	for host, p := range x.peers {
 		if x.suspects[host] == "" && p.live && p.view.index == q.Index && len(q.Others) < newsListMax {
 			q.Others = append(q.Others, p.view.state.Reading...)
@@ -303,7 +318,7 @@ func (x *exchange) checkLease(answer leaseAnswer) error {
 func (x *exchange) hold(pieces []int) {
 	x.mu.Lock()
 	x.holding = append(x.holding, pieces)
-	x.picker.Hold(pieces, time.Since(x.started))
+	x.picker.Hold(pieces, x.since())
 	x.mu.Unlock()
 	x.changed.notify()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,47 +19,18 @@ import (
 
 // peer is another host in an exchange.
 type peer struct {
-	view    view
-	heard   bool      // it told its news, or could not be reached, at least once
-	live    bool      // it tells its news now
-	placed  bool      // the picker counts on it
-	strikes int       // requests in a row that failed
-	lies    int       // pieces it said it had and had not
-	refused time.Time // since when it is too busy for every request; zero if it is not
-	resume  time.Time
-	cancel  context.CancelFunc
+	view     view
+	heard    bool // it told its news, or could not be reached, at least once
+	live     bool // it tells its news now
+	placed   bool // the picker counts on it
+	lies     int  // pieces it said it had and had not
+	patience plan.Patience
+	far      bool       // it is in another site
+	share    plan.Share // of what comes from there
+	cancel   context.CancelFunc
 }
 
-// asks is how many requests the peer may have under way.
-func (p *peer) asks(now time.Time) int {
-	switch {
-	case now.Before(p.resume):
-		return 0
-	case p.strikes > 0:
-		return 1
-	}
-	return plan.PeerAsks
-}
-
-// strike lets the peer rest, twice as long each time.
-func (p *peer) strike(by int) {
-	p.strikes += by
-	p.resume = time.Now().Add(min(restMin<<min(p.strikes, 10), restMax))
-}
-
-// turnedAway waits a little for a busy peer. One that is busy without end counts as failing.
-func (p *peer) turnedAway(now time.Time) {
-	if p.refused.IsZero() {
-		p.refused = now
-	}
-	if now.Sub(p.refused) >= busyMax {
-		p.strike(1)
-		return
-	}
-	p.resume = now.Add(restMin)
-}
-
-// followMembers listens to every live member, and to none that left; peers whose rest is over count again.
+// followMembers listens to the neighbours among the live members, and to no others; peers whose rest is over count again.
 func (x *exchange) followMembers(ctx context.Context) {
 	now := time.Now()
 	x.mu.Lock()
@@ -70,14 +42,15 @@ func (x *exchange) followMembers(ctx context.Context) {
 	if early {
 		return
 	}
-	members := map[string]bool{}
-	for _, host := range x.members() {
-		members[host] = true
-	}
+	x.redraw(x.members())
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for host, p := range x.peers {
-		if !members[host] {
+		if share, far := x.graph.Far[host]; far != p.far || share != p.share {
+			p.far, p.share = far, share
+			x.place(host, p, nil)
+		}
+		if _, near := slices.BinarySearch(x.graph.Near, host); !near && !p.far {
 			p.cancel()
 			p.live = false
 			x.place(host, p, nil)
@@ -86,15 +59,42 @@ func (x *exchange) followMembers(ctx context.Context) {
 			x.place(host, p, nil)
 		}
 	}
-	for host := range members {
-		if x.peers[host] != nil {
-			continue
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		p := &peer{cancel: cancel}
-		x.peers[host] = p
-		x.work.Go(func() { x.listen(ctx, host, p) })
+	for _, host := range x.graph.Near {
+		x.follow(ctx, host, plan.Share{}, false)
 	}
+	for host, share := range x.graph.Far {
+		x.follow(ctx, host, share, true)
+	}
+}
+
+// redraw chooses the neighbours, if members or their sites changed.
+func (x *exchange) redraw(members []string) {
+	all := make([]plan.Host, len(members))
+	for i, host := range members {
+		all[i] = plan.Host{Name: host, Site: x.s.site(host).Name}
+	}
+	x.mu.Lock()
+	same := x.graph.Far != nil && slices.Equal(all, x.drawn)
+	x.mu.Unlock()
+	if same {
+		return
+	}
+	graph := plan.Neighbours(plan.Host{Name: x.s.o.Host, Site: x.s.site(x.s.o.Host).Name}, all, x.lot)
+	x.mu.Lock()
+	x.drawn, x.graph = all, graph
+	x.mu.Unlock()
+	x.s.links.drawn(graph.Out)
+}
+
+// follow listens to a host, if nobody does yet. The lock is held.
+func (x *exchange) follow(ctx context.Context, host string, share plan.Share, far bool) {
+	if x.peers[host] != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	p := &peer{cancel: cancel, far: far, share: share}
+	x.peers[host] = p
+	x.work.Go(func() { x.listen(ctx, host, p) })
 }
 
 // place brings the picker's knowledge of a peer up to date; gained are the pieces it told of, if nothing else changed. The lock is held.
@@ -102,7 +102,7 @@ func (x *exchange) place(host string, p *peer, gained []int) {
 	if x.picker == nil || x.peers[host] != p {
 		return
 	}
-	usable := p.live && x.suspects[host] == "" && p.view.index == x.index.Digest() && (p.strikes < strikesMax || !time.Now().Before(p.resume))
+	usable := p.live && x.suspects[host] == "" && p.view.index == x.index.Digest() && p.patience.Counts(x.since())
 	switch {
 	case !usable:
 		if p.placed {
@@ -110,6 +110,8 @@ func (x *exchange) place(host string, p *peer, gained []int) {
 		}
 	case p.placed && gained != nil:
 		x.picker.AddPieces(host, gained)
+	case p.far:
+		x.picker.SetFarPeer(host, p.view.have, p.share)
 	default:
 		x.picker.SetPeer(host, p.view.have)
 	}
@@ -221,20 +223,19 @@ func (s *Swarm) ask(ctx context.Context, method, host, path string, body io.Read
 func (x *exchange) startPeerRequest(ctx context.Context) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.busy >= requestsMax || x.fatal != nil {
+	if x.fatal != nil {
 		return false
 	}
-	now := time.Now()
-	want, ok := x.picker.Pick(now.Sub(x.started), func(host string) int {
+	now := x.since()
+	want, ok := x.picker.Pick(now, func(host string) int {
 		if p := x.peers[host]; p != nil {
-			return p.asks(now)
+			return p.patience.Asks(now)
 		}
 		return 0
 	})
 	if !ok {
 		return false
 	}
-	x.busy++
 	x.pulls.Go(func() { x.fetchFromPeer(ctx, want) })
 	return true
 }
@@ -247,23 +248,24 @@ func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
 	n, err := x.readRun(ctx, w)
 	var answer *statusError
 	x.mu.Lock()
-	x.picker.Release(w, n)
-	x.busy--
+	now := x.since()
+	x.picker.Release(w, n, now)
 	lied := false
 	if p := x.peers[w.Host]; p != nil && ctx.Err() == nil {
 		switch {
 		case err == nil:
-			p.strikes, p.lies, p.refused = 0, 0, time.Time{}
+			p.patience.Good()
+			p.lies = 0
 		case errors.As(err, &answer) && answer.code == http.StatusServiceUnavailable:
-			p.turnedAway(time.Now())
+			p.patience.TurnedAway(now)
 		case errors.As(err, &answer) && answer.code == http.StatusNotFound:
 			p.lies++
 			lied = p.lies >= liesMax
-			p.strike(1)
+			p.patience.Strike(1, now)
 		case errors.Is(err, errSilent):
-			p.strike(strikesMax)
+			p.patience.Strike(plan.Strikes, now)
 		case x.fatal == nil:
-			p.strike(1)
+			p.patience.Strike(1, now)
 		}
 		x.place(w.Host, p, []int{})
 	}
@@ -285,7 +287,7 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 	}
 	ctx, stop := context.WithTimeout(ctx, peerRequest+time.Duration(size/peerRate)*time.Second)
 	defer stop()
-	ctx, w := watch(ctx, peerIdle, errSilent)
+	ctx, w := watch(ctx, plan.PeerIdle, errSilent)
 	defer w.end()
 	resp, err := x.get(ctx, want.Host, "pieces/"+strconv.Itoa(want.From)+"/"+strconv.Itoa(want.Count))
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
@@ -147,7 +149,7 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsWriter, h holding, appeared <-chan struct{}) bool {
 	alive := time.NewTimer(newsAliveAt)
 	defer alive.Stop()
-	gap := time.NewTimer(min(newsGap*time.Duration(max(h.members, 1)), newsGapMax))
+	gap := time.NewTimer(plan.NewsGap(h.members))
 	defer gap.Stop()
 	for open := false; ; {
 		select {
@@ -191,13 +193,11 @@ func (s *Swarm) servePieces(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	select {
-	case s.uploads <- struct{}{}:
-		defer func() { <-s.uploads }()
-	default:
+	if !s.uploads.take(digest) {
 		http.Error(w, "busy", http.StatusServiceUnavailable)
 		return
 	}
+	defer s.uploads.release(digest)
 	h := s.holdingOf(digest)
 	from, err1 := strconv.Atoi(r.PathValue("from"))
 	count, err2 := strconv.Atoi(r.PathValue("count"))
@@ -214,27 +214,33 @@ func (s *Swarm) servePieces(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	link := s.links.towards(s.site(s.o.Host), s.site(requester(r, "")).Name)
 	for i := from; i < from+count; i++ {
 		data, err := h.read(i)
 		if err != nil {
 			s.log.Warn("a piece on this disk cannot be served", "digest", digest.Short(), "piece", i, "error", err)
 			panic(http.ErrAbortHandler)
 		}
-		if s.sendPiece(w, r, data) != nil {
+		if s.sendPiece(w, r, data, link) != nil {
 			return
 		}
 	}
 }
 
-// sendPiece writes a piece within this host's upload rate, in small parts where there is one, so that the asker sees it move.
-func (s *Swarm) sendPiece(w http.ResponseWriter, r *http.Request, data []byte) error {
+// sendPiece writes a piece within the rates of this host and of its site's link, in small parts where there are any, so that the asker sees it move.
+func (s *Swarm) sendPiece(w http.ResponseWriter, r *http.Request, data []byte, link *rate.Limiter) error {
 	control := http.NewResponseController(w)
-	part := len(data)
-	if s.o.Upload > 0 {
+	part, limited := len(data), s.o.Upload > 0 || link != nil
+	if limited {
 		part = throttled
 	}
 	for len(data) > 0 {
 		n := min(part, len(data))
+		if link != nil {
+			if err := take(r.Context(), link, n); err != nil {
+				return err
+			}
+		}
 		if err := take(r.Context(), s.up, n); err != nil {
 			return err
 		}
@@ -242,7 +248,7 @@ func (s *Swarm) sendPiece(w http.ResponseWriter, r *http.Request, data []byte) e
 		if _, err := w.Write(data[:n]); err != nil {
 			return err
 		}
-		if data = data[n:]; s.o.Upload > 0 {
+		if data = data[n:]; limited {
 			if err := control.Flush(); err != nil {
 				return err
 			}
@@ -296,5 +302,5 @@ func (s *Swarm) serveDealing(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "cannot use the index: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	s.desk.open(digest, index, time.Now())
+	s.desk.open(digest, index, s.site(requester(r, "")).realm(), time.Now())
 }

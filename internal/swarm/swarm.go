@@ -1,10 +1,13 @@
 // Package swarm brings a bundle to every host of a group while one copy of it leaves its origin.
 //
-// Each host that needs a bundle opens an exchange for it. It hears from every other live host, in one long answer each, what that host has (news.go); asks for missing
-// pieces rarest first (package plan); keeps a piece once it matches the index, and serves it on at once. A piece that no host has is read from the origin by exactly one
-// host: the dealer, the leader of the group's coordinator set, hands it out as a lease. After five seconds without a leader that answers the hosts agree on a dealer
+// Each host that needs a bundle opens an exchange for it. It hears from the other live hosts, of a large group from some two dozen of them, in one long answer each,
+// what that host has (news.go); asks for missing pieces rarest first (package plan); keeps a piece once it matches the index, and serves it on at once. A piece that no
+// host has is read from the origin by exactly one host: the dealer, the leader of the group's coordinator set, hands it out as a lease. After five seconds without a leader that answers the hosts agree on a dealer
 // by rendezvous; what is being read is in the news, so that a new dealer deals nothing twice. The index, where git pins one, is read by one host too; where git pins
 // none, one host reads the whole archive, cuts it, and its index serves all.
+//
+// Hosts of one site exchange with each other, and a few gateways of each site bring what it lacks from others. One copy leaves the origin for all sites together; a site
+// that reads for itself (Site.Own) gets one of its own.
 //
 // Guarantees: a piece is kept, and served on, only after its sha256 matched the index; a host that sent a wrong piece or index is named and not asked again for this
 // bundle; nobody reads the origin without a lease, and the dealer's budget bounds what leaves it whatever fails; what a restarted host had verified it does not
@@ -37,13 +40,11 @@ import (
 // Bounds of the exchange.
 const (
 	fetchesMax   = 8                      // bundles fetched at a time; others wait for their turn
-	requestsMax  = 8                      // requests to peers under way, one bundle
-	uploadsMax   = 16                     // runs of pieces served at a time, all bundles; more are turned away at once
+	uploadsMax   = 32                     // runs of pieces served at a time, all bundles, and plan.UploadsMax of one; more are turned away at once
 	streamsMax   = 2048                   // news told at a time
 	hearFirst    = 500 * time.Millisecond // before the origin is read, peers that do not answer are waited for so long
 	stallMax     = 10 * time.Second       // without any progress before Fetch gives up for now
 	tick         = 250 * time.Millisecond // how often members and resting peers are looked at
-	peerIdle     = 5 * time.Second        // a peer that sends nothing for so long is given up
 	peerRequest  = 30 * time.Second       // one request to a peer, and
 	peerRate     = 16 << 10               // so many bytes a second more
 	originIdle   = 20 * time.Second       // an origin that sends nothing for so long is given up
@@ -51,14 +52,10 @@ const (
 	askTimeout   = 2 * time.Second        // one question to the dealer
 	newsAliveAt  = 5 * time.Second        // news without news
 	newsSilence  = 15 * time.Second       // a peer without news is gone
-	newsGap      = 4 * time.Millisecond   // pause after news, times the number of members
-	newsGapMax   = 250 * time.Millisecond
-	restMin      = 50 * time.Millisecond // a peer whose request failed rests, twice as long each time
+	restMin      = 50 * time.Millisecond  // a peer that tells no news is tried again after so long, twice as long each time
 	restMax      = 5 * time.Second
-	strikesMax   = 3               // failures in a row before what a peer says it has counts for nothing until its rest is over
-	busyMax      = 4 * time.Second // a peer that turns away every request for so long fails
-	liesMax      = 3               // pieces a peer said it had and had not, before it is named
-	rateBurst    = 1 << 20         // bytes
+	liesMax      = 3       // pieces a peer said it had and had not, before it is named
+	rateBurst    = 1 << 20 // bytes
 	throttled    = 16 << 10
 	pastMax      = 256 // fetches whose cost is remembered
 )
@@ -101,6 +98,8 @@ type Options struct {
 	Upload   int64        // bytes in a second to peers; 0: no limit
 	Download int64        // bytes in a second from peers and origins; 0: no limit
 	Log      *slog.Logger // nil discards
+
+	Site func(host string) Site // where a host is; must not block; nil: all hosts are in one site
 }
 
 // Swarm is this host's part in every bundle's distribution.
@@ -108,7 +107,8 @@ type Swarm struct {
 	o        Options
 	log      *slog.Logger
 	up, down *rate.Limiter
-	uploads  chan struct{}
+	uploads  slots
+	links    links
 	streams  chan struct{}
 	fetches  chan struct{}
 	serving  gate
@@ -138,7 +138,7 @@ func New(o Options) (*Swarm, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: make(chan struct{}, uploadsMax), streams: make(chan struct{}, streamsMax),
+	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: slots{taken: map[bundle.Digest]int{}}, links: newLinks(), streams: make(chan struct{}, streamsMax),
 		fetches: make(chan struct{}, fetchesMax), desk: newDesk(), exchanges: map[bundle.Digest]*exchange{}, past: map[bundle.Digest]past{}}, nil
 }
 

@@ -17,20 +17,26 @@ const (
 	runMax       = 1 << 20         // and at most
 	runTime      = 2 * time.Second // and no more than a host reads in so long
 	runsAtOnce   = 8               // leases at a time over all hosts, but one a host
-	runsPerHost  = 4               // and of one host
+	runsPerHost  = 4               // and of one host;
+	readersMax   = 32              // leases at a time over all hosts in any case
+	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
 	rateUnknown  = 1 << 20         // bytes in a second assumed of a host that has not read anything yet
 	budgetShare  = 2               // one part in two of the bundle may leave the origin twice,
 	budgetMin    = 4 << 20         // bytes, but at least so much;
 	trickleEvery = time.Minute     // once that is spent, so often
 	trickleShare = 20              // one part in twenty more, but at least one lease
-	restMin      = 100 * time.Millisecond
-	restMax      = 5 * time.Second // a host whose read failed is not dealt anything for so long at most
+	failMin      = 100 * time.Millisecond
+	failMax      = 5 * time.Second // a host whose read failed is not dealt anything for so long at most
 	probeAfter   = 3               // failures in a row before one host at a time tries the origin
 	asideFor     = time.Minute     // a piece that two reads found wrong is left alone for so long
 	wrongMax     = 2               // reads
 	retryMin     = 50 * time.Millisecond
 	retryMax     = time.Second
 	hostsMax     = 8192 // hosts of one dealing
+	reportMin    = time.Second
+	reportMax    = 5 * time.Second  // hosts that see only a part of the others ask so often at least, even if they need nothing
+	shownFor     = 3                // times that, a piece that one of them showed counts as being somewhere; no less than landedFor
+	starvedFor   = 30 * time.Second // one that got nothing from others for so long is believed that nobody has what it does not see
 )
 
 // Request is what a host that can reach the origin says when it asks for a lease. Bits and pieces out of range are ignored.
@@ -45,6 +51,12 @@ type Request struct {
 	Read    int64  // bytes it read from the origin in this fetch, without those of the leases it holds
 	Rate    int64  // bytes in a second it read from the origin lately; 0 for unknown
 	Hosts   int    // live hosts in the swarm
+	Partial bool   // Seen is not of all of them
+}
+
+// ReportEvery is how often a host whose Seen is partial asks at least, in a swarm of so many hosts.
+func ReportEvery(hosts int) time.Duration {
+	return min(max(time.Duration(hosts)*time.Millisecond, reportMin), reportMax)
 }
 
 // Lease is a run of neighbouring pieces to be read from the origin; empty when nothing is to be had now.
@@ -67,15 +79,20 @@ type account struct {
 	lost     int64 // bytes of leases that ran out without a word
 	failures int   // in a row
 	rest     time.Duration
+	alone    int64         // bytes that it read and nobody else was heard to have
+	dealt    int           // pieces it has because they were dealt to it,
+	got      int           // and others,
+	fed      time.Duration // whose number last changed then, or it saw any that it lacks
 }
 
 // Dealer deals the pieces of one bundle.
 type Dealer struct {
 	sizes  []int64
 	total  int64
-	had    Bits                  // pieces that landed somewhere
-	landed map[int]time.Duration // of them, those not to be dealt before a time
+	had    Bits            // pieces that landed somewhere
+	landed []time.Duration // those are not dealt before then
 	hadSum int64
+	alone  map[int]*account // of them, those that nobody but this host was heard to have; kept where hosts see only a part of the others
 	leases map[int]holder
 	wrong  map[int]int
 	aside  map[int]time.Duration
@@ -91,11 +108,14 @@ type Dealer struct {
 	extra   int64 // trickled
 	trickle time.Duration
 	dry     bool // the budget is spent
+	spread  uint64
+
+	forever bool // for tests: leases do not run out
 }
 
 // NewDealer returns a dealer for pieces of these sizes, in bytes.
 func NewDealer(sizes []int64) *Dealer {
-	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), landed: map[int]time.Duration{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
+	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
 		hosts: map[string]*account{}}
 	for _, n := range sizes {
 		d.total += n
@@ -114,7 +134,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		if len(d.hosts) >= hostsMax {
 			return Lease{Why: "too many hosts ask for this bundle", Retry: retryMax}
 		}
-		a = &account{}
+		a = &account{fed: now}
 		d.hosts[r.Host] = a
 	}
 	d.hear(r, a, now)
@@ -125,16 +145,30 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	case d.failures >= probeAfter && (now < d.probe || all > 0):
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: soon(d.probe - now)}
 	case held >= d.share(r.Hosts, all):
-		return Lease{Why: "enough is on its way here already", Retry: retryMax}
+		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
+	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
+		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
+	case all >= readersMax*d.runBytes(r.Hosts):
+		return Lease{Why: "enough is on its way to other hosts", Retry: d.again(r, retryMax)}
 	}
-	run := d.pick(r, now)
+	run := d.pick(r, a, now)
 	if len(run) == 0 {
-		return Lease{Why: d.whyNothing(now), Retry: d.next(now)}
+		return Lease{Why: d.whyNothing(now), Retry: d.again(r, d.next(now))}
 	}
 	if run = d.afford(run, all, now); len(run) == 0 {
 		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent, d.total, d.reason), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
+}
+
+// again is when to ask again: later in a large swarm, where somebody else asks meanwhile.
+func (d *Dealer) again(r Request, wait time.Duration) time.Duration {
+	if !r.Partial {
+		return wait
+	}
+	d.spread += 0x9e3779b97f4a7c15 // the golden ratio: those who were told at one moment come back one by one
+	every := ReportEvery(r.Hosts)
+	return every/8 + time.Duration(d.spread>>32*uint64(every)>>32)
 }
 
 // soon bounds when a host is to ask again.
@@ -150,6 +184,9 @@ func (d *Dealer) hear(r Request, a *account, now time.Duration) {
 	d.spent = min(d.spent+fresh-a.lost, 1<<60)
 	a.read, a.lost = r.Read, 0
 	d.land(r, a, now)
+	if r.Partial {
+		d.show(r, a, now)
+	}
 	holding := map[int]bool{}
 	for _, i := range r.Holding {
 		holding[i] = true
@@ -158,7 +195,7 @@ func (d *Dealer) hear(r Request, a *account, now time.Duration) {
 		switch {
 		case h.host == r.Host && !holding[i]:
 			delete(d.leases, i)
-		case now >= h.until:
+		case now >= h.until && !d.forever:
 			delete(d.leases, i)
 			if lost := d.hosts[h.host]; lost != nil && h.host != r.Host {
 				lost.lost += d.sizes[i]
@@ -184,6 +221,11 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			}
 			if d.leases[i].host == r.Host && r.Have.Has(i) {
 				a.failures, d.failures = 0, 0
+				a.dealt++
+				if r.Partial {
+					d.alone[i] = a
+					a.alone += d.sizes[i]
+				}
 			}
 			delete(d.leases, i)
 			d.had.Set(i)
@@ -191,6 +233,41 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			d.hadSum += d.sizes[i]
 		}
 	}
+}
+
+// show keeps what the host has and sees from being dealt for a while, for the asker may see none of those who have it. A host that got nothing from others for long
+// is believed all the same; so a host that claims to have everything delays the others, and does not stop them.
+func (d *Dealer) show(r Request, a *account, now time.Duration) {
+	until, food := now+max(shownFor*ReportEvery(r.Hosts), landedFor), false
+	for k := range d.had {
+		have, seen := byteAt(r.Have, k), byteAt(r.Seen, k)
+		food = food || seen&^have != 0
+		for shown := (have | seen) & d.had[k]; shown != 0; shown &= shown - 1 {
+			i := 8*k + lowest(shown)
+			d.landed[i] = max(d.landed[i], until)
+		}
+	}
+	for i, by := range d.alone {
+		if by != a && r.Have.Has(i) {
+			d.accompany(i)
+		}
+	}
+	if got := r.Have.Count() - a.dealt; food || got != a.got {
+		a.got, a.fed = got, now
+	}
+}
+
+// accompany notes that a piece is not at one host alone any more.
+func (d *Dealer) accompany(i int) {
+	if by := d.alone[i]; by != nil {
+		by.alone -= d.sizes[i]
+		delete(d.alone, i)
+	}
+}
+
+// starved says whether a host that sees only a part of the others has got nothing from them for long.
+func (a *account) starved(r Request, now time.Duration) bool {
+	return r.Partial && now-a.fed >= starvedFor
 }
 
 func byteAt(b Bits, k int) byte {
@@ -239,10 +316,10 @@ func (d *Dealer) hearFailure(r Request, a *account, now time.Duration) {
 	}
 	a.failures++
 	d.failures++
-	a.rest = now + min(restMin<<min(a.failures, 10), restMax)
+	a.rest = now + min(failMin<<min(a.failures, 10), failMax)
 	d.reason = r.Host + ": " + r.Failed
 	if d.failures >= probeAfter {
-		d.probe = now + min(restMin<<min(d.failures-probeAfter, 10), restMax)
+		d.probe = now + min(failMin<<min(d.failures-probeAfter, 10), failMax)
 	}
 }
 
@@ -268,11 +345,11 @@ func (d *Dealer) share(hosts int, all int64) int64 {
 
 // runBytes is the size of one lease: small enough that every host has many, large enough that requests cost little.
 func (d *Dealer) runBytes(hosts int) int64 {
-	return min(max(d.total/int64(16*hosts), runMin), runMax)
+	return min(max(d.total/int64(16*min(hosts, readersMax)), runMin), runMax)
 }
 
 // pick finds the first run of neighbouring pieces that nobody has and nobody reads.
-func (d *Dealer) pick(r Request, now time.Duration) []int {
+func (d *Dealer) pick(r Request, a *account, now time.Duration) []int {
 	most := d.runBytes(r.Hosts)
 	if r.Rate > 0 {
 		most = min(most, max(runMin, min(r.Rate, runMax)*int64(runTime/time.Second)))
@@ -280,7 +357,7 @@ func (d *Dealer) pick(r Request, now time.Duration) []int {
 	var run []int
 	var size int64
 	for i := range d.sizes {
-		if !d.free(i, r, now) {
+		if !d.free(i, r, a, now) {
 			if len(run) > 0 {
 				break
 			}
@@ -295,8 +372,8 @@ func (d *Dealer) pick(r Request, now time.Duration) []int {
 }
 
 // free says whether a piece may be dealt to the asker.
-func (d *Dealer) free(i int, r Request, now time.Duration) bool {
-	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] {
+func (d *Dealer) free(i int, r Request, a *account, now time.Duration) bool {
+	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] && !a.starved(r, now) {
 		return false
 	}
 	if _, taken := d.leases[i]; taken {
@@ -342,12 +419,12 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 		if d.had.Has(i) {
 			d.had.Clear(i)
 			d.hadSum -= d.sizes[i]
+			d.accompany(i)
 		}
-		delete(d.landed, i)
 		delete(d.aside, i)
 	}
 	if d.failures >= probeAfter {
-		d.probe = now + min(restMin<<min(d.failures-probeAfter, 10), restMax)
+		d.probe = now + min(failMin<<min(d.failures-probeAfter, 10), failMax)
 	}
 	return Lease{Pieces: run, For: length}
 }

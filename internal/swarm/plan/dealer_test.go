@@ -413,3 +413,90 @@ func TestAHostThatSaysItHoldsEverythingDoesNotKeepItAll(t *testing.T) {
 		t.Errorf("%d hosts were turned away", many)
 	}
 }
+
+// asker is a host of a swarm of n that sees a part of it.
+func asker(name string, n int, have, seen Bits) Request {
+	return Request{Host: name, Have: have, Seen: seen, Hosts: n, Partial: true}
+}
+
+func TestWhatAnyHostShowsIsNotDealtToOneThatDoesNotSeeIt(t *testing.T) {
+	d := NewDealer([]int64{100})
+	if lease := d.Deal(asker("a", 200, nil, nil), 0); len(lease.Pieces) != 1 {
+		t.Fatalf("%+v", lease)
+	}
+	now := time.Duration(0)
+	for range 5 {
+		now += time.Second
+		d.Deal(asker("a", 200, Bits{1}, nil), now)
+		if lease := d.Deal(asker("b", 200, nil, nil), now); len(lease.Pieces) > 0 {
+			t.Fatalf("dealt again after %v: %+v", now, lease)
+		}
+	}
+	now += landedFor - 1
+	if lease := d.Deal(asker("b", 200, nil, nil), now); len(lease.Pieces) > 0 {
+		t.Error("dealt again too early")
+	}
+	if lease := d.Deal(asker("b", 200, nil, nil), now+time.Second); len(lease.Pieces) != 1 {
+		t.Errorf("nobody shows it any more, and it is not dealt: %+v", lease)
+	}
+}
+
+func TestALiarDelaysAHostThatGetsNothingForAWhileOnly(t *testing.T) {
+	d := NewDealer([]int64{100, 100})
+	for now := time.Duration(0); now < 2*starvedFor; now += time.Second {
+		d.Deal(asker("liar", 200, Bits{3}, nil), now)
+		if lease := d.Deal(asker("honest", 200, nil, nil), now); len(lease.Pieces) > 0 {
+			if now < starvedFor {
+				t.Errorf("dealt after %v", now)
+			}
+			return
+		}
+	}
+	t.Error("a liar stops the dealing")
+}
+
+func TestAHostThatNobodyGotAnythingFromWaits(t *testing.T) {
+	sizes := make([]int64, 2000)
+	for i := range sizes {
+		sizes[i] = runMin
+	}
+	d := NewDealer(sizes)
+	for i := range enough * readersMax {
+		d.Deal(asker(fmt.Sprint("other-", i), 900, nil, nil), 0)
+	}
+	have, now := NewBits(2000), 3*leaseMin // the leases above ran out
+	for d.hosts["reader"] == nil || d.hosts["reader"].alone < runsPerHost*d.runBytes(900) {
+		now += time.Second
+		lease := d.Deal(asker("reader", 900, have, nil), now)
+		if len(lease.Pieces) == 0 && d.hosts["reader"].alone < runsPerHost*d.runBytes(900) {
+			t.Fatalf("%+v", lease)
+		}
+		for _, i := range lease.Pieces {
+			have.Set(i)
+		}
+	}
+	if lease := d.Deal(asker("reader", 900, have, nil), now); len(lease.Pieces) > 0 || lease.Why != "others have to get first what this host read" {
+		t.Errorf("%+v", lease)
+	}
+	d.Deal(asker("other-1", 900, have, nil), now)
+	if lease := d.Deal(asker("reader", 900, have, nil), now); len(lease.Pieces) == 0 {
+		t.Errorf("others have it now: %+v", lease)
+	}
+}
+
+func TestALargeSwarmIsToldToComeBackOneByOne(t *testing.T) {
+	sizes := []int64{100}
+	d := NewDealer(sizes)
+	d.Deal(asker("reader", 5000, nil, nil), 0)
+	times := map[time.Duration]bool{}
+	for i := range 100 {
+		lease := d.Deal(asker(fmt.Sprint("other-", i), 5000, nil, nil), 0)
+		if lease.Retry <= 0 || lease.Retry > 2*reportMax {
+			t.Fatalf("come back after %v", lease.Retry)
+		}
+		times[lease.Retry/(100*time.Millisecond)] = true
+	}
+	if len(times) < 40 {
+		t.Errorf("a hundred hosts come back at %d moments", len(times))
+	}
+}

@@ -11,8 +11,15 @@ import (
 const (
 	PeerRunMax = 256 << 10   // bytes a host asks of a peer at once, but one piece at least
 	PeerAsks   = 2           // requests under way to one peer
-	againAfter = time.Second // on its way for so long, a piece is asked of a second peer when nothing else is left to ask
-	waysMax    = 2           // requests for one piece at a time
+	againAfter = time.Second // on its way for so long (or againTimes what requests take lately), a piece is asked of a second peer when nothing else is left to ask
+	againTimes = 3
+	againMin   = 250 * time.Millisecond
+	againMax   = 5 * time.Second
+	bringTimes = 4 // what another host is to bring from another site is waited for so many times as long
+	slowTimes  = 4 // a peer that takes so many times longer than most
+	slowMin    = 200 * time.Millisecond
+	slowFor    = 15 * time.Second // is asked for so long only for what others do not have
+	waysMax    = 2                // requests for one piece at a time
 )
 
 // Want is one request to a peer: Count neighbouring pieces from From on.
@@ -20,19 +27,26 @@ type Want struct {
 	Host  string
 	From  int
 	Count int
+	since time.Duration
 }
 
 // Picker is what one host knows of the pieces of one bundle. It costs a look at each idle piece to pick one, and nothing to wait.
 type Picker struct {
 	sizes   []int64
 	missing words
-	idle    words // missing, and on its way from nowhere
-	rarity  []uint16
-	ways    map[int]way    // pieces on their way
-	peers   []*source      // by name
-	busy    map[string]int // requests under way by host, also to peers that were dropped
-	orphans int            // idle pieces that no peer has
+	idle    words           // missing, and on its way from nowhere
+	nearby  words           // at a peer of the own site
+	rarity  []uint16        // how many peers have a piece, but for those that are asked last,
+	distant []uint16        // and of these
+	ways    map[int]way     // pieces on their way
+	peers   []*source       // by name
+	busy    map[string]*int // requests under way by host, also to peers that were dropped
+	began   []time.Duration // of each of them
+	orphans int             // idle pieces that no peer has
 	turn    uint64
+	pace    float64         // nanoseconds a byte of any peer took lately
+	due     []time.Duration // when a piece that only other sites have is everybody's; 0 while it is not such a one; nil without far peers
+	blind   bool            // for tests: rarity counts for nothing
 }
 
 // way is how a piece comes here.
@@ -45,14 +59,20 @@ type way struct {
 // source is one peer.
 type source struct {
 	host string
+	far  bool  // of another site
+	last bool  // it is asked only for what the others do not have: it is far, or slow
+	ours words // of a far one's pieces, those that this host brings to the own site
 	have words
+	busy *int // requests under way
 	load int64
+	pace float64       // nanoseconds a byte took lately; 0 for unknown
+	slow time.Duration // until then it is last
 }
 
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
 func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	n := len(sizes)
-	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), rarity: make([]uint16, n), ways: map[int]way{}, busy: map[string]int{}, turn: seed | 1}
+	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
 	for i := range n {
 		if !have.Has(i) {
 			p.missing.set(i)
@@ -70,18 +90,40 @@ func (p *Picker) Orphans() int { return p.orphans }
 func (p *Picker) Seen() Bits {
 	seen := NewBits(len(p.sizes))
 	for i, n := range p.rarity {
-		if n > 0 {
+		if n > 0 || p.distant[i] > 0 {
 			seen.Set(i)
 		}
 	}
 	return seen
 }
 
-// SetPeer replaces what a peer has; a new one is added.
-func (p *Picker) SetPeer(host string, have Bits) {
+// SetPeer replaces what a peer of the own site has; a new one is added.
+func (p *Picker) SetPeer(host string, have Bits) { p.setPeer(host, have, false) }
+
+// SetFarPeer does so for a peer of another site. It is asked only for what no peer of the own site has. Of the hosts of the own site that ask there, each fetches its
+// share first, and other pieces only once they are due for long.
+func (p *Picker) SetFarPeer(host string, have Bits, share Share) {
+	p.setPeer(host, have, true)
 	s := p.peer(host)
+	s.ours = newWords(len(p.sizes))
+	for i := range p.sizes {
+		if share.Of <= 1 || i%share.Of == share.Slot {
+			s.ours.set(i)
+		}
+	}
+	if p.due == nil {
+		p.due = make([]time.Duration, len(p.sizes))
+	}
+}
+
+func (p *Picker) setPeer(host string, have Bits, far bool) {
+	s := p.peer(host)
+	if s != nil && s.far != far {
+		p.DropPeer(host)
+		s = nil
+	}
 	if s == nil {
-		s = &source{host: host, have: newWords(len(p.sizes))}
+		s = &source{host: host, far: far, last: far, busy: p.busyWith(host), have: newWords(len(p.sizes))}
 		at, _ := slices.BinarySearchFunc(p.peers, host, bySource)
 		p.peers = slices.Insert(p.peers, at, s)
 	}
@@ -97,7 +139,7 @@ func (p *Picker) AddPieces(host string, pieces []int) {
 	for _, i := range pieces {
 		if i >= 0 && i < len(p.sizes) && !s.have.has(i) {
 			s.have.set(i)
-			p.common(i, +1)
+			p.common(s, i, +1)
 		}
 	}
 }
@@ -111,6 +153,17 @@ func (p *Picker) DropPeer(host string) {
 	p.change(s, newWords(len(p.sizes)))
 	at, _ := slices.BinarySearchFunc(p.peers, host, bySource)
 	p.peers = slices.Delete(p.peers, at, at+1)
+	if *s.busy == 0 {
+		delete(p.busy, host)
+	}
+}
+
+// busyWith counts the requests under way to a host.
+func (p *Picker) busyWith(host string) *int {
+	if p.busy[host] == nil {
+		p.busy[host] = new(int)
+	}
+	return p.busy[host]
 }
 
 // change gives a peer another set of pieces.
@@ -121,24 +174,33 @@ func (p *Picker) change(s *source, have words) {
 			if now&(diff&-diff) != 0 {
 				by = +1
 			}
-			p.common(k<<6+bits.TrailingZeros64(diff), by)
+			p.common(s, k<<6+bits.TrailingZeros64(diff), by)
 		}
 	}
 	s.have = have
 }
 
 // common makes a piece more or less common.
-func (p *Picker) common(i, by int) {
+func (p *Picker) common(s *source, i, by int) {
 	if p.orphan(i) {
 		p.orphans--
 	}
-	p.rarity[i] = uint16(int(p.rarity[i]) + by)
+	if s.last {
+		p.distant[i] = uint16(int(p.distant[i]) + by)
+	} else {
+		p.rarity[i] = uint16(int(p.rarity[i]) + by)
+		if p.rarity[i] > 0 {
+			p.nearby.set(i)
+		} else {
+			p.nearby.clear(i)
+		}
+	}
 	if p.orphan(i) {
 		p.orphans++
 	}
 }
 
-func (p *Picker) orphan(i int) bool { return p.idle.has(i) && p.rarity[i] == 0 }
+func (p *Picker) orphan(i int) bool { return p.idle.has(i) && p.rarity[i] == 0 && p.distant[i] == 0 }
 
 // setIdle moves a piece into or out of the set of idle pieces.
 func (p *Picker) setIdle(i int, idle bool) {
@@ -186,16 +248,53 @@ func (p *Picker) Unhold(pieces []int) {
 }
 
 // Release ends a request that Pick returned, whether its pieces arrived or not.
-func (p *Picker) Release(w Want, bytes int64) {
+func (p *Picker) Release(w Want, bytes int64, now time.Duration) {
 	for i := w.From; i < w.From+w.Count; i++ {
 		p.arrive(i)
 	}
-	if p.busy[w.Host]--; p.busy[w.Host] <= 0 {
+	if at := slices.Index(p.began, w.since); at >= 0 {
+		p.began = slices.Delete(p.began, at, at+1)
+	}
+	n, s := p.busyWith(w.Host), p.peer(w.Host)
+	if *n--; *n <= 0 && s == nil {
 		delete(p.busy, w.Host)
 	}
-	if s := p.peer(w.Host); s != nil {
+	if s != nil {
 		s.load += bytes
+		p.clock(s, bytes, now-w.since, now)
 	}
+}
+
+// clock notes how long a peer took. One that takes much longer than most is left alone for a while.
+func (p *Picker) clock(s *source, bytes int64, took, now time.Duration) {
+	if bytes <= 0 {
+		return
+	}
+	pace := float64(max(took, 0)) / float64(bytes)
+	s.pace = smooth(s.pace, pace, 2)
+	if s.pace > slowTimes*p.pace && p.pace > 0 && took > slowMin {
+		s.slow = now + slowFor
+		p.rank(s, true)
+	}
+	p.pace = smooth(p.pace, min(pace, slowTimes*max(p.pace, pace/slowTimes)), 16)
+}
+
+// rank puts a peer among those that are asked last, or takes it out of them.
+func (p *Picker) rank(s *source, last bool) {
+	if s.last != last {
+		have := s.have
+		p.change(s, newWords(len(p.sizes)))
+		s.last = last
+		p.change(s, have)
+	}
+}
+
+// smooth moves a mean by one part in n.
+func smooth(mean, value float64, n int) float64 {
+	if mean == 0 {
+		return value
+	}
+	return mean + (value-mean)/float64(n)
 }
 
 func (p *Picker) depart(i int, host string, now time.Duration) {
@@ -218,16 +317,25 @@ func (p *Picker) arrive(i int) {
 	p.setIdle(i, p.missing.has(i))
 }
 
-// Pick chooses what to ask next, and counts it as on its way: the rarest idle piece that a peer with a free request has, from the least busy of those peers. asks
+// Pick chooses what to ask next, and counts it as on its way: the rarest idle piece that a peer with a free request has, from the least busy of those peers; what no peer of the own site has comes first. asks
 // says how many requests a peer may have under way now; 0 leaves it alone. ok is false when there is nothing to ask.
 func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok bool) {
+	if p.full(now) {
+		return Want{}, false
+	}
 	p.turn = p.turn*6364136223846793005 + 1442695040888963407
-	able := make([]*source, 0, len(p.peers))
+	able, least := make([]*source, 0, len(p.peers)), uint16(1)
 	union := newWords(len(p.sizes))
 	for _, s := range p.peers {
-		if p.busy[s.host] < asks(s.host) {
+		if !s.far && s.last && now >= s.slow {
+			p.rank(s, false)
+		}
+		if *s.busy < asks(s.host) {
 			able = append(able, s)
 			for k, h := range s.have {
+				if s.last {
+					h, least = h&p.bring(s, k, now), 0
+				}
 				union[k] |= h
 			}
 		}
@@ -235,15 +343,36 @@ func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok
 	if len(able) == 0 {
 		return Want{}, false
 	}
-	if i := p.rarest(union); i >= 0 {
-		return p.take(p.leastBusy(able, i, ""), i, now), true
+	if i := p.rarest(union, least); i >= 0 {
+		return p.take(p.leastBusy(able, i, "", p.rarity[i] == 0), i, now), true
 	}
 	return p.again(now, able)
 }
 
-// rarest finds the rarest idle piece of a set, starting somewhere else each time; -1 for none.
-func (p *Picker) rarest(of words) int {
+// bring says which of 64 pieces this host is to fetch from another site now: those of its share that no peer of the own site has, and others that are due.
+func (p *Picker) bring(s *source, k int, now time.Duration) uint64 {
+	if !s.far {
+		return ^p.nearby[k]
+	}
+	want := s.have[k] & s.ours[k] &^ p.nearby[k]
+	for others := s.have[k] & p.idle[k] &^ s.ours[k] &^ p.nearby[k]; others != 0; others &= others - 1 {
+		i := k<<6 + bits.TrailingZeros64(others)
+		switch {
+		case p.due[i] == 0:
+			p.due[i] = now + bringTimes*p.overdue()
+		case now >= p.due[i]:
+			want |= others & -others
+		}
+	}
+	return want
+}
+
+// rarest finds the rarest idle piece of a set, starting somewhere else each time; -1 for none. None of them is at fewer peers than least.
+func (p *Picker) rarest(of words, least uint16) int {
 	best, start, turned := -1, int((p.turn>>33)%uint64(len(of))), int(p.turn>>20)&63
+	if p.blind {
+		start, turned = 0, 0
+	}
 	for k := range of {
 		word := start + k
 		if word >= len(of) {
@@ -254,7 +383,7 @@ func (p *Picker) rarest(of words) int {
 			if best < 0 || p.rarity[i] < p.rarity[best] {
 				best = i
 			}
-			if p.rarity[best] <= 1 {
+			if p.rarity[best] <= least || p.blind {
 				return best
 			}
 		}
@@ -262,16 +391,16 @@ func (p *Picker) rarest(of words) int {
 	return best
 }
 
-// leastBusy finds the peer to ask for piece i, other than one; nil for none.
-func (p *Picker) leastBusy(able []*source, i int, other string) *source {
+// leastBusy finds the peer to ask for piece i, among those asked first or last, other than one; nil for none.
+func (p *Picker) leastBusy(able []*source, i int, other string, last bool) *source {
 	var best *source
 	least, start := 0, int((p.turn>>40)%uint64(len(able)))
 	for k := range able {
 		s := able[(start+k)%len(able)]
-		if s.host == other || !s.have.has(i) {
+		if s.last != last || s.host == other || !s.have.has(i) {
 			continue
 		}
-		if busy := p.busy[s.host]; best == nil || busy < least || busy == least && s.load < best.load {
+		if busy := *s.busy; best == nil || busy < least || busy == least && s.load < best.load {
 			best, least = s, busy
 		}
 	}
@@ -280,7 +409,7 @@ func (p *Picker) leastBusy(able []*source, i int, other string) *source {
 
 // take makes a request of a piece and those idle ones after it that the peer has and that are no more common.
 func (p *Picker) take(s *source, i int, now time.Duration) Want {
-	w := Want{Host: s.host, From: i, Count: 1}
+	w := Want{Host: s.host, From: i, Count: 1, since: now}
 	size := p.sizes[i]
 	for n := i + 1; n < len(p.sizes) && p.idle.has(n) && s.have.has(n) && p.rarity[n] <= p.rarity[i] && size+p.sizes[n] <= PeerRunMax; n++ {
 		w.Count, size = w.Count+1, size+p.sizes[n]
@@ -288,8 +417,33 @@ func (p *Picker) take(s *source, i int, now time.Duration) Want {
 	for n := i; n < i+w.Count; n++ {
 		p.depart(n, s.host, now)
 	}
-	p.busy[s.host]++
+	p.count(s, now)
 	return w
+}
+
+// count notes a request that begins.
+func (p *Picker) count(s *source, now time.Duration) {
+	*s.busy++
+	p.began = append(p.began, now)
+}
+
+// overdue is how long a request may take before it is not waited for alone.
+func (p *Picker) overdue() time.Duration {
+	if p.pace == 0 {
+		return againAfter
+	}
+	return min(max(time.Duration(againTimes*p.pace*PeerRunMax), againMin), againMax)
+}
+
+// full says whether enough requests are under way. Those that are overdue make room for as many.
+func (p *Picker) full(now time.Duration) bool {
+	late := 0
+	for _, since := range p.began {
+		if now-since >= p.overdue() {
+			late++
+		}
+	}
+	return len(p.began)-late >= RequestsMax || len(p.began) >= 2*RequestsMax
 }
 
 // again asks a second peer for the piece that is on its way for longest.
@@ -297,13 +451,17 @@ func (p *Picker) again(now time.Duration, able []*source) (Want, bool) {
 	best := -1
 	var from *source
 	for i, w := range p.ways {
-		if w.count >= waysMax || !p.missing.has(i) || now-w.since < againAfter {
+		if w.count >= waysMax || !p.missing.has(i) || now-w.since < p.overdue() {
 			continue
 		}
 		if best >= 0 && (w.since > p.ways[best].since || w.since == p.ways[best].since && i > best) {
 			continue
 		}
-		if s := p.leastBusy(able, i, w.host); s != nil {
+		s := p.leastBusy(able, i, w.host, false)
+		if s == nil {
+			s = p.leastBusy(able, i, w.host, true)
+		}
+		if s != nil {
 			best, from = i, s
 		}
 	}
@@ -311,8 +469,8 @@ func (p *Picker) again(now time.Duration, able []*source) (Want, bool) {
 		return Want{}, false
 	}
 	p.depart(best, from.host, now)
-	p.busy[from.host]++
-	return Want{Host: from.host, From: best, Count: 1}, true
+	p.count(from, now)
+	return Want{Host: from.host, From: best, Count: 1, since: now}, true
 }
 
 func bySource(s *source, host string) int { return cmp.Compare(s.host, host) }

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,8 @@ func always(int) func(string) int { return func(string) int { return PeerAsks } 
 
 // model is what a Picker should know, kept the slow way.
 type model struct {
+	p     *Picker
+	now   time.Duration
 	sizes []int64
 	have  map[int]bool
 	peers map[string]map[int]bool
@@ -21,14 +24,25 @@ type model struct {
 	holds [][]int
 }
 
+// rarity counts the peers that have a piece and are not asked last.
 func (m *model) rarity(i int) int {
 	n := 0
-	for _, has := range m.peers {
-		if has[i] {
+	for host, has := range m.peers {
+		if has[i] && !m.p.peer(host).last {
 			n++
 		}
 	}
 	return n
+}
+
+// seen says whether any peer has a piece.
+func (m *model) seen(i int) bool {
+	for _, has := range m.peers {
+		if has[i] {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) busy(host string) int {
@@ -45,10 +59,10 @@ func (m *model) busy(host string) int {
 func (m *model) check(t *rapid.T, p *Picker) {
 	orphans := 0
 	for i := range m.sizes {
-		if !m.have[i] && m.ways[i] == 0 && m.rarity(i) == 0 {
+		if !m.have[i] && m.ways[i] == 0 && !m.seen(i) {
 			orphans++
 		}
-		if got := p.Seen().Has(i); got != (m.rarity(i) > 0) {
+		if got := p.Seen().Has(i); got != m.seen(i) {
 			t.Fatalf("piece %d seen: %v", i, got)
 		}
 	}
@@ -79,6 +93,7 @@ func TestPickerKeepsItsPromises(t *testing.T) {
 		m.have = have
 		p := NewPicker(m.sizes, here, rapid.Uint64().Draw(t, "seed"))
 		now := time.Duration(0)
+		m.p = p
 		host := rapid.SampledFrom([]string{"a", "b", "c", "d"})
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) { m.check(t, p) },
@@ -102,6 +117,7 @@ func TestPickerKeepsItsPromises(t *testing.T) {
 			},
 			"pick": func(t *rapid.T) {
 				now += time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond
+				m.now = now
 				if w, ok := p.Pick(now, always(0)); ok {
 					m.picked(t, w)
 				} else {
@@ -122,7 +138,7 @@ func TestPickerKeepsItsPromises(t *testing.T) {
 						m.have[i] = true
 					}
 				}
-				p.Release(w, 100)
+				p.Release(w, 100, now)
 			},
 			"lose": func(t *rapid.T) {
 				i := rapid.IntRange(0, n-1).Draw(t, "piece")
@@ -183,10 +199,10 @@ func (m *model) picked(t *rapid.T, w Want) {
 	m.asks = append(m.asks, w)
 }
 
-// available says whether a peer with a free request has the piece.
+// available says whether a peer with a free request has the piece, and is to be asked for it.
 func (m *model) available(i int) bool {
 	for host, has := range m.peers {
-		if has[i] && m.busy(host) < PeerAsks {
+		if has[i] && m.busy(host) < PeerAsks && (m.rarity(i) == 0 || !m.p.peer(host).last) {
 			return true
 		}
 	}
@@ -195,6 +211,9 @@ func (m *model) available(i int) bool {
 
 // unpicked checks that there was nothing.
 func (m *model) unpicked(t *rapid.T) {
+	if m.p.full(m.now) {
+		return
+	}
 	for i := range m.sizes {
 		if !m.have[i] && m.ways[i] == 0 && m.available(i) {
 			t.Fatalf("piece %d was not asked for", i)
@@ -316,7 +335,7 @@ func BenchmarkPick(b *testing.B) {
 			for i := w.From; i < w.From+w.Count; i++ {
 				p.Got(i)
 			}
-			p.Release(w, 1)
+			p.Release(w, 1, 0)
 		}
 	}
 }
@@ -335,5 +354,144 @@ func BenchmarkDeal(b *testing.B) {
 				have.Set(i)
 			}
 		}
+	}
+}
+
+// a picker of n pieces of one run each.
+func emptyPicker(n int) *Picker {
+	sizes := make([]int64, n)
+	for i := range sizes {
+		sizes[i] = PeerRunMax
+	}
+	return NewPicker(sizes, nil, 1)
+}
+
+func bitsOf(pieces ...int) Bits {
+	b := NewBits(slices.Max(pieces) + 1)
+	for _, i := range pieces {
+		b.Set(i)
+	}
+	return b
+}
+
+func TestAnotherSiteIsAskedOnlyForWhatTheOwnOneLacks(t *testing.T) {
+	p := emptyPicker(4)
+	p.SetPeer("near", bitsOf(0, 1))
+	p.SetFarPeer("far", bitsOf(0, 1, 2, 3), Share{Slot: 0, Of: 2})
+	first, _ := p.Pick(0, always(0))
+	if first.Host != "far" || first.From != 2 {
+		t.Errorf("first %+v, expected piece 2, which is this host's to bring", first)
+	}
+	for range 2 {
+		if w, ok := p.Pick(0, always(0)); !ok || w.Host != "near" {
+			t.Errorf("then %+v", w)
+		}
+	}
+	due := bringTimes * p.overdue()
+	if w, ok := p.Pick(againAfter-1, always(0)); ok {
+		t.Errorf("%+v is another host's to bring", w)
+	}
+	if w, ok := p.Pick(due, always(0)); !ok || w.Host != "far" || w.From != 3 {
+		t.Errorf("piece 3 is due, got %+v", w)
+	}
+	if p.Orphans() != 0 || p.Seen().Count() != 4 {
+		t.Errorf("%d orphans, sees %v", p.Orphans(), p.Seen())
+	}
+	p.SetPeer("far", bitsOf(3)) // it moved
+	if p.rarity[3] != 1 || p.distant[3] != 0 {
+		t.Errorf("rarity %v, distant %v", p.rarity, p.distant)
+	}
+}
+
+func TestASlowPeerIsAskedOnlyForWhatOthersLack(t *testing.T) {
+	p := emptyPicker(40)
+	for _, host := range []string{"fast", "slow"} {
+		p.SetPeer(host, bitsOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
+	}
+	now := time.Duration(0)
+	only := func(host string) func(string) int {
+		return func(h string) int {
+			if h == host {
+				return 1
+			}
+			return 0
+		}
+	}
+	for host, took := range map[string]time.Duration{"fast": 20 * time.Millisecond, "slow": time.Second} {
+		for range 3 {
+			w, _ := p.Pick(now, only(host))
+			now += took
+			p.Got(w.From)
+			p.Release(w, PeerRunMax, now)
+		}
+	}
+	w, _ := p.Pick(now, only("fast"))
+	now += 20 * time.Millisecond
+	p.Release(w, PeerRunMax, now)
+	slow, _ := p.Pick(now, only("slow"))
+	now += time.Second
+	p.Release(slow, PeerRunMax, now)
+	if w, ok := p.Pick(now, only("slow")); ok {
+		t.Errorf("the slow peer is asked for %+v, which the other has", w)
+	}
+	p.AddPieces("slow", []int{30})
+	if w, ok := p.Pick(now, always(0)); !ok || w.Host != "slow" || w.From != 30 {
+		t.Errorf("only the slow one has piece 30, got %+v", w)
+	}
+	if w, ok := p.Pick(now+slowFor, func(h string) int { return 2 * only("slow")(h) }); !ok || w.Host != "slow" {
+		t.Error("it is not given another chance")
+	}
+}
+
+func TestRequestsThatAreOverdueMakeRoom(t *testing.T) {
+	p := emptyPicker(40)
+	all := make([]int, 40)
+	for i := range all {
+		all[i] = i
+	}
+	for k := range 20 {
+		p.SetPeer(fmt.Sprint("peer-", k), bitsOf(all...))
+	}
+	count := func(now time.Duration) (n int) {
+		for {
+			if _, ok := p.Pick(now, always(0)); !ok {
+				return n
+			}
+			n++
+		}
+	}
+	if n := count(0); n != RequestsMax {
+		t.Errorf("%d requests at once", n)
+	}
+	if n := count(againAfter); n != RequestsMax {
+		t.Errorf("%d more once those are overdue", n)
+	}
+	if n := count(3 * againAfter); n != 0 {
+		t.Errorf("%d more without end", n)
+	}
+}
+
+func TestPatience(t *testing.T) {
+	var p Patience
+	if p.Asks(0) != PeerAsks || !p.Counts(0) {
+		t.Error("a stranger is not trusted")
+	}
+	now := time.Duration(0)
+	for now < busyMax {
+		p.TurnedAway(now)
+		if p.Asks(now) != 0 || !p.Counts(now) {
+			t.Fatal("a busy peer is asked at once, or not believed")
+		}
+		now = p.Resume()
+	}
+	for range Strikes {
+		p.TurnedAway(now)
+	}
+	if p.Counts(now) || p.Asks(p.Resume()) != 1 {
+		t.Error("one that is busy without end is believed")
+	}
+	p.Good()
+	if p.Asks(p.Resume()) != PeerAsks {
+		t.Error("one that is well again is not trusted")
 	}
 }
