@@ -1,0 +1,192 @@
+package plan
+
+import (
+	"slices"
+	"time"
+)
+
+// dealer is the one that deals to a host.
+func (s *sim) dealer(h *simHost) *Dealer {
+	if s.c.own {
+		return s.dealers[h.site]
+	}
+	return s.dealers[0]
+}
+
+// partial says whether a host sees only a part of the swarm.
+func (s *sim) partial(h *simHost) bool { return len(h.graph)+1 < s.swarm(h) }
+
+// swarm counts the members that a host knows.
+func (s *sim) swarm(h *simHost) int {
+	n := 0
+	for _, m := range s.members {
+		if m.Name != "" && (!s.c.own || m.Site == s.members[h.id].Site) {
+			n++
+		}
+	}
+	return n
+}
+
+// ask asks the dealer, if there is need and no question under way or planned.
+func (s *sim) ask(h *simHost) {
+	if !h.route || h.asking || h.dead || h.done > 0 {
+		return
+	}
+	if h.picker.Orphans() == 0 && (!s.partial(h) || s.now-h.asked < ReportEvery(s.c.hosts)) {
+		return
+	}
+	h.asking = true
+	h.asked = s.now
+	hosts := s.swarm(h)
+	r := Request{Host: h.name, Have: slices.Clone(h.have), Seen: h.picker.Seen(), Holding: slices.Concat(h.holding...), Failed: h.failed, Read: h.read, Rate: h.lastRate,
+		Hosts: hosts, Partial: s.partial(h)}
+	h.failed = ""
+	s.after(farDelay, func() {
+		s.out.asks++
+		lease := s.dealer(h).Deal(r, s.now)
+		s.after(farDelay, func() { s.answer(h, lease) })
+	})
+}
+
+// answer takes the dealer's answer.
+func (s *sim) answer(h *simHost, lease Lease) {
+	if h.dead || h.done > 0 {
+		s.abandon(h, lease)
+		return
+	}
+	h.askTimer++
+	if len(lease.Pieces) == 0 {
+		version := h.askTimer
+		s.after(max(lease.Retry, 50*time.Millisecond), func() { s.askAgain(h, version) })
+		return
+	}
+	s.leases++
+	if s.fatal[s.leases] {
+		s.after(time.Duration(s.r.Float64()*2*float64(originDelay+time.Duration(float64(s.c.pieceBytes)/s.c.link*1e9))), func() { s.die(h) })
+	}
+	h.holding = append(h.holding, lease.Pieces)
+	h.picker.Hold(lease.Pieces, s.now)
+	s.out.flows++
+	f := &flow{to: h, lease: lease.Pieces, began: s.now, deadline: s.now + lease.For, seq: s.out.flows}
+	for _, i := range lease.Pieces {
+		f.bytes += s.sizes[i]
+	}
+	s.after(originDelay, func() { s.pour(&s.origin, f, func() bool { return false }) })
+	s.after(lease.For, func() { s.expire(f) })
+	h.asking = false
+	s.ask(h)
+}
+
+// abandon is a lease that nobody takes: its time runs out.
+func (s *sim) abandon(*simHost, Lease) {}
+
+// askAgain ends a wait.
+func (s *sim) askAgain(h *simHost, version int) {
+	if h.askTimer == version && h.asking {
+		h.asking = false
+		s.ask(h)
+	}
+}
+
+// landed ends a lease whose bytes are here.
+func (s *sim) landed(f *flow) {
+	h := f.to
+	if f.over || h.dead {
+		return
+	}
+	f.over = true
+	s.egress += f.bytes
+	h.lastRate = max(1, int64(float64(f.bytes)/(s.now-f.began).Seconds()))
+	s.endLease(f, f.bytes)
+}
+
+// endLease keeps what came of a lease, and lets the host ask again.
+func (s *sim) endLease(f *flow, read int64) {
+	h := f.to
+	sum := int64(0)
+	h.holding = slices.DeleteFunc(h.holding, func(run []int) bool { return run[0] == f.lease[0] })
+	for _, i := range f.lease {
+		if sum += s.sizes[i]; sum <= read {
+			s.keep(h, i)
+		}
+	}
+	h.picker.Unhold(f.lease)
+	h.read += read
+	h.askTimer++
+	h.asking = false
+	s.wonder(h)
+}
+
+// expire gives up a lease that took too long. What came by then came in order.
+func (s *sim) expire(f *flow) {
+	h := f.to
+	if f.over || h.dead {
+		return
+	}
+	f.over = true
+	read := min(f.bytes, int64((s.now-f.began-originDelay).Seconds()*h.rate))
+	s.egress += read
+	s.expired += read
+	h.failed = "it gave too little"
+	h.lastRate = max(1, int64(float64(read)/(s.now-f.began).Seconds()))
+	s.endLease(f, read)
+}
+
+// die ends a host without a word. What only it had, or was reading, is lost.
+func (s *sim) die(h *simHost) {
+	if h.dead {
+		return
+	}
+	if h.done == 0 {
+		s.left--
+	}
+	h.dead = true
+	for i := range s.sizes {
+		if h.have.Has(i) {
+			if s.copies[i]--; s.copies[i] == 0 {
+				s.lost += s.sizes[i]
+			}
+		}
+	}
+	for _, run := range h.holding {
+		for _, i := range run {
+			s.egress += s.sizes[i]
+			s.lost += s.sizes[i]
+		}
+	}
+	s.after(buryAfter, func() {
+		s.members[h.id].Name = ""
+		for _, other := range s.hosts {
+			if !other.dead && other.done == 0 {
+				s.connect(other)
+			}
+		}
+	})
+}
+
+// result sums up.
+func (s *sim) result() simResult {
+	out := s.out
+	out.floor = s.floor
+	var times []float64
+	for _, h := range s.hosts {
+		took := float64(h.done) / float64(s.floor)
+		switch {
+		case h.dead:
+		case h.done == 0:
+			out.unfinished++
+			if !h.slow {
+				times = append(times, float64(s.now)/float64(s.floor))
+			}
+		case h.slow:
+			out.slowest = max(out.slowest, took)
+		default:
+			times = append(times, took)
+		}
+	}
+	slices.Sort(times)
+	out.p50, out.p99, out.last = times[len(times)/2], times[(len(times)*99+99)/100-1], times[len(times)-1]
+	out.egress, out.lost, out.far = float64(s.egress)/float64(s.total), float64(s.lost)/float64(s.total), float64(s.farSum)/float64(s.total)
+	out.expired = float64(s.expired) / float64(s.total)
+	return out
+}
