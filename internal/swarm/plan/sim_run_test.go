@@ -51,7 +51,7 @@ func (r simResult) row(name string) string {
 func TestAThousandHosts(t *testing.T) {
 	hosts := 1000
 	if raceEnabled {
-		hosts = 150
+		hosts = 300
 	}
 	c := fleet(hosts, 1)
 	r := simulate(c)
