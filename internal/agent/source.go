@@ -19,6 +19,7 @@ import (
 // Pace of the source loop.
 const (
 	pollersPerFleet = 2                // hosts that poll at the configured interval
+	hintRetry       = 5 * time.Second  // about when a host looks for itself after a hint it could not follow
 	auditMin        = 10 * time.Minute // every other host looks for itself once between these two
 	auditMax        = 30 * time.Minute
 	retryMin        = time.Second // after a failure, doubling
@@ -224,13 +225,16 @@ func (s *source) reached(git bool) {
 	}
 }
 
-// follow pulls what a peer hinted at, unless it is known already. Failures are silent: polls and audits make up for a lost hint.
+// follow pulls what a peer hinted at, unless it is known already. After a failure this host looks for itself before long: the hint does not come again.
 func (s *source) follow(ctx context.Context, h hint) {
 	if refused := s.refusal(); s.knows(h.tip) || refused != nil && refused.Commit == h.tip {
 		return
 	}
 	if err := s.pullFrom(ctx, h.host); err != nil {
 		s.log.Debug("a peer's commits could not be used", "host", h.host, "error", err)
+		if again := time.Now().Add(jitter(hintRetry)); s.audit.After(again) {
+			s.audit = again
+		}
 	}
 }
 

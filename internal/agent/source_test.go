@@ -500,3 +500,27 @@ func TestWhoLooksWhen(t *testing.T) {
 		t.Error("a host without a route asks peers only at audits")
 	}
 }
+
+// TestHintThatFailsIsMadeUpFor is about a host that does not poll: a pack that it could not keep is not offered again.
+func TestHintThatFailsIsMadeUpFor(t *testing.T) {
+	o := newOrigin(t)
+	f := newSource(t, o, t.TempDir())
+	f.syncs(t)
+	f.peers = func() []string { return nil }
+	f.pull = func(context.Context, string, string) (io.ReadCloser, string, error) {
+		return nil, "", errors.New("no space left on device")
+	}
+	f.audit = time.Now().Add(auditMin)
+	next := o.commit("fleet.yaml", "name: test2\n")
+	f.follow(context.Background(), hint{"web-2", next})
+	if left := time.Until(f.audit); left > 2*hintRetry {
+		t.Errorf("it looks again in %v", left)
+	}
+	if !f.due(f.audit) {
+		t.Error("it is not its turn then")
+	}
+	f.look(context.Background())
+	if f.current().Commit.ID != next || time.Until(f.audit) < auditMin/2 {
+		t.Errorf("at %s, next look in %v", f.current().Commit.ID, time.Until(f.audit))
+	}
+}
