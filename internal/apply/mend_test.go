@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -303,5 +304,31 @@ func TestSequenceIsNotTheClocks(t *testing.T) {
 	releases, err := a.Releases("g1")
 	if err != nil || len(releases) != 3 || releases[0].DeploymentID != "d-7" || releases[2].DeploymentID != "d-9" {
 		t.Errorf("%v %v", releases, err)
+	}
+}
+
+// The release of a deployment whose hook runs is lost: the hook is waited for,
+// the deployment ends, and the group goes on.
+func TestLostReleaseOfARunningHook(t *testing.T) {
+	t.Parallel()
+	for _, decision := range []Decision{Continue, Undo} {
+		w := newBench(t)
+		d, started, goOn := slowHook(w)
+		interrupted(t, w, d, started)
+		a := w.applier()
+		if err := os.RemoveAll(filepath.Join(a.groupDir("g1"), "releases")); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, goOn, nil)
+		res, err := a.Resume(context.Background(), d.Key(), decision, nil)
+		if err != nil || res.Outcome != OutcomeFailed {
+			t.Errorf("%s: %+v %v", decision, res, err)
+		}
+		if pending, err := a.Pending(); err != nil || len(pending) != 0 {
+			t.Errorf("%s: pending %+v %v", decision, pending, err)
+		}
+		next := w.deployment("d-3", w.bundle(version("three", "HOOK")))
+		next.FileExistsBehavior = appspec.Overwrite // what is in place is nobody's any more
+		w.succeed(next)
 	}
 }

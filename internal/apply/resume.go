@@ -96,6 +96,9 @@ func (r *run) reopen() error {
 		r.a.log.Warn("cannot reserve space for the journal", "deployment", r.key.String(), "error", err)
 	}
 	if r.story, err = decodeStory(records); err == nil && r.story.result == nil {
+		if r.story.began && !exists(filepath.Join(r.a.releaseDir(r.key), "release.json")) {
+			r.story.damaged = true // without the release nobody can go on, or say what is in place
+		}
 		err = r.recheck()
 	}
 	if err != nil {
