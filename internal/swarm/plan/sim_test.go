@@ -54,7 +54,6 @@ type simHost struct {
 	slow     bool
 	route    bool
 	dead     bool
-	buried   bool
 	done     time.Duration
 	have     Bits
 	count    int
@@ -70,13 +69,13 @@ type simHost struct {
 	telling  bool
 	waking   time.Duration // when it looks again; 0: not planned
 
-	holding   [][]int
-	asking    bool
-	askTimer  int // version of the planned question
-	asked     time.Duration
-	failed    string
-	read, got int64 // from the origin: as told, and of leases under way
-	lastRate  int64
+	holding  [][]int
+	asking   bool
+	askTimer int // version of the planned question
+	asked    time.Duration
+	failed   string
+	read     int64 // from the origin, as told
+	lastRate int64
 }
 
 // simEdge is one direction of a pair.
