@@ -319,7 +319,7 @@ func (a *Agent) buildBytes() error {
 		return err
 	}
 	a.applier, err = apply.New(apply.Options{StateDir: a.dir(applyDir), DestinationRoot: c.DestinationRoot, Supervisor: []string{a.opt.Program, "supervise"},
-		Log: a.log.With("station", "apply")})
+		Retention: func() apply.Retention { return a.config().Retention.bounds() }, Log: a.log.With("station", "apply")})
 	return err
 }
 
@@ -337,7 +337,7 @@ func (a *Agent) buildLoops() {
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, config: a.config, verifier: verify, applier: a.applier,
 		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), rotten: a.rotten, world: a.source.current, log: a.log.With("station", "bundles")}
-	deploy := &deployer{self: c.Host, root: c.DestinationRoot, fence: func() FenceConfig { return a.config().Fence }, applier: a.applier, verifier: verify,
+	deploy := &deployer{self: c.Host, root: c.DestinationRoot, fence: func() FenceConfig { return a.config().Fence }, releases: func() int { return a.config().Retention.Releases }, applier: a.applier, verifier: verify,
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}
 	probes := &checks{self: c.Host, log: a.log.With("station", "health"), news: make(chan string, 64)}
 	move := a.source.changed.Changed

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
@@ -27,6 +28,8 @@ const (
 	DefaultPoll           = 20 * time.Second
 	DefaultAllowedSigners = "/etc/gitopsd/allowed_signers"
 	DefaultRegion         = "us-east-1"
+	DefaultReleases       = 5
+	DefaultLogBytes       = 64 << 20
 )
 
 // envPrefix begins the variables that beat the file: GITOPSD_DATA_DIR, GITOPSD_REPOSITORY_URLS, ...
@@ -46,6 +49,7 @@ type Config struct {
 	DestinationRoot string // put before every destination and permission object; "/" by default
 	Fence           FenceConfig
 	Limits          LimitsConfig
+	Retention       RetentionConfig
 	Timing          string // standard | fast: how patient gossip and raft are; fast is for hosts on one machine or one switch
 	Log             LogConfig
 }
@@ -110,6 +114,15 @@ type LimitsConfig struct {
 	Disk             int64 // bytes of bundles kept
 }
 
+// RetentionConfig bounds what is kept of each group beyond what runs, what ran well last and what is being deployed; 0 is no limit.
+type RetentionConfig struct {
+	Releases     int // unpacked on this host
+	ReleaseAge   time.Duration
+	ReleaseBytes int64
+	LogAge       time.Duration // of hooks' output
+	LogBytes     int64
+}
+
 // LogConfig is how the agent logs.
 type LogConfig struct {
 	Level  slog.Level
@@ -149,7 +162,8 @@ func ParseConfig(file string, src []byte, env func(string) (string, bool)) (Conf
 		DataDir: DefaultDataDir, Socket: DefaultSocket, Listen: DefaultListen, DestinationRoot: "/",
 		Repository: RepositoryConfig{Branch: DefaultBranch, Poll: DefaultPoll, AllowedSigners: DefaultAllowedSigners},
 		S3:         S3Config{Enabled: true, Region: DefaultRegion}, HTTPS: HTTPSConfig{Enabled: true}, Timing: "standard",
-		Log: LogConfig{Level: slog.LevelInfo, Format: "text"},
+		Retention: RetentionConfig{Releases: DefaultReleases, LogBytes: DefaultLogBytes},
+		Log:       LogConfig{Level: slog.LevelInfo, Format: "text"},
 	}
 	var lookup strict.Env
 	if env != nil {
@@ -166,6 +180,9 @@ func ParseConfig(file string, src []byte, env func(string) (string, bool)) (Conf
 func ConfigSchema() map[string]any {
 	return strict.Schema("gitopsd", "gitopsd: the host's own file", configTable(&Config{}))
 }
+
+// tenYears is the longest age that can be said.
+const tenYears = 10 * 365 * 24 * time.Hour
 
 // configTable lists the keys of the file, bound to c.
 func configTable(c *Config) strict.Type {
@@ -199,6 +216,13 @@ func configTable(c *Config) strict.Type {
 			strict.May("download", strict.Rate(&c.Limits.Download), "from peers and origins; 0 for no limit"),
 			strict.May("disk", strict.Size(&c.Limits.Disk, 1<<50), "of bundles kept; 0 for no limit"),
 		), ""),
+		strict.May("retention", strict.Object("",
+			strict.May("releases", strict.Int(&c.Retention.Releases, 2, 1000), "unpacked releases of a group"),
+			strict.May("releaseAge", strict.Duration(&c.Retention.ReleaseAge, 0, tenYears), "since a release was unpacked; 0 for no limit"),
+			strict.May("releaseBytes", strict.Size(&c.Retention.ReleaseBytes, 1<<50), "of a group's releases; 0 for no limit"),
+			strict.May("logAge", strict.Duration(&c.Retention.LogAge, 0, tenYears), "of hooks' output; 0 for no limit"),
+			strict.May("logBytes", strict.Size(&c.Retention.LogBytes, 1<<50), "of a group's hooks' output; 0 for no limit"),
+		), "what is kept of each group beyond what runs, what ran well last and what is being deployed"),
 		strict.May("timing", strict.Enum(&c.Timing, "standard", "fast"), "how patient gossip and raft are; fast is for hosts on one machine or one switch"),
 		strict.May("log", strict.Object("",
 			strict.May("level", strict.Parsed(&c.Log.Level, "a level", "write debug, info, warn or error", map[string]any{"enum": []string{"debug", "info", "warn", "error"}}, parseLevel), ""),
@@ -247,6 +271,15 @@ func joinType(j *Join) strict.Type {
 		}
 		return Join{name, address}, desired.CheckAddress(address, false)
 	})
+}
+
+// bounds says the same to apply, for which no bound of output is negative.
+func (r RetentionConfig) bounds() apply.Retention {
+	logs := r.LogBytes
+	if logs == 0 {
+		logs = -1
+	}
+	return apply.Retention{ReleaseAge: r.ReleaseAge, ReleaseBytes: r.ReleaseBytes, LogAge: r.LogAge, LogBytes: logs}
 }
 
 // globs is a list of patterns for path.Match.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
 
@@ -25,7 +26,8 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := Config{Host: "web-1", DataDir: "/var/lib/gitopsd", Socket: "/run/gitopsd/api.sock", Listen: "0.0.0.0:7946", DestinationRoot: "/", Timing: "standard",
 		Repository: RepositoryConfig{URLs: []string{}, Branch: "main", Poll: 20 * time.Second, Introduction: "0123456789abcdef0123456789abcdef01234567", AllowedSigners: "/etc/gitopsd/allowed_signers"},
-		S3:         S3Config{Enabled: true, Region: "us-east-1"}, HTTPS: HTTPSConfig{Enabled: true}, Log: LogConfig{Level: slog.LevelInfo, Format: "text"}}
+		S3:         S3Config{Enabled: true, Region: "us-east-1"}, HTTPS: HTTPSConfig{Enabled: true}, Log: LogConfig{Level: slog.LevelInfo, Format: "text"},
+		Retention: RetentionConfig{Releases: 5, LogBytes: 64 << 20}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
@@ -52,6 +54,7 @@ https: {proxy: "http://user:word@proxy:3128", tokens: [{host: git.example.com, f
 destinationRoot: /data/root
 fence: {users: ["www-*"], destinations: [/srv/*]}
 limits: {upload: 10MiB/s, disk: 20GiB}
+retention: {releases: 9, releaseAge: 720h, releaseBytes: 1GiB, logAge: 24h, logBytes: 0}
 log: {level: debug, format: json}
 `), nil)
 	if err := strict.Explain(problems); err != nil {
@@ -59,6 +62,9 @@ log: {level: debug, format: json}
 	}
 	if !c.S3.PathStyle || c.Join[1] != (Join{"web-3", "[2001:db8::3]:7946"}) || c.Limits != (LimitsConfig{Upload: 10 << 20, Disk: 20 << 30}) || c.Log.Level != slog.LevelDebug {
 		t.Errorf("config = %+v", c)
+	}
+	if got, want := c.Retention.bounds(), (apply.Retention{ReleaseAge: 720 * time.Hour, ReleaseBytes: 1 << 30, LogAge: 24 * time.Hour, LogBytes: -1}); got != want || c.Retention.Releases != 9 {
+		t.Errorf("%d releases and %+v are kept, want 9 and %+v", c.Retention.Releases, got, want)
 	}
 }
 
@@ -82,6 +88,7 @@ func TestConfigProblems(t *testing.T) {
 		{"proxy", with("https: {proxy: \"http:/user:word\"}\n"), "https.proxy: the proxy is no http, https or socks5 URL"},
 		{"token", with("https: {tokens: [{host: \"https://h\", file: /t}]}\n"), "HOST or HOST:PORT"},
 		{"rate", with("limits: {upload: 10MiB}\n"), "want a rate"},
+		{"too few releases", with("retention: {releases: 1}\n"), "1 is not between 2 and 1000"},
 		{"endpoint", with("s3: {endpoint: s3.example.com}\n"), "is not an http or https URL"},
 		{"two ways in", strings.Replace(smallest, "urls", "credentials: {tokenFile: /t, usernameFile: /u, passwordFile: /p}\n  urls", 1), "more than one way to log in"},
 		{"half a way in", strings.Replace(smallest, "urls", "credentials: {sshKeyFile: /t}\n  urls", 1), "sshKeyFile and knownHostsFile go together"},

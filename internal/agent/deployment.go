@@ -27,6 +27,7 @@ type deployer struct {
 	self     string
 	root     string // destinationRoot
 	fence    func() FenceConfig
+	releases func() int // how many a group keeps
 	applier  *apply.Applier
 	verifier *verifier
 	bundles  *bundles
@@ -109,6 +110,7 @@ func (d *deployer) build(group string, spec rollout.Spec) (apply.Deployment, err
 		StopFailure:        apply.StopFailure(g.Policy.ApplicationStopFailure),
 		Env:                d.environment(commit),
 		HoldGood:           true,
+		MaxRevisions:       d.releases(),
 	}
 	if s3 := g.Revision.S3; s3 != nil {
 		out.S3 = apply.S3{Bucket: s3.Bucket, Key: s3.Key, Version: s3.Version, ETag: s3.ETag}

@@ -247,7 +247,7 @@ func TestBundlesAreKeptAsLongAsTheyAreNeeded(t *testing.T) {
 
 func TestDeployerReadsWhatIsInPlace(t *testing.T) {
 	d := newDisk(t)
-	deploy := &deployer{applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
+	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
 	ctx := context.Background()
 	if _, _, ok := deploy.installed(ctx, "g1"); ok {
 		t.Error("something is installed on an empty host")
@@ -322,7 +322,7 @@ func TestFence(t *testing.T) {
 func TestFenceHoldsAtThePointOfNoReturn(t *testing.T) {
 	d := newDisk(t)
 	fence := FenceConfig{}
-	deploy := &deployer{applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return fence }}
+	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return fence }}
 	one := d.deploy("d-1", "1")
 	if err := deploy.fencedRelease(one.Key()); err != nil {
 		t.Error(err)

@@ -215,7 +215,7 @@ func TestDamagedJournalIsANotice(t *testing.T) {
 	d := newDisk(t)
 	m := newGates()
 	m.self, m.applier, m.log = "web-1", d.applier, slog.New(slog.DiscardHandler)
-	deploy := &deployer{applier: d.applier, log: m.log, fence: func() FenceConfig { return FenceConfig{} }}
+	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: m.log, fence: func() FenceConfig { return FenceConfig{} }}
 	d.deploy("d-1", "1")
 	d.deploy("d-2", "2")
 	releases, err := d.applier.Releases("g1")

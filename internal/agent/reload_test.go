@@ -27,11 +27,11 @@ func TestReload(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	next.Log.Level, next.Repository.Poll, next.Fence.Groups = slog.LevelDebug, time.Hour, []string{"shop/**"}
+	next.Log.Level, next.Repository.Poll, next.Fence.Groups, next.Retention.Releases = slog.LevelDebug, time.Hour, []string{"shop/**"}, 9
 	if err := a.Reload(); err != nil {
 		t.Error(err)
 	}
-	if level.Level() != slog.LevelDebug || a.config().Repository.Poll != time.Hour || len(a.config().Fence.Groups) != 1 {
+	if level.Level() != slog.LevelDebug || a.config().Repository.Poll != time.Hour || len(a.config().Fence.Groups) != 1 || a.config().Retention.Releases != 9 {
 		t.Errorf("in force: %+v", a.config())
 	}
 	next.Host, next.DataDir, next.Listen, next.Timing, next.Limits.Disk, next.Join = "web-9", "/elsewhere", "127.0.0.1:1", "standard", 1, []Join{{"web-2", "x:1"}}

@@ -55,8 +55,9 @@ type Options struct {
 	// KeepFree is the space in bytes that Install leaves on a destination's file
 	// system; 0 means 16 MiB, negative none.
 	KeepFree int64
-	// Retention bounds what is kept of each group.
-	Retention Retention
+	// Retention says, each time it is asked, what bounds what is kept of each
+	// group; nil means Retention{}.
+	Retention func() Retention
 	// Disk is for fault injection in tests; nil means the plain disk.
 	Disk *durable.Disk
 	// Log may be nil.
@@ -109,8 +110,8 @@ func New(opts Options) (*Applier, error) {
 	if opts.HookProcesses == 0 {
 		opts.HookProcesses = 4096
 	}
-	if opts.Retention.LogBytes == 0 {
-		opts.Retention.LogBytes = logBytesKept
+	if opts.Retention == nil {
+		opts.Retention = func() Retention { return Retention{} }
 	}
 	if opts.KeepFree == 0 {
 		opts.KeepFree = 16 << 20

@@ -42,7 +42,7 @@ func (a *Applier) retain(groupID string, max int, used Key) error {
 		return err
 	}
 	keep[used] = true
-	left, bytes, bound := len(infos), int64(0), a.opts.Retention
+	left, bytes, bound := len(infos), int64(0), a.opts.Retention()
 	for _, info := range infos {
 		bytes += info.SizeBytes
 	}
@@ -61,7 +61,7 @@ func (a *Applier) retain(groupID string, max int, used Key) error {
 	if err := a.retainJournals(groupID, keep); err != nil {
 		return err
 	}
-	return a.retainOutput(groupID, keep)
+	return a.retainOutput(groupID, keep, bound)
 }
 
 // tooOld tells whether something is older than a bound; 0 is none.
@@ -119,7 +119,10 @@ func (a *Applier) retainJournals(groupID string, keep map[Key]bool) error {
 
 // retainOutput removes the output of the hooks of ended deployments that is too
 // old, and the oldest beyond the bound in bytes.
-func (a *Applier) retainOutput(groupID string, keep map[Key]bool) error {
+func (a *Applier) retainOutput(groupID string, keep map[Key]bool, bound Retention) error {
+	if bound.LogBytes == 0 {
+		bound.LogBytes = logBytesKept
+	}
 	list, err := a.sequence(groupID)
 	if err != nil {
 		return err
@@ -129,8 +132,8 @@ func (a *Applier) retainOutput(groupID string, keep map[Key]bool) error {
 		dir := filepath.Join(a.deploymentDir(p.key), "hooks")
 		size := sizeOf(dir)
 		bytes += size
-		tooMuch := a.opts.Retention.LogBytes > 0 && bytes > a.opts.Retention.LogBytes
-		if size == 0 || keep[p.key] || !tooMuch && !tooOld(p.at, a.opts.Retention.LogAge) {
+		tooMuch := bound.LogBytes > 0 && bytes > bound.LogBytes
+		if size == 0 || keep[p.key] || !tooMuch && !tooOld(p.at, bound.LogAge) {
 			continue
 		}
 		if err := os.RemoveAll(dir); err != nil {

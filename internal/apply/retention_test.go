@@ -16,7 +16,7 @@ import (
 func keeping(t *testing.T, w *workbench, r Retention) *Applier {
 	t.Helper()
 	o := w.options()
-	o.Retention = r
+	o.Retention = func() Retention { return r }
 	a, err := New(o)
 	if err != nil {
 		t.Fatal(err)
