@@ -57,7 +57,7 @@ type Options struct {
 	KeepFree int64
 	// Retention says, each time it is asked, what bounds what is kept of each
 	// group; nil means Retention{}.
-	Retention func() Retention
+	Retention func() Retention `json:"-"`
 	// Disk is for fault injection in tests; nil means the plain disk.
 	Disk *durable.Disk
 	// Log may be nil.
