@@ -229,6 +229,10 @@ func groupAddCommand() *cobra.Command {
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), o.ID); err != nil {
 				return err
 			}
+			state, _ := desired.Load(os.DirFS(dir))
+			for _, p := range desired.TargetProblems(o, state) {
+				fmt.Fprintln(cmd.ErrOrStderr(), p)
+			}
 			groupSteps(cmd.ErrOrStderr(), dir, o)
 			return nil
 		},

@@ -91,6 +91,34 @@ func TestFromNothingToARepositoryThatValidates(t *testing.T) {
 	must(t, "init", dir) // leaves alone what is there
 }
 
+// TestGroupAddSaysWhichHostsAndTagsThereAreNot in the inventory, where they stand in the file it made.
+func TestGroupAddSaysWhichHostsAndTagsThereAreNot(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	dir := filepath.Join(t.TempDir(), "config")
+	must(t, "init", dir)
+	text := must(t, "host", "init", "--data-dir", filepath.Join(t.TempDir(), "data"), "--name", "web-1", "--tag", "role=shop")
+	if err := os.WriteFile(filepath.Join(dir, "hosts", "web-1.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--hosts", "web-01"}, `group.yaml:8:19: targets.hosts: there is no host "web-01" in hosts/ (did you mean web-1?)`},
+		{[]string{"--tags", "role=shpo"}, "group.yaml:8:22: warning: targets match no host of the inventory: none has tag role=shpo (did you mean role=shop?)"},
+		{[]string{"--tags", "role=shop"}, ""},
+	} {
+		folder := "shop/production/" + string(rune('a'+i))
+		_, hints, code := offline(t, append([]string{"group", "add", folder, "--dir", dir, "--application", "shop"}, c.args...)...)
+		if code != 0 || c.want != "" && !strings.Contains(hints, folder+"/"+c.want) || c.want == "" && strings.Contains(hints, "targets") {
+			t.Errorf("%v: exit %d\n%swant %s", c.args, code, hints, c.want)
+		}
+		if out, _, _ := offline(t, "config", "validate", dir); c.want != "" && !strings.Contains(out, folder+"/"+c.want) {
+			t.Errorf("%v: config validate says something else:\n%s", c.args, out)
+		}
+	}
+}
+
 func TestInitWithSigner(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)

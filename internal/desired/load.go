@@ -48,7 +48,8 @@ type loader struct {
 	broken   map[HostName]bool // state.Broken.Hosts, once all hosts are loaded
 	hosts    []string          // names for guesses, sorted; made at the first
 	sets     []string
-	guessed  int // names compared for guesses
+	tags     map[string]map[string]bool // of the inventory, by key; made at the first guess
+	guessed  int                        // names compared for guesses
 }
 
 // report keeps problems, as many as are shown, and says whether any of them is more than a warning.

@@ -135,6 +135,9 @@ func (l *loader) loadGroup(folder string) (Group, *strict.Doc, bool) {
 	g.Targets, more = f.buildTargets(doc, l)
 	take(more)
 	g.Members = g.Targets.members(l.state.Hosts)
+	if ok && len(Bad(problems)) == 0 && !g.Policy.Removed {
+		take(l.checkMatches(doc, g.Targets))
+	}
 	take(checkMembers(doc, g.Checks, g.Members, l.state.Hosts))
 	g.Coordinators, more = l.coordinators(doc, f, g)
 	take(more)

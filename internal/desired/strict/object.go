@@ -265,6 +265,17 @@ func Schema(kind, title string, t Type) map[string]any {
 
 // DidYouMean suggests the nearest of names, or lists them when none is near and they are few.
 func DidYouMean(name string, names []string) string {
+	if best := Nearest(name, names); best != "" {
+		return fmt.Sprintf("did you mean %s?", best)
+	}
+	if len(names) > 0 && len(names) <= 12 {
+		return "known here: " + oneOf(slices.Sorted(slices.Values(names)))
+	}
+	return ""
+}
+
+// Nearest is the first of names that is as near as a typing mistake, or "".
+func Nearest(name string, names []string) string {
 	best, distance := "", 0
 	meant := fold(name)
 	for _, candidate := range names {
@@ -272,12 +283,8 @@ func DidYouMean(name string, names []string) string {
 			best, distance = candidate, n
 		}
 	}
-	switch {
-	case best != "" && distance <= max(1, min(len(name), len(best))/3):
-		return fmt.Sprintf("did you mean %s?", best)
-	case len(names) > 0 && len(names) <= 12:
-		sorted := slices.Sorted(slices.Values(names))
-		return "known here: " + oneOf(sorted)
+	if best != "" && distance <= max(1, min(len(name), len(best))/3) {
+		return best
 	}
 	return ""
 }

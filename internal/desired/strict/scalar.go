@@ -66,8 +66,8 @@ func OneOf(values ...string) Rule {
 
 // nearest suggests a value only when one is near; the message has already listed them all.
 func nearest(s string, values []string) string {
-	if hint := DidYouMean(s, values); strings.HasPrefix(hint, "did") {
-		return hint
+	if best := Nearest(s, values); best != "" {
+		return "did you mean " + best + "?"
 	}
 	return ""
 }
@@ -282,25 +282,28 @@ func fold(s string) string {
 	}, s)
 }
 
-// edits is the Levenshtein distance between two short texts; texts over 64 bytes are as far apart as they are long.
+// edits counts the letters to change, add, drop or swap with the next one between two short texts; texts over 64 bytes are as far apart as they are long.
 func edits(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
 	}
-	var space [65]int
-	row := space[:len(b)+1]
-	for j := range row {
+	var space [3][65]int
+	twoBefore, before, row := &space[0], &space[1], &space[2]
+	for j := range len(b) + 1 {
 		row[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
+		twoBefore, before, row = before, row, twoBefore
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
+			row[j] = min(before[j]+1, row[j-1]+1, before[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], twoBefore[j-2]+1)
+			}
 		}
 	}
 	return row[len(b)]
