@@ -42,7 +42,7 @@ type bundles struct {
 // costsMax bounds the digests whose cost is remembered.
 const costsMax = 256
 
-// fetch makes the bundle of a verified spec complete on this disk. A refusal is for bytes: it is tried again, and never held against the spec.
+// fetch makes the bundle of a verified spec complete on this disk. A refusal is for bytes, or by this host's fence: it is tried again, and never held against the spec.
 func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (rollout.RefusalKind, string) {
 	g, _, err := b.verifier.group(group, spec.Commit)
 	if err != nil {
@@ -58,6 +58,9 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	done := b.count(group, spec)
 	err = b.bring(ctx, g)
 	done()
+	if errors.Is(err, errFenced) {
+		return rollout.RefusedByHost, err.Error()
+	}
 	if err != nil {
 		if ctx.Err() == nil && b.news(group, err.Error()) {
 			b.log.Warn("a bundle cannot be had yet; it is tried again", "group", g.Folder, "digest", digest.Short(), "error", err)
@@ -68,8 +71,11 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	return "", ""
 }
 
-// bring makes the bundle of a group's revision complete on this disk.
+// bring makes the bundle of a group's revision complete on this disk, if this host's fence allows where it comes from.
 func (b *bundles) bring(ctx context.Context, g desired.Group) error {
+	if err := b.config().Fence.allows(g); err != nil {
+		return err
+	}
 	r := g.Revision
 	if err := b.makeRoom(ctx, r.Size); err != nil {
 		return err

@@ -91,7 +91,7 @@ func (d *deployer) build(group string, spec rollout.Spec) (apply.Deployment, err
 	if g.SpecHash != spec.SpecHash {
 		return apply.Deployment{}, fmt.Errorf("commit %s yields %s for group %s here, not %s", commit.Short(), g.SpecHash, g.Folder, spec.SpecHash)
 	}
-	if err := d.fenced(g); err != nil {
+	if err := d.fence().allows(g); err != nil {
 		return apply.Deployment{}, err
 	}
 	source, err := d.bundles.source(g.Revision)

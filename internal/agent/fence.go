@@ -14,14 +14,17 @@ import (
 	"github.com/gitopsd/gitopsd/internal/desired"
 )
 
-// fenced says whether this host's own file allows a group and its origin.
-func (d *deployer) fenced(g desired.Group) error {
-	fence := d.fence()
-	if !allowed(fence.Groups, g.Folder) {
-		return fmt.Errorf("this host's fence.groups does not allow group %s", g.Folder)
+// errFenced is a refusal of this host's own file.
+var errFenced = errors.New("this host's fence")
+
+// allows says whether this host's own file allows a group and its origin; otherwise the error is errFenced. It is asked before the first byte of a bundle is, and
+// again before each deployment, as the file may have changed in between.
+func (f FenceConfig) allows(g desired.Group) error {
+	if !allowed(f.Groups, g.Folder) {
+		return fmt.Errorf("%w.groups does not allow group %s", errFenced, g.Folder)
 	}
-	if where := locationOf(g.Revision); !allowed(fence.Origins, where) {
-		return fmt.Errorf("this host's fence.origins does not allow %s", where)
+	if where := locationOf(g.Revision); !allowed(f.Origins, where) {
+		return fmt.Errorf("%w.origins does not allow %s", errFenced, where)
 	}
 	return nil
 }

@@ -150,6 +150,7 @@ type disk struct {
 	store   *store.Store
 	applier *apply.Applier
 	bundles *bundles
+	config  Config
 }
 
 func newDisk(t *testing.T) *disk {
@@ -167,7 +168,7 @@ func newDisk(t *testing.T) *disk {
 	if d.applier, err = apply.New(apply.Options{StateDir: filepath.Join(t.TempDir(), "apply"), DestinationRoot: t.TempDir(), Supervisor: []string{program, "supervise"}}); err != nil {
 		t.Fatal(err)
 	}
-	d.bundles = &bundles{store: d.store, applier: d.applier, limit: func() int64 { return 0 }, changed: newWake(), log: slog.New(slog.DiscardHandler)}
+	d.bundles = &bundles{store: d.store, applier: d.applier, config: func() *Config { return &d.config }, limit: func() int64 { return 0 }, changed: newWake(), log: slog.New(slog.DiscardHandler)}
 	return d
 }
 
