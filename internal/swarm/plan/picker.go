@@ -16,7 +16,7 @@ const (
 	againMin   = 250 * time.Millisecond
 	againMax   = 5 * time.Second
 	bringTimes = 4 // what another host is to bring from another site is waited for so many times as long
-	slowTimes  = 4 // a peer that takes so many times longer than most
+	slowTimes  = 4 // a peer that takes so many times longer than the faster half
 	slowMin    = 200 * time.Millisecond
 	slowFor    = 15 * time.Second // is asked for so long only for what others do not have
 	waysMax    = 2                // requests for one piece at a time
@@ -58,15 +58,17 @@ type way struct {
 
 // source is one peer.
 type source struct {
-	host string
-	far  bool  // of another site
-	last bool  // it is asked only for what the others do not have: it is far, or slow
-	ours words // of a far one's pieces, those that this host brings to the own site
-	have words
-	busy *int // requests under way
-	load int64
-	pace float64       // nanoseconds a byte took lately; 0 for unknown
-	slow time.Duration // until then it is last
+	host  string
+	far   bool  // of another site
+	last  bool  // it is asked only for what the others do not have: it is far, or slow
+	ours  words // of a far one's pieces, those that this host brings to the own site
+	have  words
+	busy  *int // requests under way
+	load  int64
+	pace  float64       // nanoseconds a byte took lately; 0 for unknown
+	took  time.Duration // its last request
+	timed time.Duration // when that ended; 0 once the peer was called slow for it
+	slow  time.Duration // until then it is last
 }
 
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
@@ -265,18 +267,41 @@ func (p *Picker) Release(w Want, bytes int64, now time.Duration) {
 	}
 }
 
-// clock notes how long a peer took. One that takes much longer than most is left alone for a while.
+// clock notes how long a peer took.
 func (p *Picker) clock(s *source, bytes int64, took, now time.Duration) {
 	if bytes <= 0 {
 		return
 	}
 	pace := float64(max(took, 0)) / float64(bytes)
-	s.pace = smooth(s.pace, pace, 2)
-	if s.pace > slowTimes*p.pace && p.pace > 0 && took > slowMin {
-		s.slow = now + slowFor
-		p.rank(s, true)
+	s.pace, s.took, s.timed = smooth(s.pace, pace, 2), took, now
+	p.pace = smooth(p.pace, pace, 16)
+	p.judge(now)
+}
+
+// judge leaves those alone for a while that take much longer than most, which is what the faster half of the peers keeps to. All are judged whenever one was timed, so
+// that it does not matter who was timed first.
+func (p *Picker) judge(now time.Duration) {
+	paces := make([]float64, 0, len(p.peers))
+	for _, s := range p.peers {
+		if s.pace > 0 && !s.far {
+			paces = append(paces, s.pace)
+		}
 	}
-	p.pace = smooth(p.pace, min(pace, slowTimes*max(p.pace, pace/slowTimes)), 16)
+	if len(paces) < 2 {
+		return
+	}
+	slices.Sort(paces)
+	most := slowTimes * paces[(len(paces)-1)/2]
+	for _, s := range p.peers {
+		switch {
+		case s.far:
+		case s.pace <= most:
+			p.rank(s, false)
+		case s.took > slowMin && s.timed > 0 && now-s.timed < slowFor:
+			s.slow, s.timed = now+slowFor, 0
+			p.rank(s, true)
+		}
+	}
 }
 
 // rank puts a peer among those that are asked last, or takes it out of them.

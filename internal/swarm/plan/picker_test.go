@@ -403,43 +403,77 @@ func TestAnotherSiteIsAskedOnlyForWhatTheOwnOneLacks(t *testing.T) {
 	}
 }
 
+// only allows one request, of one peer.
+func only(host string) func(string) int {
+	return func(h string) int {
+		if h == host {
+			return 1
+		}
+		return 0
+	}
+}
+
+// timed lets a peer bring one run.
+func timed(t *testing.T, p *Picker, host string, now *time.Duration, took time.Duration) {
+	t.Helper()
+	w, ok := p.Pick(*now, only(host))
+	if !ok {
+		t.Fatalf("%s is not asked", host)
+	}
+	*now += took
+	p.Got(w.From)
+	p.Release(w, PeerRunMax, *now)
+}
+
 func TestASlowPeerIsAskedOnlyForWhatOthersLack(t *testing.T) {
-	p := emptyPicker(40)
-	for _, host := range []string{"fast", "slow"} {
+	const fast, slow = 20 * time.Millisecond, time.Second
+	type request struct {
+		host string
+		took time.Duration
+	}
+	for name, order := range map[string][]request{
+		"fast first":        {{"fast", fast}, {"fast", fast}, {"slow", slow}},
+		"slow first":        {{"slow", slow}, {"slow", slow}, {"slow", slow}, {"fast", fast}},
+		"slow first, alone": {{"slow", slow}, {"fast", fast}},
+		"by turns":          {{"slow", slow}, {"third", fast}, {"fast", fast}},
+	} {
+		p := emptyPicker(40)
+		for _, host := range []string{"fast", "slow", "third"} {
+			p.SetPeer(host, bitsOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
+		}
+		now := time.Duration(0)
+		for _, r := range order {
+			timed(t, p, r.host, &now, r.took)
+		}
+		if w, ok := p.Pick(now, only("slow")); ok {
+			t.Errorf("%s: the slow peer is asked for %+v, which others have", name, w)
+		}
+		p.AddPieces("slow", []int{30})
+		if w, ok := p.Pick(now, only("slow")); !ok || w.From != 30 {
+			t.Errorf("%s: only the slow one has piece 30, got %+v", name, w)
+		} else {
+			p.Got(30)
+			p.Release(w, 0, now)
+		}
+		now += slowFor
+		timed(t, p, "fast", &now, 0)
+		if w, ok := p.Pick(now, only("slow")); !ok || w.From == 30 {
+			t.Errorf("%s: it is not given another chance: %+v %v", name, w, ok)
+		}
+	}
+}
+
+func TestWhereMostAreSlowNobodyIs(t *testing.T) {
+	p, now := emptyPicker(40), time.Duration(0)
+	for _, host := range []string{"a", "b", "c", "fast"} {
 		p.SetPeer(host, bitsOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
 	}
-	now := time.Duration(0)
-	only := func(host string) func(string) int {
-		return func(h string) int {
-			if h == host {
-				return 1
-			}
-			return 0
-		}
+	timed(t, p, "fast", &now, 20*time.Millisecond)
+	for _, host := range []string{"a", "b", "c"} {
+		timed(t, p, host, &now, time.Second)
 	}
-	for i, took := range []time.Duration{20 * time.Millisecond, time.Second} {
-		for range 3 {
-			w, _ := p.Pick(now, only([]string{"fast", "slow"}[i]))
-			now += took
-			p.Got(w.From)
-			p.Release(w, PeerRunMax, now)
-		}
-	}
-	w, _ := p.Pick(now, only("fast"))
-	now += 20 * time.Millisecond
-	p.Release(w, PeerRunMax, now)
-	slow, _ := p.Pick(now, only("slow"))
-	now += time.Second
-	p.Release(slow, PeerRunMax, now)
-	if w, ok := p.Pick(now, only("slow")); ok {
-		t.Errorf("the slow peer is asked for %+v, which the other has", w)
-	}
-	p.AddPieces("slow", []int{30})
-	if w, ok := p.Pick(now, always(0)); !ok || w.Host != "slow" || w.From != 30 {
-		t.Errorf("only the slow one has piece 30, got %+v", w)
-	}
-	if w, ok := p.Pick(now+slowFor, func(h string) int { return 2 * only("slow")(h) }); !ok || w.Host != "slow" {
-		t.Error("it is not given another chance")
+	for _, host := range []string{"a", "b", "c"} { // also the one that was first compared with the fast one alone
+		timed(t, p, host, &now, time.Second)
 	}
 }
 
