@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/agent"
+	"github.com/gitopsd/gitopsd/internal/configrepo/head"
 	"github.com/gitopsd/gitopsd/internal/configrepo/trust"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/spf13/cobra"
@@ -34,6 +35,15 @@ type validation struct {
 func validate(tree fs.FS) validation {
 	_, problems := desired.Load(tree)
 	v := validation{Errors: []desired.Problem{}, Warnings: []desired.Problem{}}
+	v.add(problems...)
+	if !slices.ContainsFunc(problems, func(p desired.Problem) bool { return p.File == trust.FileName }) {
+		v.add(trustProblems(tree)...)
+	}
+	return v
+}
+
+// add takes problems in.
+func (v *validation) add(problems ...desired.Problem) {
 	for _, p := range problems {
 		if p.Warning {
 			v.Warnings = append(v.Warnings, p)
@@ -41,11 +51,20 @@ func validate(tree fs.FS) validation {
 			v.Errors = append(v.Errors, p)
 		}
 	}
-	if !slices.ContainsFunc(problems, func(p desired.Problem) bool { return p.File == trust.FileName }) {
-		v.Errors = append(v.Errors, trustProblems(tree)...)
-	}
 	v.OK = len(v.Errors) == 0
-	return v
+}
+
+// headProblems compares the coordinator sets in dir with those of the last commit, if dir is in a work tree that has one.
+func headProblems(dir string) []desired.Problem {
+	const folder = "coordinators"
+	before, commit, err := head.Folder(dir, folder, head.Limits{Files: desired.SetFilesMax, Bytes: desired.SetBytesMax})
+	switch {
+	case errors.Is(err, head.ErrNone):
+		return nil
+	case err != nil:
+		return []desired.Problem{{File: folder, Message: fmt.Sprintf("the epochs are not compared with those of the last commit: %v", err), Warning: true}}
+	}
+	return desired.CheckEpochs(before, "HEAD ("+commit[:12]+")", os.DirFS(dir))
 }
 
 // trustProblems reads trust.yaml as the agents will: keys included.
@@ -73,7 +92,9 @@ func configValidateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate [DIR]",
 		Short: "Check a config repository and name every problem with file, line and column",
-		Args:  usageArgs(cobra.MaximumNArgs(1)),
+		Long: "Check a config repository and name every problem with file, line and column. In a git work tree the epochs of coordinators/ are compared\n" +
+			"with those of the last commit, HEAD. Ends with 0, also after warnings, or with 10 if there are errors.",
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) == 1 {
@@ -85,6 +106,7 @@ func configValidateCommand() *cobra.Command {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot check the config repository: %s is not a folder", dir)}
 			}
 			v := validate(os.DirFS(dir))
+			v.add(headProblems(dir)...)
 			if err := printValidation(cmd.OutOrStdout(), cmd.ErrOrStderr(), output, v); err != nil {
 				return err
 			}

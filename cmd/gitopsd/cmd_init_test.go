@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/transport"
 	"github.com/spf13/cobra"
@@ -238,5 +239,66 @@ func TestConfigSchemaPrintsEveryKind(t *testing.T) {
 	}
 	if _, hints, code := offline(t, "config", "schema", "pod"); code != codeUsage || !strings.Contains(hints, "group") {
 		t.Errorf("exit %d, %s", code, hints)
+	}
+}
+
+// TestValidateComparesEpochsWithTheLastCommit of the work tree that the folder is in.
+func TestValidateComparesEpochsWithTheLastCommit(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	top := t.TempDir()
+	dir := filepath.Join(top, "config")
+	must(t, "init", dir)
+	for _, name := range []string{"web-1", "web-2"} {
+		text := must(t, "host", "init", "--data-dir", filepath.Join(t.TempDir(), name), "--name", name, "--address", "10.0.0."+name[4:]+":7946")
+		if err := os.WriteFile(filepath.Join(dir, "hosts", name+".yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "coordinators", "web.yaml")
+	must(t, "coordinators", "init", "web", "--voters", "web-1", dir)
+	first, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "coordinators", "init", "other", "--voters", "web-2", dir)
+	second, err := os.ReadFile(filepath.Join(dir, "coordinators", "other.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text []byte) {
+		t.Helper()
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(second)
+	must(t, "config", "validate", dir) // no repository yet
+	repository, err := sign.Init(filepath.Join(top, ".git"), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "config", "validate", dir) // no commit yet
+	commit, err := repository.Commit(sign.Change{Files: map[string][]byte{"config/coordinators/web.yaml": first}, Message: "begin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _, code := offline(t, "config", "validate", dir)
+	if code != codeInvalid || !strings.Contains(out, "coordinators/web.yaml:5:3: voters: in HEAD ("+commit[:12]+") epoch 1 has other voters") {
+		t.Errorf("other voters: exit %d\n%s", code, out)
+	}
+	write(bytes.Replace(second, []byte("epoch: 1"), []byte("epoch: 3"), 1))
+	out = must(t, "config", "validate", dir, "-o", "json")
+	if !strings.Contains(out, `"ok": true`) || !strings.Contains(out, "it rises from 1 in HEAD") || !strings.Contains(out, "fewer than a majority") {
+		t.Errorf("a rise by two:\n%s", out)
+	}
+	write(first)
+	if out := must(t, "config", "validate", dir); strings.Contains(out, "HEAD") {
+		t.Errorf("nothing changed:\n%s", out)
+	}
+	if err := os.RemoveAll(filepath.Join(top, ".git", "objects")); err != nil {
+		t.Fatal(err)
+	}
+	if out := must(t, "config", "validate", dir); !strings.Contains(out, "coordinators: warning: the epochs are not compared") {
+		t.Errorf("a repository that cannot be read:\n%s", out)
 	}
 }

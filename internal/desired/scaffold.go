@@ -296,7 +296,7 @@ func CoordinatorsFile(name string, voters []HostName, hosts map[HostName]Host) (
 	}
 	file := "coordinators/" + name + ".yaml"
 	var b strings.Builder
-	b.WriteString(modeline(file, "coordinators") + "# Rises by one when the voters are replaced after their quorum was lost for good.\nepoch: 1\nvoters:\n")
+	b.WriteString(modeline(file, "coordinators") + "# Rises by one whenever the voters change.\nepoch: 1\nvoters:\n")
 	for i, v := range voters {
 		host, ok := hosts[v]
 		switch {

@@ -169,7 +169,7 @@ type setFile struct {
 func setTable(s *setFile) strict.Type {
 	s.maxActive = 20
 	return strict.Object("The raft voters of one coordinator set. The file's name is the set's.",
-		strict.Need("epoch", strict.Int(&s.epoch, 1, 1<<40), "rises by one when the voters are replaced after their quorum was lost"),
+		strict.Need("epoch", strict.Int(&s.epoch, 1, 1<<40), "rises by one whenever the voters change"),
 		strict.Need("voters", strict.List(&s.voters, 1, 7, voterType), "HOST/STORAGE of 1, 3, 5 or 7 hosts"),
 		strict.May("maxActiveDeployments", strict.Int(&s.maxActive, 1, 10_000), "deployments at a time; 20 by default"),
 		strict.May("maxHostsInFlight", strict.Int(&s.maxFlight, 0, 100_000), "hosts at a time; 0, the default, for no limit"),
