@@ -116,6 +116,10 @@ const (
 	RefusedByBytes RefusalKind = "bytes"
 )
 
+// RefusedNoMore takes a Ready's earlier refusal back: the host is on its way
+// again, and what it was refused for is over.
+const RefusedNoMore RefusalKind = "no more"
+
 // Ready says whether a host could start on a spec now: commit verified, bundle
 // complete, preflight passed.
 type Ready struct {

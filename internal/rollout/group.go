@@ -142,6 +142,7 @@ func (g *group) specRefused(d *deployment) (host, why string) {
 // waitsFor says what a deployment waits for before its first grant, if anything.
 func (g *group) waitsFor(t *turn, d *deployment) (status, why string) {
 	var fresh, dead, silent, bytes []string
+	lacks, others := "", 0 // why bytes cannot be had, and hosts with another reason
 	ready := 0
 	for _, mem := range g.Members {
 		h := g.host(mem.Host)
@@ -156,13 +157,22 @@ func (g *group) waitsFor(t *turn, d *deployment) (status, why string) {
 			ready++
 		case answered && r.Refused == RefusedByHost:
 		case answered && r.Refused == RefusedByBytes:
-			bytes = append(bytes, mem.Host)
-			why = sentence("%s cannot get the bundle: %s", mem.Host, r.Reason)
+			if len(bytes) == 0 {
+				lacks = r.Reason
+			}
+			if alike(lacks, r.Reason) {
+				bytes = append(bytes, mem.Host)
+			} else {
+				others++
+			}
 		default:
 			silent = append(silent, mem.Host)
 		}
 	}
 	left := d.Policy.readyDeadline() - (t.now - d.Created)
+	if why = sentence("%s cannot get the bundle: %s", list(bytes), lacks); others > 0 {
+		why = sentence("%s (%d more cannot for another reason; see the hosts)", why, others)
+	}
 	switch {
 	case len(fresh) > 0:
 		return StateCreated, sentence("%s went silent less than %s ago", list(fresh), d.Policy.deadAfter())

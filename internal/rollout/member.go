@@ -17,7 +17,7 @@ const (
 	resendMost   = 30 * time.Second
 	verifyAgain  = 2 * time.Second
 	bytesAgain   = 5 * time.Second
-	bytesMost    = time.Minute
+	bytesMost    = 30 * time.Second
 	hostAgain    = 30 * time.Second
 	progressGap  = time.Second // between two batches of events
 )
@@ -183,6 +183,17 @@ func (m *Member) Step(ev MemberEvent, now time.Duration) []MemberAction {
 	return acts
 }
 
+// lookAgain makes what was refused for bytes or for this host's state due now.
+func (m *Member) lookAgain() {
+	for _, g := range m.groups {
+		for _, p := range g.prep {
+			if p.again > 0 {
+				p.again, p.tries = max(1, m.now), 0
+			}
+		}
+	}
+}
+
 func (m *Member) take(ev MemberEvent) {
 	switch ev := ev.(type) {
 	case EvStarted:
@@ -209,7 +220,9 @@ func (m *Member) take(ev MemberEvent) {
 	case EvUpdate:
 		m.update(ev)
 	case EvBytes:
-		m.group(ev.Group).bytes[ev.SpecHash] = [2]int64{ev.FromOrigin, ev.FromPeers}
+		m.arrived(ev)
+	case EvLookAgain:
+		m.lookAgain()
 	case EvApplied:
 		m.applied(ev)
 	case EvHealth:

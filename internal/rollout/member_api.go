@@ -96,6 +96,10 @@ type EvInstalled struct {
 	Whole   bool
 }
 
+// EvLookAgain: something of this host's own has changed, its configuration for
+// instance; what it refused it tries again at once.
+type EvLookAgain struct{}
+
 // EvTimer: time has passed. Feed it at Member.Deadline.
 type EvTimer struct{}
 
@@ -110,6 +114,7 @@ func (EvBytes) memberEvent()     {}
 func (EvApplied) memberEvent()   {}
 func (EvHealth) memberEvent()    {}
 func (EvInstalled) memberEvent() {}
+func (EvLookAgain) memberEvent() {}
 func (EvTimer) memberEvent()     {}
 
 // MemberAction is something the agent must do, in the order given. If an

@@ -195,11 +195,13 @@ func TestMemberGetsReady(t *testing.T) {
 	p.expect(EvTimer{}, "verify B")
 	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
 	p.expect(EvBundle{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "S3 answers 503"}, "submit ready B bytes")
-	bytes := func(a *Assignment) { a.Ready = []Ready{{SpecHash: "B", Commit: "commit-B", Refused: RefusedByBytes}} }
+	bytes := func(a *Assignment) {
+		a.Ready = []Ready{{SpecHash: "B", Commit: "commit-B", Refused: RefusedByBytes, Reason: "S3 answers 503"}}
+	}
 	p.expect(known(wants("B"), bytes))
 	p.now += bytesAgain
 	p.expect(EvTimer{}, "fetch B")
-	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "preflight B")
+	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "submit ready B no more", "preflight B")
 	p.expect(EvPreflight{Group: "web", SpecHash: "B", Refused: RefusedByHost, Reason: "disk full"}, "submit ready B host")
 	p.now += hostAgain
 	p.expect(EvTimer{}, "submit ready B host", "preflight B")
@@ -214,6 +216,43 @@ func TestMemberGetsReady(t *testing.T) {
 	if got := p.m.Preparing("web"); len(got) != 1 || got[0].SpecHash != "B" {
 		t.Errorf("preparing %v", got)
 	}
+}
+
+// TestMemberTakesBackWhatIsCured: a refusal goes as soon as the host is on its way again or refuses for another reason, not only when it is ready.
+func TestMemberTakesBackWhatIsCured(t *testing.T) {
+	refused := func(reason string) func(*Assignment) {
+		return func(a *Assignment) {
+			a.Ready = []Ready{{SpecHash: "B", Commit: "commit-B", Refused: RefusedByBytes, Reason: reason}}
+		}
+	}
+	p := runsA(t)
+	p.expect(known(wants("B")), "verify B")
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromPeers: 100})
+	p.expect(EvBundle{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "S3 cannot be reached, 3 tries"}, "submit ready B bytes")
+	p.expect(known(wants("B"), refused("S3 cannot be reached, 3 tries")))
+	p.now += bytesAgain
+	p.expect(EvTimer{}, "fetch B")
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromPeers: 100})
+	// Only a number differs: not told again. Another reason is.
+	p.expect(EvBundle{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "S3 cannot be reached, 4 tries"})
+	p.now += 2 * bytesAgain
+	p.expect(EvTimer{}, "fetch B")
+	p.expect(EvBundle{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "S3 has no such key"}, "submit ready B bytes")
+	p.expect(known(wants("B"), refused("S3 has no such key")))
+	// The operator mends the host's own file: it looks at once, and bytes come.
+	p.expect(EvLookAgain{}, "fetch B")
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromPeers: 100})
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 50, FromPeers: 100}, "submit ready B no more")
+	p.expect(known(wants("B"))) // shown; nobody asks to look again
+	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "preflight B")
+	p.expect(EvPreflight{Group: "web", SpecHash: "B"}, "submit ready B")
+	// A process that was restarted meanwhile does not know what it said, and takes it back as well.
+	p.restart("boot-1")
+	p.feed(EvInstalled{Group: "web", Running: specOf("A"), Whole: true})
+	p.expect(known(wants("B"), refused("S3 has no such key")), "verify B")
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 7}, "submit ready B no more")
 }
 
 // TestMemberChecksItsOwnGit: a leader cannot deploy what nobody committed (D1).

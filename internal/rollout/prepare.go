@@ -3,6 +3,7 @@ package rollout
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -29,7 +30,9 @@ type prep struct {
 	from     stage // that refused
 	reason   string
 	lastGood string
-	shown    bool // the state has shown our report
+	shown    bool  // the state has shown our report
+	had      int64 // bytes that had come when this fetch began
+	moves    bool  // more have come since
 }
 
 // prepare works towards Ready for every spec the state asks for, and reports.
@@ -66,6 +69,8 @@ func (m *Member) work(g *memberGroup, p *prep) {
 	case stageVerify:
 		m.do(ActVerify{Group: g.ID, Spec: p.spec})
 	case stageFetch:
+		had := g.bytes[p.spec.SpecHash]
+		p.had, p.moves = had[0]+had[1], false
 		m.do(ActFetchBundle{Group: g.ID, Spec: p.spec})
 	case stagePreflight:
 		m.do(ActPreflight{Group: g.ID, Spec: p.spec})
@@ -82,9 +87,12 @@ func (m *Member) reportReady(g *memberGroup, a *Assignment, p *prep) {
 	}
 	refused := p.refused
 	if p.stage < stageReady && refused == "" {
-		return
+		if known < 0 || !p.cured(a.Ready[known].Refused) {
+			return
+		}
+		p.shown, refused = false, RefusedNoMore
 	}
-	if known >= 0 && a.Ready[known].Refused == refused && a.Ready[known].Commit == p.spec.Commit {
+	if known >= 0 && a.Ready[known].Refused == refused && a.Ready[known].Commit == p.spec.Commit && alike(a.Ready[known].Reason, p.reason) {
 		p.shown = true
 		return
 	}
@@ -92,6 +100,46 @@ func (m *Member) reportReady(g *memberGroup, a *Assignment, p *prep) {
 		Group: g.ID, SpecHash: p.spec.SpecHash, Commit: p.spec.Commit, Refused: refused, Reason: p.reason, LastGood: p.lastGood,
 	})
 }
+
+// cured says whether a refusal that the state still shows no longer holds, while
+// this host is on its way again: it is past what it was refused for.
+func (p *prep) cured(shown RefusalKind) bool {
+	switch shown {
+	case RefusedByBytes:
+		return p.stage == stagePreflight || p.stage == stageFetch && p.moves
+	case RefusedByHost:
+		return p.from == stageVerify && p.stage > stageVerify
+	}
+	return false
+}
+
+// alike says whether two reasons tell people the same: they differ in nothing
+// but numbers, which would otherwise be reported anew with every try.
+func alike(a, b string) bool {
+	words := func(s string) string {
+		return strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' {
+				return -1
+			}
+			return r
+		}, s)
+	}
+	return words(a) == words(b)
+}
+
+// arrived notes how many bytes of a bundle have come. A fetch that goes on again
+// is no longer refused.
+func (m *Member) arrived(ev EvBytes) {
+	g := m.group(ev.Group)
+	g.bytes[ev.SpecHash] = [2]int64{ev.FromOrigin, ev.FromPeers}
+	if p := g.prep[ev.SpecHash]; p != nil && p.stage == stageFetch && ev.FromOrigin+ev.FromPeers > p.had {
+		p.moves = true
+		p.clear()
+	}
+}
+
+// clear takes a refusal back.
+func (p *prep) clear() { p.refused, p.reason = "", "" }
 
 func (m *Member) verified(ev EvVerified) {
 	g := m.groups[ev.Group]
@@ -105,6 +153,7 @@ func (m *Member) verified(ev EvVerified) {
 	switch {
 	case ev.OK:
 		p.stage, p.asked, p.tries = stageFetch, false, 0
+		p.clear()
 	case ev.Wait:
 		p.again = m.now + verifyAgain
 	default:
@@ -125,11 +174,12 @@ func (m *Member) prepared(group, specHash string, at stage, refused RefusalKind,
 		return
 	}
 	p.tries, p.asked = 0, false
+	p.clear()
 	if at == stageFetch {
 		p.stage = stagePreflight
 		return
 	}
-	p.stage, p.refused, p.reason, p.lastGood = stageReady, "", "", lastGood
+	p.stage, p.lastGood = stageReady, lastGood
 }
 
 func (m *Member) refuse(p *prep, at stage, kind RefusalKind, reason string) {

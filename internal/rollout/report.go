@@ -62,6 +62,9 @@ func (g *group) ready(from string, c Ready) string {
 	}
 	switch c.Refused {
 	case "", RefusedBySpec, RefusedByHost, RefusedByBytes:
+	case RefusedNoMore:
+		h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool { return r.SpecHash == c.SpecHash && r.Refused != "" })
+		return ""
 	default:
 		return fmt.Sprintf("%q is no kind of refusal", c.Refused)
 	}
