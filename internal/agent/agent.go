@@ -346,7 +346,7 @@ func (a *Agent) buildLoops() {
 	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, repo: repo, alive: a.lives, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
 	a.member = &member{self: c.Host, dir: c.DataDir, sets: a.sets, verifier: verify, bundles: bytes, applier: a.applier, deploy: deploy, checks: probes,
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
-		pending: map[string][]rollout.Assignment{}, news: newWake(), gates: map[string]chan error{}, installed: map[string]bool{},
+		pending: map[string][]rollout.Assignment{}, news: newWake(), again: newWake(), gates: map[string]chan error{}, installed: map[string]bool{},
 		targets: map[string]map[string][]string{}, ended: make(chan struct{})}
 	a.sets.lead, a.sets.synced, a.sets.leads = a.leader.Run, a.member.synced, a.member.leads
 }

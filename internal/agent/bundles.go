@@ -96,7 +96,7 @@ func (b *bundles) bring(ctx context.Context, g desired.Group) error {
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	})
 	if err != nil {
-		return err
+		return b.explained(r, err)
 	}
 	progress := b.swarm.Progress(r.Digest)
 	b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)

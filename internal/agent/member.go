@@ -52,6 +52,7 @@ type member struct {
 	mu      sync.Mutex
 	pending map[string][]rollout.Assignment // newest assignments by set, not yet fed
 	news    wake
+	again   wake                           // what was refused is to be tried at once
 	gates   map[string]chan error          // by group and deployment: what Begin waits for
 	targets map[string]map[string][]string // by set and group, the digests this host prepares for; what must not be collected
 	ended   chan struct{}                  // closed when the loop has ended: no gate is answered any more
@@ -144,6 +145,8 @@ func (m *member) wait(ctx context.Context, move <-chan struct{}) error {
 			if err = m.feedQuorum(ctx); err == nil {
 				err = m.feedSynced(ctx)
 			}
+		case <-m.again:
+			err = m.step(ctx, rollout.EvLookAgain{})
 		case group := <-m.checks.news:
 			err = m.feedHealth(ctx, group)
 		case <-timer.C:

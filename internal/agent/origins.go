@@ -40,6 +40,38 @@ func (b *bundles) origin(r desired.Revision) (swarm.Origin, error) {
 	return origin.Open(at, o)
 }
 
+// noRoute says which of this host's own settings keeps it from a revision's origin, which then only peers can give it; "" when none does.
+func (b *bundles) noRoute(r desired.Revision) string {
+	c := b.config()
+	switch at := whereOf(r); at.Kind {
+	case origin.S3:
+		if !c.S3.Enabled && !c.HTTPS.Enabled {
+			return "no origin is enabled in this host's own gitopsd.yaml (`s3.enabled: false`, `https.enabled: false`), so only peers can give it the bundle"
+		}
+		if !c.S3.Enabled {
+			return "this host's own gitopsd.yaml says `s3.enabled: false`, so only peers can give it the bundle"
+		}
+	case origin.Https, origin.GitHub, origin.Forge:
+		if !c.HTTPS.Enabled {
+			return "this host's own gitopsd.yaml says `https.enabled: false`, so only peers can give it the bundle"
+		}
+	case origin.Directory:
+		if _, err := os.Stat(at.Path); !errors.Is(err, fs.ErrNotExist) {
+			return ""
+		}
+		return at.Path + " does not exist on this host, so only peers can give it the bundle"
+	}
+	return ""
+}
+
+// explained puts before the reason why a bundle could not be fetched what this host's own settings have to do with it.
+func (b *bundles) explained(r desired.Revision, err error) error {
+	if own := b.noRoute(r); own != "" {
+		return fmt.Errorf("%s: %w", own, err)
+	}
+	return err
+}
+
 // whereOf is a revision's place as package origin takes it.
 func whereOf(r desired.Revision) origin.Location {
 	l := origin.Location{Kind: origin.Kind(r.Type), Type: r.BundleType, Digest: r.Digest, Size: r.Size}

@@ -59,6 +59,41 @@ func TestEveryRevisionOpensAtItsOrigin(t *testing.T) {
 	}
 }
 
+// TestItsOwnSettingsAreNamedAsTheCause: whoever switched an origin off on a host must read that, and not look for the fault in the network.
+func TestItsOwnSettingsAreNamedAsTheCause(t *testing.T) {
+	c := &Config{S3: S3Config{Enabled: true}, HTTPS: HTTPSConfig{Enabled: true}}
+	b := &bundles{config: func() *Config { return c }}
+	fault := errors.New("cannot fetch bundle 9f86d0 yet: no origin reachable")
+	s3 := desired.Revision{Type: "S3", S3: &desired.S3Location{Bucket: "b", Key: "k"}}
+	url := desired.Revision{Type: "Https", Https: &desired.HttpsLocation{URL: "https://h/x"}}
+	here, gone := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	if err := os.WriteFile(here, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says := func(r desired.Revision, want ...string) {
+		t.Helper()
+		got := b.explained(r, fault)
+		if !errors.Is(got, fault) || len(want) == 0 && got != fault {
+			t.Errorf("%s: %v", r.Type, got)
+		}
+		for _, text := range want {
+			if !strings.Contains(got.Error(), text) {
+				t.Errorf("%s: %q does not say %q", r.Type, got, text)
+			}
+		}
+	}
+	says(s3)
+	says(url)
+	says(desired.Revision{Type: "Directory", Directory: &desired.DirectoryLocation{Path: here}})
+	says(desired.Revision{Type: "Directory", Directory: &desired.DirectoryLocation{Path: gone}}, gone+" does not exist on this host")
+	c.S3.Enabled = false
+	says(s3, "this host's own gitopsd.yaml", "`s3.enabled: false`")
+	says(url)
+	c.HTTPS.Enabled = false
+	says(url, "this host's own gitopsd.yaml", "`https.enabled: false`")
+	says(s3, "no origin is enabled", "`s3.enabled: false`", "`https.enabled: false`")
+}
+
 func TestATokenGoesToItsHostAlone(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {

@@ -52,12 +52,16 @@ func (a *Agent) Reload() error {
 	if a.opt.LogLevel != nil {
 		a.opt.LogLevel.Set(next.Log.Level)
 	}
+	a.lookAgain()
 	a.log.Info("configuration reloaded", "needsRestart", fixed)
 	if len(fixed) > 0 {
 		return fmt.Errorf("these keys change only at a restart: %v", fixed)
 	}
 	return nil
 }
+
+// lookAgain tries at once what this host refused: its configuration may be what kept it from being ready.
+func (a *Agent) lookAgain() { a.member.again.Wake() }
 
 // swap puts a configuration in force between two cycles of the source loop, so that two owners never share the mirror.
 func (a *Agent) swap(next *Config) error {

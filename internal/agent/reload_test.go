@@ -63,6 +63,38 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// TestAReloadTriesAtOnceWhatWasRefused: the file that was mended may be what kept this host from being ready.
+func TestAReloadTriesAtOnceWhatWasRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		machine, err := rollout.NewMember("web-1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := rollout.Spec{Commit: "c1", SpecHash: "s1"}
+		for _, ev := range []rollout.MemberEvent{rollout.EvStarted{}, rollout.EvSynced{Set: "web", Assignments: []rollout.Assignment{{Group: "g1", Member: true, Known: true, Prepare: []rollout.Spec{spec}}}},
+			rollout.EvVerified{Group: "g1", Commit: "c1", SpecHash: "s1", OK: true}, rollout.EvBundle{Group: "g1", SpecHash: "s1"}, rollout.EvPreflight{Group: "g1", SpecHash: "s1", Refused: rollout.RefusedByHost, Reason: "fenced"}} {
+			machine.Step(ev, 0)
+		}
+		asked := make(chan struct{})
+		m := &member{self: "web-1", machine: machine, start: time.Now(), again: newWake(), news: newWake(), checks: &checks{}, log: slog.New(slog.DiscardHandler), sets: &sets{},
+			deploy: &deployer{applier: &apply.Applier{}, verifier: &verifier{world: func() *world { close(asked); return nil }}}}
+		refusedAt, _ := machine.Deadline()
+		a := &Agent{member: m}
+		a.lookAgain()
+		stop := make(chan struct{})
+		go func() { <-asked; close(stop) }()
+		if err := m.wait(ctx, stop); err != nil {
+			t.Error(err)
+		}
+		if took := m.now(); took >= refusedAt {
+			t.Errorf("it was tried after %v, no sooner than by itself", took)
+		}
+		cancel()
+		m.work.Wait()
+	})
+}
+
 // TestVerdictThatComesBeforeTheEndIsNotLost is about checks that were started afresh before the Member knew that the deployment had ended: it forgot their verdict,
 // and no other came.
 func TestVerdictThatComesBeforeTheEndIsNotLost(t *testing.T) {
