@@ -103,15 +103,7 @@ func (m *Machine) view(g *group) GroupView {
 	ordered := slices.Clone(g.Members)
 	slices.SortStableFunc(ordered, func(a, b MemberInfo) int { return naturalCompare(a.Host, b.Host) })
 	for _, mem := range ordered {
-		d, r := main, main.row(mem.Host)
-		if cr := g.CatchUp.row(mem.Host); cr != nil {
-			d, r = g.CatchUp, cr
-		} else if r == nil || r.Status == rowBehind {
-			if last, lr := g.lastCatchUp(mem.Host, main); lr != nil {
-				d, r = last, lr
-			}
-		}
-		v.Hosts = append(v.Hosts, m.hostView(g, d, r, mem.Host))
+		v.Hosts = append(v.Hosts, m.standing(g, main, mem.Host))
 	}
 	v.State, v.Reason = g.state()
 	return v

@@ -144,13 +144,24 @@ func (g *group) state() (state, reason string) {
 	case g.Blocked:
 		return StateBlocked, strings.TrimSuffix(last, ".") + "; a person is needed: fix it and run gitopsd retry, or commit another revision"
 	case q != nil:
-		return g.heldBack(q)
+		if state, reason = g.heldBack(q); state == StateHeldBack {
+			reason = joined(reason, g.behind())
+		}
+		return state, reason
 	case g.Running.SpecHash == g.Desired.Spec.SpecHash:
-		return StateSucceeded, last
+		return StateSucceeded, joined(last, g.behind())
 	case len(g.Members) == 0:
 		return StateQueued, "the group matches no host"
 	}
 	return StateQueued, last
+}
+
+// joined puts two parts of a reason together, either of which may be empty.
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return sentence("%s; %s", a, b)
 }
 
 // heldBack: the desired spec failed here. HeldBack says that the group runs its

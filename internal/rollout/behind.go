@@ -1,0 +1,98 @@
+package rollout
+
+import (
+	"fmt"
+	"strings"
+)
+
+// strayed says whether a host whose row says that it got d's spec does not run
+// it any more: its data directory was wiped, or came from a backup.
+func (g *group) strayed(d *deployment, r *row, h *host) bool {
+	return d != nil && r != nil && h != nil && (r.Status == rowSucceeded || r.Status == rowUnavailable) &&
+		h.Known && h.Grant == nil && !h.Settle && !g.runs(h, d.Spec)
+}
+
+// standing shows a member as it stands now: in the deployment that status speaks
+// of, in a catch-up after it, or behind both.
+func (m *Machine) standing(g *group, main *deployment, name string) HostView {
+	h := g.host(name)
+	d, r := main, main.row(name)
+	if cr := g.CatchUp.row(name); cr != nil {
+		d, r = g.CatchUp, cr
+	} else if r == nil || r.Status == rowBehind || g.strayed(d, r, h) {
+		if last, lr := g.lastCatchUp(name, main); lr != nil {
+			d, r = last, lr
+		}
+	}
+	if g.strayed(d, r, h) {
+		v := m.hostView(g, nil, nil, name)
+		v.Status, v.Wave, v.Reason = "Behind", r.Wave+1, g.whyBehind(d, h)
+		return v
+	}
+	v := m.hostView(g, d, r, name)
+	if v.Status == "Behind" && h != nil {
+		v.Reason = g.whyBehind(d, h)
+	}
+	return v
+}
+
+// whyBehind says why a host does not run a deployment's spec: what it refuses it
+// for, what became of catching it up, or what it says it runs. d may be nil.
+func (g *group) whyBehind(d *deployment, h *host) string {
+	spec := g.Running
+	if d != nil {
+		spec = d.Spec
+	}
+	if ready, ok := h.readyFor(spec.SpecHash); ok && ready.Refused != "" {
+		return sentence("refused: %s", ready.Reason)
+	}
+	if _, r := g.lastCatchUp(h.Name, g.main()); r != nil && r.Status != rowSucceeded {
+		if h.TriedOn == spec.SpecHash && h.Tries >= catchUpTries {
+			return sentence("%s; tried %d times, mend the host and run `gitopsd retry`", r.Reason, h.Tries)
+		}
+		return r.Reason
+	}
+	r := d.row(h.Name)
+	switch {
+	case r != nil && r.Status == rowBehind:
+		return r.Reason
+	case !h.Known:
+		return ""
+	case h.Running.SpecHash == "":
+		return "it has nothing of this group installed"
+	case h.Running.SpecHash == spec.SpecHash:
+		return "what it has of this revision is not whole"
+	}
+	return sentence("it runs commit %s", short(h.Running.Commit))
+}
+
+// behind names, for the group's reason, the members that do not run what the
+// group runs, each with its own reason; "" when there are none. Those that the
+// last deployment failed on are in its reason already.
+func (g *group) behind() string {
+	const most = 3
+	main := g.main()
+	var said []string
+	n := 0
+	for _, mem := range g.Members {
+		h := g.host(mem.Host)
+		if r := main.row(mem.Host); h == nil || !h.Known || h.Grant != nil || h.Settle || g.runs(h, g.Running) || r != nil && r.Status == rowFailed {
+			continue
+		}
+		if n++; n > most {
+			continue
+		}
+		name := mem.Host
+		if why := g.whyBehind(main, h); why != "" {
+			name = fmt.Sprintf("%s (%s)", name, why)
+		}
+		said = append(said, name)
+	}
+	switch {
+	case n == 0:
+		return ""
+	case n > most:
+		said = append(said, fmt.Sprintf("and %d more", n-most))
+	}
+	return "behind: " + strings.Join(said, ", ")
+}
