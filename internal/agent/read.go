@@ -194,6 +194,9 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 	if !found {
 		out := status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: rollout.StateNone, Hosts: []status.Host{},
 			Desired: revisionOf(specOf(w.Commit, g)), Why: "the coordinator set has not taken this group up yet"}
+		if len(g.Members) == 0 {
+			out.State, out.Why = rollout.StateNoHosts, noHosts(w, g)
+		}
 		for _, m := range g.Members {
 			out.Hosts = append(out.Hosts, status.Host{Name: string(m), Status: "Pending", Health: "unknown", Events: []status.Event{}})
 		}
@@ -203,6 +206,9 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 	out.Failures = failuresOf(heldFor(view), past)
 	if out.State == rollout.StateSuspended && g.Policy.Suspend && w.Forked == "" {
 		out.Why = withLeader(fmt.Sprintf("`suspend: true` stands in %s/group.yaml; a commit without it lets the group go on", g.Folder), st)
+	}
+	if out.State == rollout.StateNoHosts && len(g.Members) == 0 {
+		out.Why = withLeader(noHosts(w, g), st)
 	}
 	return out
 }

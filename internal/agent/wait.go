@@ -132,7 +132,7 @@ func outcomeOf(g status.Group) status.Awaited {
 	switch g.State {
 	case rollout.StateSucceeded:
 		a.Code = waitSucceeded
-	case rollout.StateFailed, rollout.StateBlocked, rollout.StateFrozen:
+	case rollout.StateFailed, rollout.StateBlocked, rollout.StateFrozen, rollout.StateNoHosts:
 		a.Code = waitFailed
 	case rollout.StateHeldBack:
 		a.Code = waitRolledBack

@@ -253,7 +253,7 @@ func (c *convo) target(names []string, kv map[string]string) []string {
 		switch k {
 		case "hosts":
 			t.Members = nil
-			for _, h := range strings.Split(v, ",") {
+			for _, h := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) {
 				name, zone, _ := strings.Cut(h, "/")
 				t.Members = append(t.Members, MemberInfo{Host: name, Zone: zone, Tags: map[string]string{"role": "web"}})
 			}

@@ -131,16 +131,7 @@ func (m *Machine) applyLeaders(t *turn, c Command) string {
 	case Target:
 		return m.target(t, c)
 	case Orphan:
-		return m.inGroup(c.Group, func(g *group) string {
-			if c.Base != g.TargetVersion {
-				return g.staleBase(c.Base)
-			}
-			if !g.Orphaned {
-				g.Orphaned = true
-				g.TargetVersion++
-			}
-			return ""
-		})
+		return m.orphan(c)
 	}
 	return fmt.Sprintf("internal error: no rule for command %T", c)
 }

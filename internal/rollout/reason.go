@@ -141,6 +141,8 @@ func (g *group) state() (state, reason string) {
 		return StatePaused, g.Paused.sentence("paused")
 	case g.Active != nil:
 		return g.Active.Status, g.Active.Reason
+	case len(g.Members) == 0:
+		return StateNoHosts, "the group's targets match no host, so there is nothing to deploy to"
 	case g.Blocked:
 		return StateBlocked, strings.TrimSuffix(last, ".") + "; a person is needed: fix it and run gitopsd retry, or commit another revision"
 	case q != nil:
@@ -150,8 +152,6 @@ func (g *group) state() (state, reason string) {
 		return state, reason
 	case g.Running.SpecHash == g.Desired.Spec.SpecHash:
 		return StateSucceeded, joined(last, g.behind())
-	case len(g.Members) == 0:
-		return StateQueued, "the group matches no host"
 	}
 	return StateQueued, last
 }

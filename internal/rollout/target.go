@@ -30,6 +30,34 @@ func (m *Machine) target(t *turn, c Target) string {
 	})
 }
 
+// orphan notes that a group left git. One that never ran leaves nothing behind
+// that could go on running: it is forgotten.
+func (m *Machine) orphan(c Orphan) string {
+	forget := false
+	refused := m.inGroup(c.Group, func(g *group) string {
+		if c.Base != g.TargetVersion {
+			return g.staleBase(c.Base)
+		}
+		if forget = g.neverRan(); !forget && !g.Orphaned {
+			g.Orphaned = true
+			g.TargetVersion++
+		}
+		return ""
+	})
+	if _, i, ok := m.find(c.Group); ok && forget {
+		m.s.Groups = slices.Delete(m.s.Groups, i, i+1)
+	}
+	return refused
+}
+
+// neverRan says whether no host ever had anything of the group, nor was granted
+// to get it.
+func (g *group) neverRan() bool {
+	granted := func(d *deployment) bool { return d != nil && d.Granted > 0 }
+	used := func(h *host) bool { return h.Grant != nil || h.Touched || h.Running.SpecHash != "" }
+	return g.Running.SpecHash == "" && !granted(g.Active) && !granted(g.CatchUp) && !slices.ContainsFunc(g.History, granted) && !slices.ContainsFunc(g.Hosts, used)
+}
+
 func (g *group) staleBase(base uint64) string {
 	return fmt.Sprintf("the target of %s has moved on: it is version %d, not %d", g.label(), g.TargetVersion, base)
 }

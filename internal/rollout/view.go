@@ -44,6 +44,7 @@ const (
 	StateStopped    = "Stopped"
 	StateHeldBack   = "HeldBack" // desired X is quarantined, last good Y runs
 	StateBlocked    = "Blocked"  // a rollback failed: a person is needed
+	StateNoHosts    = "NoHosts"  // its targets match no host, as CodeDeploy's NO_INSTANCES
 	StateOrphaned   = "Orphaned"
 	StateFrozen     = "Frozen"
 	StateSuperseded = "Superseded" // of deployments only

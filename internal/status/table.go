@@ -231,7 +231,7 @@ func stateColour(state string, p Palette) string {
 	switch strings.ToLower(state) {
 	case "succeeded", "healthy", "ready":
 		return p.Good
-	case "failed", "unhealthy", "heldback", "blocked", "refused", "rolledback", "invalidconfig":
+	case "failed", "unhealthy", "heldback", "blocked", "refused", "rolledback", "invalidconfig", "nohosts":
 		return p.Bad
 	case "inprogress", "baking", "queued", "created", "paused", "waiting":
 		return p.Busy
