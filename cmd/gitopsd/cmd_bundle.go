@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
@@ -55,6 +56,9 @@ func bundlePackCommand() *cobra.Command {
 			if out == "" {
 				return exitError{code: codeUsage, err: errors.New("say where to write the bundle: -o FILE.tar.zst")}
 			}
+			if kind, named := bundle.TypeOfName(out); named && kind != bundle.TypeTarZst {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot pack into %s: what pack writes is a tar.zst, whatever its name; write -o %s.tar.zst", out, withoutType(out))}
+			}
 			if err := checkBundleOutput(format); err != nil {
 				return err
 			}
@@ -82,6 +86,16 @@ func bundlePackCommand() *cobra.Command {
 	cmd.Flags().StringVar(&format, "format", "table", "what to print: table, json or yaml")
 	cmd.Flags().BoolVar(&noCheck, "no-check", false, noCheckUsage)
 	return cmd
+}
+
+// withoutType takes the ending that names a type of archive off a file's name.
+func withoutType(name string) string {
+	for _, ending := range []string{".tar.gz", ".tgz", ".tar", ".zip"} {
+		if len(name) > len(ending) && strings.EqualFold(name[len(name)-len(ending):], ending) {
+			return name[:len(name)-len(ending)]
+		}
+	}
+	return name
 }
 
 const noCheckUsage = "do not look whether DIR can be deployed: the overlay of its group brings what is missing"
@@ -169,8 +183,9 @@ func inside(dir, file string) bool {
 // archiveFile is a bundle on disk.
 type archiveFile struct {
 	*os.File
-	size int64
-	kind bundle.Type
+	size  int64
+	kind  bundle.Type // by its content, else by its name
+	wrong error       // why its content is no archive's
 }
 
 func openArchive(name string) (*archiveFile, error) {
@@ -186,11 +201,23 @@ func openArchive(name string) (*archiveFile, error) {
 		_ = file.Close()
 		return nil, fmt.Errorf("cannot open bundle %s: %w", name, err)
 	}
-	kind, ok := bundle.TypeOfName(name)
-	if !ok {
-		kind = bundle.TypeTar // tar finds compression by itself
+	archive := &archiveFile{File: file, size: info.Size()}
+	if archive.kind, archive.wrong = bundle.Recognize(file, archive.size); archive.wrong != nil {
+		if archive.kind, _ = bundle.TypeOfName(name); archive.kind == "" {
+			archive.kind = bundle.TypeTar
+		}
 	}
-	return &archiveFile{File: file, size: info.Size(), kind: kind}, nil
+	return archive, nil
+}
+
+// openRecognized opens an archive that is to be released: what no host could unpack is refused.
+func openRecognized(name string) (*archiveFile, error) {
+	archive, err := openArchive(name)
+	if err == nil && archive.wrong != nil {
+		_ = archive.Close()
+		err = exitError{code: codeInvalid, err: fmt.Errorf("cannot use %s as a bundle: %w", name, archive.wrong)}
+	}
+	return archive, err
 }
 
 // indexOf returns the archive's own index, or one of fixed pieces, and the archive's digest.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,7 @@ func bundlePinCommand() *cobra.Command {
 		Short: "Write the piece index of an archive made by other tools, so that peers can check its pieces",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			archive, err := openArchive(args[0])
+			archive, err := openRecognized(args[0])
 			if err != nil {
 				return err
 			}
@@ -77,12 +78,21 @@ func bundlePushCommand() *cobra.Command {
 			if err != nil {
 				return exitError{code: codeUsage, err: err}
 			}
+			if f.origin.Endpoint == "" {
+				f.origin.Endpoint = os.Getenv("AWS_ENDPOINT_URL")
+			}
 			if !cmd.Flags().Changed("path-style") { // as an agent's s3.pathStyle
-				f.origin.PathStyle = f.origin.Endpoint != "" || os.Getenv("AWS_ENDPOINT_URL") != ""
+				f.origin.PathStyle = f.origin.Endpoint != ""
+			}
+			if err := f.checkEndpoint(); err != nil {
+				return exitError{code: codeUsage, err: err}
+			}
+			if err := f.checkGroup(to); err != nil {
+				return err
 			}
 			rev, err := f.push(cmd.Context(), cmd.ErrOrStderr(), args[0], to)
 			if err != nil {
-				return err
+				return origin.ForOperator(err)
 			}
 			if f.group != "" {
 				return f.editGroup(cmd, rev)
@@ -150,9 +160,6 @@ func yamlScalar(s string) string {
 
 // push packs where needed, stores archive and index, and returns what to commit.
 func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to origin.Location) (rev revisionBlock, err error) {
-	if f.origin.Endpoint == "" {
-		f.origin.Endpoint = os.Getenv("AWS_ENDPOINT_URL")
-	}
 	f.origin.Client = origin.NewClient(f.origin.Timeout)
 	defer f.origin.Client.CloseIdleConnections()
 	info, err := os.Stat(source)
@@ -179,7 +186,7 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		}
 		source = file
 	}
-	archive, err := openArchive(source)
+	archive, err := openRecognized(source)
 	if err != nil {
 		return rev, err
 	}
@@ -188,14 +195,56 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 	if err != nil {
 		return rev, fmt.Errorf("cannot push %s: %w", source, err)
 	}
-	rev = revisionBlock{RevisionType: string(to.Kind), Digest: digest, Size: archive.size, Index: x.Digest()}
+	rev = revisionOf(to, archive.kind)
+	rev.Digest, rev.Size, rev.Index = digest, archive.size, x.Digest()
+	return rev, f.store(ctx, hints, archive, x, to)
+}
+
+// revisionOf is the revision of a bundle at a location, without what tells its bytes.
+func revisionOf(to origin.Location, kind bundle.Type) revisionBlock {
+	rev := revisionBlock{RevisionType: string(to.Kind)}
 	switch to.Kind {
 	case origin.S3:
-		rev.S3Location = &s3Location{Bucket: to.Bucket, Key: to.Key, BundleType: archive.kind}
+		rev.S3Location = &s3Location{Bucket: to.Bucket, Key: to.Key, BundleType: kind}
 	case origin.Directory:
-		rev.Directory = &directoryLocation{Path: to.Path, BundleType: archive.kind}
+		rev.Directory = &directoryLocation{Path: to.Path, BundleType: kind}
 	}
-	return rev, f.store(ctx, hints, archive, x, to)
+	return rev
+}
+
+// checkEndpoint refuses what is no URL of a store before anything is packed.
+func (f *pushFlags) checkEndpoint() error {
+	given := f.origin.Endpoint
+	u, err := url.Parse(given)
+	if given == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil {
+		return nil
+	}
+	if _, host, hasUser := strings.Cut(given, "@"); hasUser {
+		given = "...@" + host // what stands before may be a password
+	}
+	return fmt.Errorf("cannot use the endpoint %q, of --endpoint or AWS_ENDPOINT_URL: write a URL without credentials, such as https://s3.example.com or http://10.0.0.5:9000", given)
+}
+
+// checkGroup makes sure, before anything is stored, that the revision can be written into the group.yaml of --group.
+func (f *pushFlags) checkGroup(to origin.Location) error {
+	if f.group == "" {
+		return nil
+	}
+	file, err := os.OpenFile(f.groupFile(), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot edit the group of --group, so nothing is stored: %w", err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return fmt.Errorf("cannot edit the group of --group, so nothing is stored: %w", err)
+	}
+	trial := revisionOf(to, bundle.TypeTarZst)
+	trial.Digest, trial.Index = bundle.DigestBytes(nil), bundle.DigestBytes(nil)
+	if _, err := editRevision(text, trial); err != nil {
+		return exitError{code: codeInvalid, err: fmt.Errorf("cannot edit %s, so nothing is stored: %w; without --group the revision to put into it is printed", f.groupFile(), err)}
+	}
+	return nil
 }
 
 // checkFolderOf refuses a path whose folder is not there, before anything is packed. It is not made: a share that is not mounted looks so too.

@@ -90,14 +90,17 @@ func TestBundleVerbsRefuse(t *testing.T) {
 		args []string
 		code int
 	}{
-		"-o FILE":               {[]string{"pack", dir}, codeUsage},
-		"would contain":         {[]string{"pack", dir, "-o", filepath.Join(dir, "self.tar.zst")}, codeError},
-		"no such file":          {[]string{"inspect", filepath.Join(dir, "nothing")}, codeError},
-		"no tar archive":        {[]string{"inspect", filepath.Join(dir, "big")}, codeError},
-		"s3://BUCKET/KEY":       {[]string{"push", dir, "s3://bucket"}, codeUsage},
-		"the output is":         {[]string{"inspect", dir, "-o", "xml"}, codeUsage},
-		"usage: bundle inspect": {[]string{"inspect"}, codeUsage},
-		"nothing can be sto":    {[]string{"push", dir, "https://127.0.0.1:1/x"}, codeError},
+		"-o FILE":        {[]string{"pack", dir}, codeUsage},
+		"would contain":  {[]string{"pack", dir, "-o", filepath.Join(dir, "self.tar.zst")}, codeError},
+		"no such file":   {[]string{"inspect", filepath.Join(dir, "nothing")}, codeError},
+		"no tar archive": {[]string{"inspect", filepath.Join(dir, "big")}, codeError},
+		"pack writes is a tar.zst, whatever its name; write -o releases/x.tar.zst": {[]string{"pack", dir, "-o", "releases/x.zip"}, codeUsage},
+		"write -o releases/y.tar.zst":   {[]string{"pack", dir, "-o", "releases/y.TAR.GZ"}, codeUsage},
+		"it is no zip, tar, tgz or tar": {[]string{"pin", filepath.Join(dir, "big")}, codeInvalid},
+		"s3://BUCKET/KEY":               {[]string{"push", dir, "s3://bucket"}, codeUsage},
+		"the output is":                 {[]string{"inspect", dir, "-o", "xml"}, codeUsage},
+		"usage: bundle inspect":         {[]string{"inspect"}, codeUsage},
+		"nothing can be sto":            {[]string{"push", dir, "https://127.0.0.1:1/x"}, codeError},
 	}
 	for want, c := range cases {
 		if out, code := bundleVerb(t, c.args...); code != c.code || !strings.Contains(out, want) && !strings.Contains(out, "refused") {
@@ -130,6 +133,75 @@ func TestBundlePushToADirectoryEditsTheGroup(t *testing.T) {
 	text, err := os.ReadFile(group)
 	if err != nil || !strings.Contains(string(text), next) || strings.Contains(string(text), to) || !strings.Contains(string(text), "waves: [] # all") {
 		t.Errorf("%s (%v)", text, err)
+	}
+}
+
+// TestBundlePushChecksEverythingBeforeItStores anything: what it would edit, what it would store, and where.
+func TestBundlePushChecksEverythingBeforeItStores(t *testing.T) {
+	releases, folder := t.TempDir(), t.TempDir()
+	plain, noRevision, odd := filepath.Join(folder, "plain"), filepath.Join(folder, "none.yaml"), filepath.Join(folder, "odd.yaml")
+	for file, text := range map[string]string{
+		plain: "#!/bin/sh\necho no archive\n", noRevision: "id: A\n", odd: "revision:\n  revisionType: Directory\n  directoryLocation: {path: /x}\n  digest: >-\n    folded\n",
+		filepath.Join(folder, "web.zip"): strings.Repeat("x", 100),
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, to := bundleTree(t, "x"), filepath.Join(releases, "web.tar.zst")
+	for _, c := range []struct {
+		args []string
+		want string
+		code int
+	}{
+		{[]string{tree, to, "--group", filepath.Join(folder, "nothing")}, "nothing is stored: open " + filepath.Join(folder, "nothing"), codeError},
+		{[]string{tree, to, "--group", releases}, filepath.Join(releases, "group.yaml"), codeError},
+		{[]string{tree, to, "--group", noRevision}, "it has no revision yet; without --group", codeInvalid},
+		{[]string{tree, to, "--group", odd}, "cannot be edited safely", codeInvalid},
+		{[]string{plain, to}, "cannot use " + plain + " as a bundle: it is no zip, tar, tgz or tar.zst archive", codeInvalid},
+		{[]string{filepath.Join(folder, "web.zip"), to}, "it is no zip, tar, tgz or tar.zst archive", codeInvalid},
+		{[]string{tree, "s3://b/k", "--endpoint", "s3.example.com:9000"}, `cannot use the endpoint "s3.example.com:9000"`, codeUsage},
+		{[]string{tree, "s3://b/k", "--endpoint", "http://:bad:"}, "such as https://s3.example.com or http://10.0.0.5:9000", codeUsage},
+		{[]string{tree, "s3://b/k", "--endpoint", "https://anna:secret@s3"}, `"...@s3"`, codeUsage},
+	} {
+		out, code := bundleVerb(t, append([]string{"push"}, c.args...)...)
+		if code != c.code || !strings.Contains(out, c.want) || strings.Contains(out, "secret") {
+			t.Errorf("%v: exit %d, %s; want %d, %s", c.args, code, out, c.code, c.want)
+		}
+	}
+	if left, err := os.ReadDir(releases); err != nil || len(left) > 0 {
+		t.Errorf("stored: %v, %v", left, err)
+	}
+}
+
+// TestBundlePushNamesItsFlags and no key of gitopsd.yaml, which it does not read.
+func TestBundlePushNamesItsFlags(t *testing.T) {
+	for name, value := range map[string]string{"AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_ENDPOINT_URL": "", "AWS_PROFILE": ""} {
+		t.Setenv(name, value)
+	}
+	tree := bundleTree(t, "x")
+	for want, args := range map[string][]string{
+		"--region":           nil,
+		"--credentials-file": {"--endpoint", "http://127.0.0.1:1", "--credentials-file", filepath.Join(t.TempDir(), "none")},
+	} {
+		if out, code := bundleVerb(t, append([]string{"push", tree, "s3://b/k"}, args...)...); code != codeError || !strings.Contains(out, want) || strings.Contains(out, "gitopsd.yaml") {
+			t.Errorf("exit %d, %s; want %s", code, out, want)
+		}
+	}
+}
+
+// TestBundleTypeIsToldByContent where the name lies.
+func TestBundleTypeIsToldByContent(t *testing.T) {
+	packed := filepath.Join(t.TempDir(), "a.tar.zst")
+	if out, code := bundleVerb(t, "pack", bundleTree(t, "x"), "-o", packed); code != 0 {
+		t.Fatal(out)
+	}
+	named := filepath.Join(t.TempDir(), "a.zip")
+	if err := os.Rename(packed, named); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := bundleVerb(t, "push", named, filepath.Join(t.TempDir(), "a")); code != 0 || !strings.Contains(out, "bundleType: tar.zst") {
+		t.Errorf("exit %d, %s", code, out)
 	}
 }
 

@@ -81,7 +81,12 @@ func judge(err error) (transient bool, advice string) {
 	var authority x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	var handshake *tls.CertificateVerificationError
+	var credentials *credentialsError
 	switch {
+	case errors.As(err, &credentials):
+		return !credentials.fromFile, "set s3.credentialsFile in gitopsd.yaml to a file that has them, or give the agent what every AWS tool looks for"
+	case errors.Is(err, errNoRegion):
+		return false, "set s3.region in gitopsd.yaml, or AWS_REGION"
 	case errors.Is(err, errShorter):
 		return false, "the key was overwritten, or size in group.yaml is wrong"
 	case errors.Is(err, fs.ErrNotExist):
@@ -190,6 +195,10 @@ func plain(err error) error {
 	var api smithy.APIError
 	if errors.As(err, &api) {
 		return &shortError{text: fmt.Sprintf("the store answered %s: %s", api.ErrorCode(), api.ErrorMessage()), err: err}
+	}
+	var credentials *credentialsError
+	if errors.As(err, &credentials) {
+		return credentials
 	}
 	var u *url.Error
 	if errors.As(err, &u) {

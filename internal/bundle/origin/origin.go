@@ -105,7 +105,7 @@ type Origin interface {
 func Open(l Location, o Options) (Origin, error) {
 	from, err := open(l, o)
 	if err != nil {
-		return nil, &Error{Op: "open", Where: l.String(), Err: err}
+		return nil, permanent("open", l, err)
 	}
 	return from, nil
 }

@@ -63,17 +63,45 @@ func newS3(l Location, o Options) (*s3.Client, error) {
 	}
 	if cfg.Region == "" {
 		if o.Endpoint == "" && cfg.BaseEndpoint == nil {
-			return nil, errors.New("no region is known; set s3.region in gitopsd.yaml, or AWS_REGION")
+			return nil, errNoRegion
 		}
 		cfg.Region = defaultRegion
 	}
 	return s3.NewFromConfig(cfg, func(so *s3.Options) {
 		so.HTTPClient = o.Client // not by config: with AWS_CA_BUNDLE set, that accepts no client but the SDK's own
 		so.UsePathStyle = o.PathStyle
+		so.Credentials = namedCredentials{cfg.Credentials, o.CredentialsFile != ""}
 		if o.Endpoint != "" {
 			so.BaseEndpoint = aws.String(o.Endpoint)
 		}
 	}), nil
+}
+
+var errNoRegion = errors.New("no region is known")
+
+// namedCredentials marks the errors of a provider as such: a file or a server that has no credentials must not be taken for one without the object.
+type namedCredentials struct {
+	from     aws.CredentialsProvider
+	fromFile bool // nobody but a person mends it
+}
+
+// Retrieve implements aws.CredentialsProvider.
+func (n namedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := n.from.Retrieve(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = &credentialsError{err: err, fromFile: n.fromFile}
+	}
+	return found, err
+}
+
+// credentialsError says why there are no credentials. It is not, to errors.Is, what it was made of.
+type credentialsError struct {
+	err      error
+	fromFile bool
+}
+
+func (c *credentialsError) Error() string {
+	return "there are no credentials: " + strings.TrimPrefix(c.err.Error(), "failed to refresh cached credentials, ")
 }
 
 // fileCredentials reads one shared credentials file, and nothing else, each time it is asked. The profile is AWS_PROFILE or default.
