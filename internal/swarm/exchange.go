@@ -43,12 +43,15 @@ type exchange struct {
 	misled     map[bundle.Digest]bool // indexes that did not lead to the bundle's digest
 	peers      map[string]*peer
 	graph      plan.Graph  // whom it listens to
-	drawn      []plan.Host // the members among whom that was chosen
+	drawn      []plan.Host // the members among whom that was chosen,
+	home       string      // and the site of this host then
 	keeping    int         // pieces being written; the whole is finished only between them
 	suspects   map[string]string
 	fatal      error // of this host's disk
 	fromOrigin int64
 	fromPeers  int64
+	fromFar    int64 // of those, from other sites
+	flow       flow
 	reused     int64
 	why        string // what it waits for; "" while it moves
 	lastMove   time.Time
@@ -393,20 +396,36 @@ func (x *exchange) progress() Progress {
 	_, where := x.origin()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, Reused: x.reused, Peers: len(x.peers), State: x.sentence(where), Suspects: maps.Clone(x.suspects)}
+	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, FromFar: x.fromFar, Reused: x.reused, Peers: len(x.peers), State: x.sentence(where), Suspects: maps.Clone(x.suspects)}
 	if p.Total = x.ref.Size; x.complete {
 		if b, ok := x.s.o.Store.Lookup(x.digest); ok {
-			p.Total = b.Ref.Size
+			p.whole(b.Ref)
 		}
 		p.Have = p.Total
-	} else if x.index != nil {
-		p.Total = x.index.ArchiveSize()
-		have := x.partial.Have()
-		for i, n := range x.sizes {
-			if have.Has(i) {
-				p.Have += n
-			}
-		}
+		return p
+	}
+	p.Rate = x.flow.rate(x.since())
+	if x.index != nil {
+		p.part(x.index, x.partial.Have())
 	}
 	return p
+}
+
+// whole notes that a bundle is complete here.
+func (p *Progress) whole(ref bundle.Ref) {
+	p.Total, p.Have = ref.Size, ref.Size
+	if ref.Index != nil {
+		p.Pieces, p.HavePieces = ref.Index.Len(), ref.Index.Len()
+	}
+}
+
+// part notes which pieces are here.
+func (p *Progress) part(index *bundle.Index, have store.Bitmap) {
+	p.Total, p.Pieces = index.ArchiveSize(), index.Len()
+	for i := range index.Len() {
+		if have.Has(i) {
+			p.Have += int64(index.Piece(i).Size)
+			p.HavePieces++
+		}
+	}
 }

@@ -52,7 +52,7 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 	for host, why := range before.Suspects {
 		x.suspects[host] = why
 	}
-	x.fromOrigin, x.fromPeers, x.reused = before.FromOrigin, before.FromPeers, before.Reused
+	x.fromOrigin, x.fromPeers, x.fromFar, x.reused = before.FromOrigin, before.FromPeers, before.FromFar, before.Reused
 	seed := fnv.New64a()
 	_, _ = io.WriteString(seed, s.o.Host+"\x00"+string(x.digest))
 	x.seed = seed.Sum64()

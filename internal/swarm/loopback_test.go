@@ -51,7 +51,7 @@ type secured struct {
 }
 
 // newSecured starts n hosts; stop waits for everything they started.
-func newSecured(t testing.TB, f *fleet, n int) *secured {
+func newSecured(t testing.TB, f *fleet, n int, change ...func(*Options)) *secured {
 	t.Helper()
 	known := &inventory{keys: map[string]ed25519.PublicKey{}, addrs: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,7 +79,11 @@ func newSecured(t testing.TB, f *fleet, n int) *secured {
 			t.Fatal(err)
 		}
 		stores = append(stores, h.store)
-		if h.swarm, err = New(Options{Host: name, Store: h.store, Listener: carrier.Listener(transport.BundleALPN), Client: carrier.HTTPClient(transport.BundleALPN)}); err != nil {
+		o := Options{Host: name, Store: h.store, Listener: carrier.Listener(transport.BundleALPN), Client: carrier.HTTPClient(transport.BundleALPN)}
+		for _, c := range change {
+			c(&o)
+		}
+		if h.swarm, err = New(o); err != nil {
 			t.Fatal(err)
 		}
 		running.Go(func() {
@@ -130,6 +134,69 @@ func TestFiveHostsOverMutualTLS(t *testing.T) {
 	src := &source{a: a}
 	s.all(t, a, src)
 	payload(t, src, a.index.PayloadSize())
+}
+
+// twoSites puts the first three of six hosts in site a and the others in b.
+func twoSites(own bool, links map[string]int64) func(*Options) {
+	return func(o *Options) {
+		o.Site = func(host string) Site {
+			if host <= "web-3" {
+				return Site{Name: "a", Own: own, Links: links}
+			}
+			return Site{Name: "b", Own: own}
+		}
+	}
+}
+
+func TestTwoSitesOverMutualTLSReadTheOriginOnceOrTwice(t *testing.T) {
+	a := packed(t, 40, 200<<10)
+	for copies, own := range map[int64]bool{1: false, 2: true} {
+		f, src := newFleet(t, "web-2"), &source{a: a}
+		s := newSecured(t, f, 6, twoSites(own, nil))
+		s.all(t, a, src)
+		payload(t, src, copies*a.index.PayloadSize())
+		var far int64
+		for _, h := range s.hosts {
+			far += h.swarm.Progress(a.ref.Digest).FromFar
+		}
+		if (far == 0) != own {
+			t.Errorf("own origin %v: %d bytes went between the sites", own, far)
+		}
+		s.stop()
+	}
+}
+
+func TestAPieceIsTakenFromTheOwnSite(t *testing.T) {
+	a := packed(t, 40, 200<<10)
+	f, src := newFleet(t, "web-2"), &source{a: a}
+	s := newSecured(t, f, 6, twoSites(false, nil))
+	defer s.stop()
+	late := s.hosts["web-3"]
+	delete(s.hosts, "web-3")
+	s.all(t, a, src)
+	wait(t, a, late.fetch(t.Context(), late.job(a, src)))
+	if p := late.swarm.Progress(a.ref.Digest); p.FromFar != 0 || p.FromOrigin != 0 || p.FromPeers != a.index.PayloadSize() {
+		t.Errorf("what its neighbours have came from elsewhere: %+v", p)
+	}
+}
+
+func TestTheLinkBetweenSitesIsLimitedOverMutualTLS(t *testing.T) {
+	a, limit := foreign(t, 3<<20, 5), int64(1<<20)
+	f, src := newFleet(t, "web-2"), &source{a: a}
+	s := newSecured(t, f, 4, twoSites(false, map[string]int64{"b": limit}))
+	defer s.stop()
+	alone := s.hosts["web-4"]
+	delete(s.hosts, "web-4")
+	s.all(t, a, src)
+	begin := time.Now()
+	wait(t, a, alone.fetch(t.Context(), alone.job(a, nil)))
+	p := alone.swarm.Progress(a.ref.Digest)
+	if p.FromFar != a.ref.Size {
+		t.Errorf("%+v", p)
+	}
+	if least := time.Duration(float64(p.FromFar-limit) / float64(limit) * float64(time.Second)); time.Since(begin) < least { // a second's worth may go at once
+		t.Errorf("%d bytes at %d a second took %v", p.FromFar, limit, time.Since(begin))
+	}
 }
 
 // BenchmarkTinyBundle is a bundle of two small files on five hosts of this machine, over TLS and with the store's syncs.

@@ -378,8 +378,10 @@ func (x *exchange) readPieces(ctx context.Context, origin Origin, pieces []int) 
 
 // countOrigin counts bytes that came from the origin.
 func (x *exchange) countOrigin(n int) {
+	now := time.Now()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.fromOrigin += int64(n)
-	x.lastMove = time.Now()
+	x.flow.add(n, now.Sub(x.started))
+	x.lastMove = now
 }

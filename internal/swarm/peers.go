@@ -69,21 +69,21 @@ func (x *exchange) followMembers(ctx context.Context) {
 
 // redraw chooses the neighbours, if members or their sites changed.
 func (x *exchange) redraw(members []string) {
-	all := make([]plan.Host, len(members))
+	self, all := plan.Host{Name: x.s.o.Host, Site: x.s.site(x.s.o.Host).Name}, make([]plan.Host, len(members))
 	for i, host := range members {
 		all[i] = plan.Host{Name: host, Site: x.s.site(host).Name}
 	}
 	x.mu.Lock()
-	same := x.graph.Far != nil && slices.Equal(all, x.drawn)
+	same := x.graph.Far != nil && x.home == self.Site && slices.Equal(all, x.drawn)
 	x.mu.Unlock()
 	if same {
 		return
 	}
-	graph := plan.Neighbours(plan.Host{Name: x.s.o.Host, Site: x.s.site(x.s.o.Host).Name}, all, x.lot)
+	graph := plan.Neighbours(self, all, x.lot)
 	x.mu.Lock()
-	x.drawn, x.graph = all, graph
+	x.drawn, x.home, x.graph = all, self.Site, graph
 	x.mu.Unlock()
-	x.s.links.drawn(graph.Out)
+	x.s.links.drawn(x.digest, graph.Out)
 }
 
 // follow listens to a host, if nobody does yet. The lock is held.
@@ -228,10 +228,11 @@ func (x *exchange) startPeerRequest(ctx context.Context) bool {
 	}
 	now := x.since()
 	want, ok := x.picker.Pick(now, func(host string) int {
-		if p := x.peers[host]; p != nil {
-			return p.patience.Asks(now)
+		p := x.peers[host]
+		if p == nil || p.far && !x.heardEnough() { // the own site may have it
+			return 0
 		}
-		return 0
+		return p.patience.Asks(now)
 	})
 	if !ok {
 		return false
@@ -294,7 +295,7 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 		return 0, err
 	}
 	defer resp.Body.Close()
-	body := &meter{ctx: ctx, r: resp.Body, w: w, limit: x.s.down, note: x.countPeer}
+	body := &meter{ctx: ctx, r: resp.Body, w: w, limit: x.s.down, note: func(n int) { x.countPeer(want.Host, n) }}
 	for i := want.From; i < want.From+want.Count; i++ {
 		data := make([]byte, x.sizes[i])
 		if _, err := io.ReadFull(body, data); err != nil {
@@ -311,12 +312,17 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 	return kept, nil
 }
 
-// countPeer counts bytes that came from peers.
-func (x *exchange) countPeer(n int) {
+// countPeer counts bytes that came from a peer.
+func (x *exchange) countPeer(host string, n int) {
+	now := time.Now()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.fromPeers += int64(n)
-	x.lastMove = time.Now()
+	if p := x.peers[host]; p != nil && p.far {
+		x.fromFar += int64(n)
+	}
+	x.flow.add(n, now.Sub(x.started))
+	x.lastMove = now
 }
 
 // because prefers the cause of a context's end to the error it led to.

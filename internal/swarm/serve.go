@@ -212,9 +212,14 @@ func (s *Swarm) servePieces(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	link, leave, ok := s.links.enter(digest, s.site(s.o.Host), s.site(requester(r, "")).Name)
+	if !ok {
+		http.Error(w, "the link to that site is busy", http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-	link := s.links.towards(s.site(s.o.Host), s.site(requester(r, "")).Name)
 	for i := from; i < from+count; i++ {
 		data, err := h.read(i)
 		if err != nil {

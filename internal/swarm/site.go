@@ -9,11 +9,11 @@ import (
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
-// Site is where a host is, as the fleet's configuration has it.
+// Site is where a host is, as the fleet's configuration has it. It may change while a bundle moves.
 type Site struct {
 	Name  string
 	Own   bool             // the site reads each bundle from the origin for itself, and exchanges nothing with others
-	Links map[string]int64 // bytes in a second towards other sites; none or 0: no limit
+	Links map[string]int64 // bytes in a second of each bundle towards other sites, LinkMin at least; none or 0: no limit
 }
 
 // realm names those who share what they read from the origin.
@@ -32,49 +32,95 @@ func (s *Swarm) site(host string) Site {
 	return s.o.Site(host)
 }
 
+// Bounds of what goes to other sites.
+const (
+	LinkMin     = 256 << 10 // bytes in a second: with less, pieces on their way over a link take longer than a host waits for them
+	linkUploads = 2         // runs of pieces of one bundle served to one other site at a time, where there is a limit: the rate divided further is as good as silence
+	linksMax    = 256       // bundles whose gateways are remembered; of those forgotten, as many gateways are assumed as there may be
+)
+
 // links limits what this host sends to other sites: its share of the rate of its site's link, which belongs to the gateways together. Gateways of bundles that move
 // at one time are not the same hosts, so that each bundle has the rate for itself.
 type links struct {
-	mu       sync.Mutex
-	gateways map[string]int // by other site
-	limits   map[string]*rate.Limiter
+	mu      sync.Mutex
+	bundles map[bundle.Digest]*linked
+	turn    uint64
 }
 
-func newLinks() links {
-	return links{gateways: map[string]int{}, limits: map[string]*rate.Limiter{}}
+// linked is one bundle's way to other sites.
+type linked struct {
+	gateways map[string]int // of this site, by other site
+	ways     map[string]*link
+	used     uint64
 }
 
-// drawn notes how many hosts of this site are gateways to each of the others.
-func (l *links) drawn(gateways map[string]int) {
+// link is what one bundle may take of the way to one other site.
+type link struct {
+	limit *rate.Limiter
+	busy  int
+}
+
+func newLinks() links { return links{bundles: map[bundle.Digest]*linked{}} }
+
+// of finds a bundle. The lock is held.
+func (l *links) of(digest bundle.Digest) *linked {
+	one := l.bundles[digest]
+	if one == nil {
+		one = &linked{ways: map[string]*link{}}
+		l.bundles[digest] = one
+	}
+	l.turn++
+	one.used = l.turn
+	for len(l.bundles) > linksMax {
+		oldest := digest
+		for d, other := range l.bundles {
+			if other.used < l.bundles[oldest].used {
+				oldest = d
+			}
+		}
+		delete(l.bundles, oldest)
+	}
+	return one
+}
+
+// drawn notes how many hosts of this site are gateways of a bundle to each of the others.
+func (l *links) drawn(digest bundle.Digest, gateways map[string]int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for site, n := range gateways {
-		l.gateways[site] = n
-	}
+	l.of(digest).gateways = gateways
 }
 
-// towards is the limit of what goes from one site to another; nil for none.
-func (l *links) towards(from Site, to string) *rate.Limiter {
+// enter takes a slot on the way of a bundle from one site to another; false when there is none. The limiter is nil, and leave does nothing, where the way has no limit.
+func (l *links) enter(digest bundle.Digest, from Site, to string) (limit *rate.Limiter, leave func(), ok bool) {
 	bytes := from.Links[to]
 	if from.Name == to || bytes <= 0 {
-		return nil
+		return nil, func() {}, true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.gateways[to]
+	one := l.of(digest)
+	way := one.ways[to]
+	if way == nil {
+		way = &link{limit: rate.NewLimiter(0, 0)}
+		one.ways[to] = way
+	}
+	n := one.gateways[to]
 	if n == 0 {
 		n = plan.Gateways
 	}
-	share := max(1, bytes/int64(n))
-	limit := l.limits[to]
-	if limit == nil {
-		limit = limiter(share)
-		l.limits[to] = limit
+	if share := max(1, bytes/int64(n)); way.limit.Limit() != rate.Limit(share) {
+		way.limit.SetLimit(rate.Limit(share))
+		way.limit.SetBurst(int(min(max(share/2, throttled), rateBurst)))
 	}
-	if limit.Limit() != rate.Limit(share) {
-		limit.SetLimit(rate.Limit(share))
+	if way.busy >= linkUploads {
+		return nil, nil, false
 	}
-	return limit
+	way.busy++
+	return way.limit, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		way.busy--
+	}, true
 }
 
 // slots counts the runs of pieces being served.

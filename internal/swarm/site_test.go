@@ -2,10 +2,14 @@ package swarm
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
@@ -96,15 +100,27 @@ func TestALinkBetweenSitesIsSharedByTheGateways(t *testing.T) {
 		h := f.start("web-1")
 		home := Site{Name: "a", Links: map[string]int64{"b": 4 << 20, "c": 0}}
 		l := &h.swarm.links
-		if l.towards(home, "a") != nil || l.towards(home, "c") != nil || l.towards(home, "d") != nil {
-			t.Error("a limit where there is none")
+		enter := func(digest bundle.Digest, to string) *rate.Limiter {
+			t.Helper()
+			limit, leave, ok := l.enter(digest, home, to)
+			if !ok {
+				t.Fatal("no way to ", to)
+			}
+			leave()
+			return limit
 		}
-		if got := l.towards(home, "b").Limit(); got != (4<<20)/plan.Gateways {
+		for _, to := range []string{"a", "c", "d"} {
+			if enter("one", to) != nil {
+				t.Errorf("a limit towards %s, where there is none", to)
+			}
+		}
+		if got := enter("one", "b").Limit(); got != (4<<20)/plan.Gateways {
 			t.Errorf("before anything is drawn: %v bytes a second", got)
 		}
-		l.drawn(map[string]int{"b": 2})
-		limit := l.towards(home, "b")
-		if limit.Limit() != 2<<20 || limit != l.towards(home, "b") {
+		l.drawn("one", map[string]int{"b": 2})
+		l.drawn("two", map[string]int{"b": 1}) // whose gateway is alone, and says nothing of the first bundle's
+		limit := enter("one", "b")
+		if limit.Limit() != 2<<20 || limit != enter("one", "b") {
 			t.Errorf("of two gateways: %v bytes a second", limit.Limit())
 		}
 		begin, data := time.Now(), make([]byte, 1<<20)
@@ -116,6 +132,140 @@ func TestALinkBetweenSitesIsSharedByTheGateways(t *testing.T) {
 		if took := time.Since(begin); took < 4*time.Second || took > 5*time.Second {
 			t.Errorf("9 MiB, of which the first is free, at 2 MiB/s took %v", took)
 		}
+		home.Links = map[string]int64{"b": 1 << 20}
+		if got := enter("one", "b"); got != limit || got.Limit() != 512<<10 || got.Burst() != 256<<10 {
+			t.Errorf("after a new commit: %v bytes a second, %d at once", got.Limit(), got.Burst())
+		}
+	})
+}
+
+func TestAnotherSiteIsAskedOnlyOnceTheOwnWasHeard(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		near := f.liar(t, "web-3", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			if strings.HasSuffix(r.URL.Path, "/news") {
+				time.Sleep(hearFirst / 2)
+			}
+			honest.ServeHTTP(w, r)
+		})
+		far := f.liar(t, "web-2", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) { honest.ServeHTTP(w, r) })
+		at := &movable{sites: map[string]Site{"web-1": {Name: "a"}, "web-2": {Name: "b"}, "web-3": {Name: "a"}}}
+		h := f.start("web-1", func(o *Options) { o.Site = at.of })
+		wait(t, a, h.fetch(t.Context(), h.job(a, nil)))
+		if near.Load() == 0 || far.Load() != 0 {
+			t.Errorf("%d requests went to the own site and %d to the other", near.Load(), far.Load())
+		}
+	})
+}
+
+func TestALinkServesFewAtATime(t *testing.T) {
+	l, home := newLinks(), Site{Name: "a", Links: map[string]int64{"b": LinkMin, "c": LinkMin}}
+	var leaves []func()
+	for range linkUploads {
+		_, leave, ok := l.enter("one", home, "b")
+		if !ok {
+			t.Fatal("turned away too early")
+		}
+		leaves = append(leaves, leave)
+	}
+	if _, _, ok := l.enter("one", home, "b"); ok {
+		t.Error("one too many")
+	}
+	for _, way := range []struct {
+		digest bundle.Digest
+		to     string
+	}{{"two", "b"}, {"one", "c"}, {"one", "a"}} {
+		if _, _, ok := l.enter(way.digest, home, way.to); !ok {
+			t.Errorf("%s to %s is turned away", way.digest, way.to)
+		}
+	}
+	leaves[0]()
+	if _, _, ok := l.enter("one", home, "b"); !ok {
+		t.Error("a slot that was given back is taken")
+	}
+	for n := range 2 * linksMax {
+		l.drawn(bundle.Digest(fmt.Sprint(n)), map[string]int{"b": 1})
+	}
+	if len(l.bundles) != linksMax {
+		t.Errorf("%d bundles are remembered", len(l.bundles))
+	}
+}
+
+// movable is sites that change while hosts run.
+type movable struct {
+	mu    sync.Mutex
+	sites map[string]Site
+}
+
+func (m *movable) of(host string) Site {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sites[host]
+}
+
+func (m *movable) move(host string, to Site) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sites[host] = to
+}
+
+func TestAHostThatMovesToAnotherSiteExchangesThere(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-1"), &source{a: a}
+		defer f.close()
+		at := &movable{sites: map[string]Site{"web-1": {Name: "a", Own: true}, "web-2": {Name: "b", Own: true}}}
+		var hosts []*host
+		for _, name := range names(2) {
+			hosts = append(hosts, f.start(name, func(o *Options) { o.Site = at.of }))
+		}
+		here := hosts[0].fetch(t.Context(), hosts[0].job(a, s))
+		wait(t, a, here)
+		apart := hosts[1].fetch(t.Context(), hosts[1].job(a, nil)) // no route of its own
+		<-apart.done
+		if p := hosts[1].swarm.Progress(a.ref.Digest); apart.err == nil || p.FromPeers > 0 {
+			t.Fatalf("a site that reads for itself got bytes from another: %+v (%v)", p, apart.err)
+		}
+		moving := hosts[1].fetch(t.Context(), hosts[1].job(a, nil))
+		time.Sleep(stallMax / 2)
+		at.move("web-2", Site{Name: "a", Own: true})
+		wait(t, a, moving)
+		payload(t, s, a.index.PayloadSize())
+	})
+}
+
+func TestNeighboursAreDrawnAgainWhenThisHostMoves(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		at := &movable{sites: map[string]Site{"web-1": {Name: "a"}, "web-2": {Name: "b"}}}
+		var hosts []*host
+		for _, name := range names(2) {
+			hosts = append(hosts, f.start(name, func(o *Options) { o.Site = at.of }))
+		}
+		moving := hosts[1].fetch(t.Context(), hosts[1].job(a, nil))
+		far := func() bool {
+			hosts[1].swarm.mu.Lock()
+			x := hosts[1].swarm.exchanges[a.ref.Digest]
+			hosts[1].swarm.mu.Unlock()
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			p := x.peers["web-1"]
+			return p != nil && p.far
+		}
+		time.Sleep(time.Second)
+		if !far() {
+			t.Error("a host of another site is not taken for one")
+		}
+		at.move("web-2", Site{Name: "a"}) // all the others stay where they were
+		time.Sleep(time.Second)
+		if far() {
+			t.Error("a host of the own site is taken for one of another")
+		}
+		<-moving.done
 	})
 }
 

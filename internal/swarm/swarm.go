@@ -27,6 +27,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,12 +82,24 @@ type Job struct {
 type Progress struct {
 	Total      int64             `json:"total"`              // bytes; 0 while unknown
 	Have       int64             `json:"have"`               // verified bytes
+	Pieces     int               `json:"pieces"`             // 0 while unknown
+	HavePieces int               `json:"havePieces"`         // verified
 	FromOrigin int64             `json:"fromOrigin"`         // bytes read from the origin by this host
 	FromPeers  int64             `json:"fromPeers"`          // bytes read from other hosts
+	FromFar    int64             `json:"fromFar"`            // of those, from other sites
 	Reused     int64             `json:"reused"`             // bytes found in earlier bundles
+	Rate       int64             `json:"rate"`               // bytes a second that came in the last five seconds; 0 when nothing is being fetched
 	Peers      int               `json:"peers"`              // hosts heard of in this exchange
-	State      string            `json:"state"`              // one sentence
+	State      string            `json:"state"`              // one sentence; "" for a bundle that is not here and was never fetched
 	Suspects   map[string]string `json:"suspects,omitempty"` // host -> why it is no longer asked
+}
+
+// ETA is how long the rest takes at the present rate; false while that is unknown.
+func (p Progress) ETA() (time.Duration, bool) {
+	if p.Rate <= 0 || p.Total <= 0 || p.Have >= p.Total {
+		return 0, false
+	}
+	return time.Duration(float64(p.Total-p.Have) / float64(p.Rate) * float64(time.Second)), true
 }
 
 // Options configure New.
@@ -182,15 +195,43 @@ func (s *Swarm) Run(ctx context.Context) error {
 	return fmt.Errorf("cannot serve bundles to peers: %w", err)
 }
 
-// Progress says how far a bundle is, or what its last fetch cost.
+// Progress says how far a bundle is, or what its last fetch cost and what is left of it on this disk.
 func (s *Swarm) Progress(digest bundle.Digest) Progress {
 	s.mu.Lock()
-	x, before := s.exchanges[digest], s.past[digest].progress
+	x, p := s.exchanges[digest], s.past[digest].progress
 	s.mu.Unlock()
-	if x == nil {
-		return before
+	if x != nil {
+		return x.progress()
 	}
-	return x.progress()
+	p.Rate, p.Have, p.HavePieces = 0, 0, 0
+	if b, ok := s.o.Store.Lookup(digest); ok {
+		p.whole(b.Ref)
+		p.State = "complete"
+	} else if left, ok := s.o.Store.Partial(digest); ok && left.Index() != nil {
+		p.part(left.Index(), left.Have())
+	}
+	return p
+}
+
+// Known lists the bundles being fetched here and those of the last fetches.
+func (s *Swarm) Known() []bundle.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Collect(maps.Keys(s.exchanges))
+	for digest := range s.past {
+		if s.exchanges[digest] == nil {
+			all = append(all, digest)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Fetching lists the bundles being fetched here.
+func (s *Swarm) Fetching() []bundle.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.exchanges))
 }
 
 // Suspects lists the hosts that sent wrong bytes in any of the last exchanges, and what they sent.
