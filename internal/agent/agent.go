@@ -314,7 +314,7 @@ func (a *Agent) buildBytes() error {
 		return err
 	}
 	a.swarm, err = swarm.New(swarm.Options{Host: c.Host, Store: a.store, Listener: a.transport.Listener(transport.BundleALPN), Client: a.transport.HTTPClient(transport.BundleALPN),
-		Upload: c.Limits.Upload, Download: c.Limits.Download, Log: a.log.With("station", "swarm")})
+		Upload: c.Limits.Upload, Download: c.Limits.Download, Log: a.log.With("station", "swarm"), Site: a.site})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ type testFleet struct {
 	dir    string
 	origin *gitOrigin
 	hosts  []*testHost
+
+	inventory map[string]string // files of hosts, by name
 }
 
 // testHost is one host and, while it runs, its agent.
@@ -66,7 +68,7 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &testFleet{t: t, dir: dir}
+	f := &testFleet{t: t, dir: dir, inventory: map[string]string{}}
 	t.Cleanup(func() {
 		f.end()
 		for _, h := range f.hosts {
@@ -92,7 +94,8 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 			t.Fatal(err)
 		}
 		address := freeAddress(t)
-		files = append(files, "hosts/"+name+".yaml", fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address))
+		f.inventory[name] = fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address)
+		files = append(files, "hosts/"+name+".yaml", f.inventory[name])
 		voters = append(voters, name+"/"+storageOf(line))
 		h.config = Config{Host: name, DataDir: home, Socket: filepath.Join(home, "s"), Listen: address, Advertise: address, DestinationRoot: filepath.Join(home, "root"), Timing: "fast",
 			Repository: RepositoryConfig{Branch: "main", Poll: 200 * time.Millisecond, AllowLocalPath: true}, Log: LogConfig{Format: "text"}}

@@ -6,16 +6,19 @@ import (
 	"slices"
 )
 
-// Keep gives next the hosts and coordinator sets of old whose files are merely broken in next, and works out every group's members with them. A mistyped
-// hosts/NAME.yaml then neither cuts that host off nor shrinks its groups. Groups that are broken stay left out: nothing new may start for them, and what
+// Keep gives next the hosts, coordinator sets and sites of old whose files are merely broken in next, and works out every group's members with them. A mistyped
+// hosts/NAME.yaml then neither cuts that host off nor shrinks its groups, and a mistyped fleet.yaml does not lift the limits of links between sites. Groups that are broken stay left out: nothing new may start for them, and what
 // runs is not touched. Neither argument is changed; old may be nil.
 //
 // What is kept depends on the commit a host had before, so two hosts may keep different things until the file is mended; spec hashes do not depend on it.
 func Keep(old, next *State) *State {
-	if old == nil || len(next.Broken.Hosts)+len(next.Broken.Sets) == 0 {
+	if old == nil || len(next.Broken.Hosts)+len(next.Broken.Sets) == 0 && !next.Broken.Fleet {
 		return next
 	}
 	kept := *next
+	if next.Broken.Fleet {
+		kept.Fleet.Sites = old.Fleet.Sites
+	}
 	kept.Hosts, kept.Sets = maps.Clone(next.Hosts), maps.Clone(next.Sets)
 	claimed := map[string]bool{} // keys: an identity is never shared
 	for _, host := range next.Hosts {

@@ -37,6 +37,26 @@ func TestKeepHoldsOnToWhatIsMerelyBroken(t *testing.T) {
 	}
 }
 
+func TestKeepHoldsOnToTheSites(t *testing.T) {
+	files := fleet(t)
+	files["fleet.yaml"] = "name: x\nsites: {dc1: {origin: own}, dc2: {links: {dc1: 4MiB/s}}}\n"
+	files["hosts/web-1.yaml"] += "site: dc1\n"
+	old, problems := Load(tree(files))
+	if len(problems) > 0 || old.Fleet.Sites["dc1"].Origin != "own" || old.Fleet.Sites["dc2"].Origin != "shared" || old.Fleet.Sites["dc2"].Links["dc1"] != 4<<20 || old.Hosts["web-1"].Site != "dc1" {
+		t.Fatalf("%+v\n%s", old.Fleet, texts(problems))
+	}
+	files["fleet.yaml"] = strings.Replace(files["fleet.yaml"], "own", "mine", 1)
+	next, _ := Load(tree(files))
+	if kept := Keep(old, next); len(next.Fleet.Sites) > 0 || len(kept.Fleet.Sites) != 2 || len(kept.Hosts) != 3 || kept.Groups == nil {
+		t.Errorf("before %+v, kept %+v", next.Fleet, kept.Fleet)
+	}
+	files["fleet.yaml"] = "name: x\n"
+	next, _ = Load(tree(files))
+	if kept := Keep(old, next); len(kept.Fleet.Sites) > 0 {
+		t.Error("sites that were removed are kept")
+	}
+}
+
 func TestKeepNeverSharesAnIdentity(t *testing.T) {
 	files := fleet(t)
 	old, _ := Load(tree(files))

@@ -141,14 +141,8 @@ func (l *loader) loadFleet() {
 	l.defaults = f.defaults
 	fleet := Fleet{Name: f.name, Sites: map[string]Site{}, DeploymentConfigs: map[string]DeploymentConfig{}, AllowMassRemoval: f.allowMassRemoval}
 	for _, site := range slices.Sorted(maps.Keys(f.sites)) {
-		s := f.sites[site]
-		fleet.Sites[site] = Site{Origin: s.origin}
-		if s.origin == "own" {
-			ok = !l.report(doc.Problem("sites."+site+".origin", "write shared", "sites.%s: origin: own is not supported yet", site)) && ok
-		}
-		if len(s.links) > 0 {
-			ok = !l.report(doc.Problem("sites."+site+".links", "remove it", "sites.%s: links is not supported yet", site)) && ok
-		}
+		fleet.Sites[site] = Site{Origin: f.sites[site].origin, Links: f.sites[site].links}
+		ok = !l.report(badLinks(doc, site, f.sites)...) && ok
 	}
 	for _, config := range slices.Sorted(maps.Keys(f.configs)) {
 		ok = l.fleetConfig(doc, config, f.configs[config], &fleet) && ok
@@ -169,6 +163,23 @@ func (l *loader) loadFleet() {
 	if ok {
 		l.state.Fleet = fleet
 	}
+}
+
+// badLinks judges the rates of one site towards others.
+func badLinks(doc *strict.Doc, site string, sites map[string]siteFile) (bad []Problem) {
+	for _, to := range slices.Sorted(maps.Keys(sites[site].links)) {
+		at, rate := "sites."+site+".links."+to, sites[site].links[to]
+		switch _, known := sites[to]; {
+		case to == site:
+			bad = append(bad, doc.Problem(at, "remove it", "%s: a site has no link to itself", at))
+		case !known:
+			hint := strict.DidYouMean(to, slices.Collect(maps.Keys(sites)))
+			bad = append(bad, doc.Problem(at, hint, "%s: there is no site %q under sites", at, to))
+		case rate < LinkRateMin:
+			bad = append(bad, doc.Problem(at, "256KiB/s, or origin: own to keep bundles off the link", "%s: %d bytes a second are too few for pieces to arrive in time", at, rate))
+		}
+	}
+	return bad
 }
 
 // fleetConfig takes one deployment configuration in.

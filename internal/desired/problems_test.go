@@ -148,7 +148,10 @@ func TestProblemsOfOtherFiles(t *testing.T) {
 			f["fleet.yaml"] = "name: x\nsites: {dc1: {}}\n"
 			f["hosts/web-1.yaml"] += "site: dc2\n"
 		}, []string{"fleet.yaml lists sites, but not", "has problems of its own", "has problems of its own"}, 0},
-		{"origin own", func(f Files) { f["fleet.yaml"] = "name: x\nsites: {dc1: {origin: own}}\n" }, []string{"origin: own is not supported yet"}, 0},
+		{"origin", func(f Files) { f["fleet.yaml"] = "name: x\nsites: {dc1: {origin: mine}}\n" }, []string{"sites.dc1.origin"}, 0},
+		{"links", func(f Files) {
+			f["fleet.yaml"] = "name: x\nsites: {dc1: {links: {dc1: 1MiB/s, dc2: 255KiB/s, dc3: 1MiB/s}}, dc2: {links: {dc1: 256KiB/s}}}\n"
+		}, []string{"no link to itself", "too few for pieces", `no site "dc3"`}, 0},
 		{"secrets", func(f Files) { f["shop/production/website/secrets/a.age"] = "x" }, []string{"secrets/ is not supported yet"}, 0},
 		{"lfs", func(f Files) {
 			f["shop/production/website/codedeploy/big"] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"

@@ -51,8 +51,12 @@ type Fleet struct {
 
 // Site is one place with hosts of its own.
 type Site struct {
-	Origin string // "shared" (the fleet reads the origin once) or "own" (once for this site)
+	Origin string           // "shared" (the fleet reads the origin once) or "own" (once for this site)
+	Links  map[string]int64 // bytes in a second of each bundle towards other sites; none: no limit
 }
+
+// LinkRateMin is the least rate of a link, in bytes in a second: with less, pieces take longer than a host waits for them.
+const LinkRateMin = 256 << 10
 
 // DeploymentConfig is a named entry of fleet.yaml's deploymentConfigs, or a predefined one.
 type DeploymentConfig struct {
