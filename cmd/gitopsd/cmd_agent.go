@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/gitopsd/gitopsd/internal/agent"
+	"github.com/gitopsd/gitopsd/internal/configrepo/trust"
 	"github.com/spf13/cobra"
 )
 
@@ -45,7 +46,7 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 	log := newLogger(out, config.Log.Format, level)
 	a, err := agent.New(agent.Options{Config: config, Reload: load, Program: program, Version: versionLine(), LogLevel: level, Log: log})
 	if err != nil {
-		return err
+		return invalidSigners(err)
 	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -58,13 +59,21 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
-			return err
+			return invalidSigners(err)
 		case <-hangups:
 			if err := a.Reload(); err != nil {
 				log.Error("reload", "error", err)
 			}
 		}
 	}
+}
+
+// invalidSigners gives a file of signers that is wrong its exit code.
+func invalidSigners(err error) error {
+	if errors.As(err, new(trust.Problems)) {
+		return exitError{code: codeInvalid, err: err}
+	}
+	return err
 }
 
 // newLogger writes text or JSON lines.

@@ -114,11 +114,11 @@ func parseSigner(text string) (desired.Signer, error) {
 		return desired.Signer{}, fmt.Errorf("cannot use --signer %q: write NAME=PUBLICKEY or NAME=FILE.pub", text)
 	}
 	if !strings.Contains(key, " ") {
-		line, err := os.ReadFile(key)
+		line, err := readKeyFile(key)
 		if err != nil {
 			return desired.Signer{}, fmt.Errorf("cannot use --signer %s: %w", name, err)
 		}
-		key = string(line)
+		key = line
 	}
 	key = strings.TrimSpace(key)
 	kind, _, _ := strings.Cut(key, " ")
@@ -131,6 +131,31 @@ func parseSigner(text string) (desired.Signer, error) {
 		}
 	}
 	return desired.Signer{Name: name, SSH: key}, nil
+}
+
+// maxKeyFile bounds a file with one key, in bytes.
+const maxKeyFile = 64 << 10
+
+// readKeyFile reads a public key's file, and says which it is when it is given the private half.
+func readKeyFile(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return "", err
+	}
+	head, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	if !strings.Contains(head, "PRIVATE KEY-----") {
+		return string(text), nil
+	}
+	public := file + ".pub"
+	if exists(public) {
+		return "", fmt.Errorf("%s is a private key, which nobody else may have; name its public half, %s", file, public)
+	}
+	return "", fmt.Errorf("%s is a private key, which nobody else may have; name its public half, which `ssh-keygen -y -f %s > %s` writes", file, shellWord(file), shellWord(public))
 }
 
 // ownSigner is the user's own key, if there is one.

@@ -120,6 +120,50 @@ func TestGroupAddSaysWhichHostsAndTagsThereAreNot(t *testing.T) {
 	}
 }
 
+func TestInitRefusesAPrivateKey(t *testing.T) {
+	private := filepath.Join(t.TempDir(), "id")
+	if err := os.WriteFile(private, []byte("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, hints, code := offline(t, "init", filepath.Join(t.TempDir(), "c"), "--signer", "anna="+private)
+	if code != codeUsage || !strings.Contains(hints, "`ssh-keygen -y -f "+private+" > "+private+".pub` writes") || strings.Contains(hints, "c2VjcmV0") {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+	if err := os.WriteFile(private+".pub", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, hints, code = offline(t, "init", filepath.Join(t.TempDir(), "c"), "--signer", "anna="+private)
+	if code != codeUsage || !strings.Contains(hints, private+" is a private key, which nobody else may have; name its public half, "+private+".pub") {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+}
+
+// TestAgentRefusesSignersWithoutNames with the code of what is invalid.
+func TestAgentRefusesSignersWithoutNames(t *testing.T) {
+	dir := t.TempDir()
+	key, err := transport.GenerateKey(filepath.Join(dir, "host.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"allowed_signers": "# ours\n" + transport.PublicKeyLine(key) + "\n",
+		"storage-id":      "0123456789abcdef\n",
+		"gitopsd.yaml": "host: web-1\ndataDir: " + dir + "\nsocket: " + filepath.Join(dir, "s") + "\nlisten: 127.0.0.1:0\nrepository:\n  urls: [https://127.0.0.1:1/x]\n" +
+			"  introduction: 0123456789abcdef0123456789abcdef01234567\n  allowedSigners: " + filepath.Join(dir, "allowed_signers") + "\n",
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	err = runAgent(t.Context(), filepath.Join(dir, "gitopsd.yaml"), &out)
+	coded, _ := err.(exitError)
+	if want := filepath.Join(dir, "allowed_signers") + ":2:1: there is no name before the key; write NAME ssh-ed25519 AAAA..."; coded.code != codeInvalid || !strings.Contains(err.Error(), want) {
+		t.Errorf("exit %d, %v\n%s", coded.code, err, out.String())
+	}
+}
+
 func TestInitWithSigner(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)

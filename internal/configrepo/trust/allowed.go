@@ -85,7 +85,7 @@ func ParseAllowedSigners(file string, src []byte) (*AllowedSigners, error) {
 		}
 		e, err := parseAllowedLine(text)
 		if err != nil {
-			bad = append(bad, Problem{File: file, Line: i + 1, Column: 1, Message: err.Error()})
+			bad = append(bad, problemAt(file, i+1, line, err))
 			continue
 		}
 		e.Line = i + 1
@@ -95,13 +95,36 @@ func ParseAllowedSigners(file string, src []byte) (*AllowedSigners, error) {
 		return nil, bad
 	}
 	if len(a.Entries) == 0 {
-		return nil, fmt.Errorf("%s lists no signer: write lines of the form NAME namespaces=\"git\" ssh-ed25519 AAAA", file)
+		return nil, Problems{{File: file, Message: "it lists no signer", Suggestion: `write lines of the form NAME namespaces="git" ssh-ed25519 AAAA`}}
 	}
 	return a, nil
 }
 
+var (
+	errNoName  = errors.New("there is no name before the key")
+	errPrivate = errors.New("this is a private key, which nobody else may have")
+)
+
+// problemAt gives what is wrong with a line its place, and says what to write where that is not plain.
+func problemAt(file string, number int, line []byte, err error) Problem {
+	p := Problem{File: file, Line: number, Column: 1 + len(line) - len(bytes.TrimLeft(line, " \t\r")), Message: err.Error()}
+	switch err {
+	case errNoName:
+		p.Suggestion = "write NAME " + strings.Join(strings.Fields(string(line))[:1], "") + " AAAA..., with the signer's name as in trust.yaml"
+	case errPrivate:
+		p.Suggestion = "write NAME and the line in the key's .pub file"
+	}
+	return p
+}
+
 func parseAllowedLine(text string) (AllowedSigner, error) {
 	var e AllowedSigner
+	if strings.HasPrefix(text, "-----BEGIN ") && strings.HasSuffix(text, " PRIVATE KEY-----") {
+		return e, errPrivate
+	}
+	if _, _, options, _, err := ssh.ParseAuthorizedKey([]byte(text)); err == nil && len(options) == 0 {
+		return e, errNoName
+	}
 	principals, rest, err := field(text)
 	if err != nil {
 		return e, err

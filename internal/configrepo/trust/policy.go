@@ -54,7 +54,7 @@ func Default(allowed *AllowedSigners) (*Policy, error) {
 	p := &Policy{ssh: map[string]string{}}
 	for _, e := range allowed.Entries {
 		if err := e.pinnable(); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", allowed.File, e.Line, err)
+			return nil, Problems{{File: allowed.File, Line: e.Line, Column: 1, Message: err.Error()}}
 		}
 		if !e.AllowsNamespace(Namespace) {
 			continue
@@ -67,7 +67,7 @@ func Default(allowed *AllowedSigners) (*Policy, error) {
 		p.names = append(p.names, e.Principals[0])
 	}
 	if len(p.names) == 0 {
-		return nil, fmt.Errorf("%s lists nobody whose signatures in git count", allowed.File)
+		return nil, Problems{{File: allowed.File, Message: "it lists nobody whose signatures in git count", Suggestion: `namespaces must be left out, or match "git"`}}
 	}
 	slices.Sort(p.names)
 	p.names = slices.Compact(p.names)

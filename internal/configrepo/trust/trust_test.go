@@ -211,8 +211,10 @@ anna@example.com,anna ` + annaKey + ` some comment
 		"lists no signer": "# nothing\n", "f:1:1: no public key": "a\n", "option \"colour=red\"": "a colour=red " + annaKey,
 		"cannot read the public key": "a ssh-ed25519 AAAA", "a quote is not closed": `a namespaces="git ` + annaKey, "its value is missing": "a namespaces " + annaKey,
 		"a principal is empty": "a,,b " + annaKey, "must not be negated": "!a " + annaKey,
+		"f:2:3: there is no name before the key; write NAME ssh-ed25519 AAAA...": "# ours\n  " + annaKey + " anna@laptop\n",
+		"f:1:1: this is a private key, which nobody else may have; write NAME":   "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n",
 	} {
-		if _, err := ParseAllowedSigners("f", []byte(src)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ParseAllowedSigners("f", []byte(src)); err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, new(Problems)) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
