@@ -53,6 +53,9 @@ func initCommand() *cobra.Command {
 			if len(signers) == 0 {
 				options.Signers = ownSigner()
 			}
+			if err := checkFleetName(args[0], name); err != nil {
+				return err
+			}
 			if options.Fleet == "" {
 				options.Fleet = nameFrom(args[0], "fleet")
 			}
@@ -91,6 +94,22 @@ func initSteps(ctx context.Context, hints io.Writer, dir string, signers []strin
 	steps = append(steps, signingSteps(ctx, dir, privateKeyOf(strings.Join(signers[:min(len(signers), 1)], "")))...)
 	steps = append(steps, "git add -A && git commit -S -m 'begin'")
 	fmt.Fprintf(hints, "next:\n  %s\nthen follow README.md\n", strings.Join(steps, "\n  "))
+}
+
+// checkFleetName refuses a name for a fleet that has another one already: what exists is never written over.
+func checkFleetName(dir, name string) error {
+	const file = "fleet.yaml"
+	if name == "" || !exists(filepath.Join(dir, file)) {
+		return nil
+	}
+	state, _ := desired.Load(os.DirFS(dir))
+	switch state.Fleet.Name {
+	case name:
+		return nil
+	case "":
+		return fmt.Errorf("cannot name the fleet %q: there is a %s that cannot be read; mend it, and give the fleet its name there", name, path.Join(dir, file))
+	}
+	return fmt.Errorf("cannot name the fleet %q: %s calls it %q already; change it there", name, path.Join(dir, file), state.Fleet.Name)
 }
 
 var unnameable = regexp.MustCompile(`[^A-Za-z0-9._-]+`)

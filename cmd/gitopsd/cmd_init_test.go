@@ -120,6 +120,28 @@ func TestGroupAddSaysWhichHostsAndTagsThereAreNot(t *testing.T) {
 	}
 }
 
+// TestInitNamesTheFleet or says why it does not.
+func TestInitNamesTheFleet(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	dir := filepath.Join(t.TempDir(), "config")
+	must(t, "init", dir, "--name", "shop")
+	if state, _ := desired.Load(os.DirFS(dir)); state.Fleet.Name != "shop" {
+		t.Errorf("the fleet is called %q", state.Fleet.Name)
+	}
+	must(t, "init", dir, "--name", "shop")
+	must(t, "init", dir)
+	_, hints, code := offline(t, "init", dir, "--name", "other")
+	if code != codeError || !strings.Contains(hints, `cannot name the fleet "other": `+dir+`/fleet.yaml calls it "shop" already; change it there`) {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "fleet.yaml"), []byte("nmae: x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, hints, code := offline(t, "init", dir, "--name", "other"); code != codeError || !strings.Contains(hints, "cannot be read; mend it") {
+		t.Errorf("exit %d, %s", code, hints)
+	}
+}
+
 func TestInitRefusesAPrivateKey(t *testing.T) {
 	private := filepath.Join(t.TempDir(), "id")
 	if err := os.WriteFile(private, []byte("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"), 0o600); err != nil {

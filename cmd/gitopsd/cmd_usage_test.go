@@ -69,20 +69,26 @@ func TestTooFewArgumentsAreWrongUsage(t *testing.T) {
 
 func TestUnknownVerbsAreWrongUsage(t *testing.T) {
 	for line, want := range map[string]string{
-		"bundle psh":             "did you mean push?",
-		"bundle psh a --group g": "did you mean push?",
-		"bundle zzzzzz":          "known here: diff, inspect,",
-		"staus":                  "did you mean status?",
-		"host initt":             "did you mean init?",
-		"rollout simulat":        "did you mean simulate?",
-		"zzzzzz":                 "`gitopsd help` lists the verbs",
-		"status --zzz":           "unknown flag: --zzz",
+		"bundle psh":              "did you mean push?",
+		"bundle psh a --group g":  "did you mean push?",
+		"bundle zzzzzz":           "known here: diff, inspect,",
+		"staus":                   "did you mean status?",
+		"host initt":              "did you mean init?",
+		"rollout simulat":         "did you mean simulate?",
+		"zzzzzz":                  "`gitopsd help` lists the verbs",
+		"status --zzz":            "unknown flag: --zzz: `gitopsd status --help` lists the flags",
+		"help statu":              `there is no gitopsd "statu": did you mean status?`,
+		"help bundle psh":         `there is no gitopsd bundle "psh": did you mean push?`,
+		"group add a --tag a=b":   "unknown flag: --tag: did you mean --tags?",
+		"bundle push a --gruop g": "unknown flag: --gruop: did you mean --group?",
+		"wait g --timeout 5":      `cannot use --timeout "5": write 5s`,
+		"wait g --timeout soon":   "write for example 10s, 5m or 2h",
 	} {
 		if text, code := typed(t, strings.Fields(line)...); code != codeUsage || !strings.Contains(text, want) {
 			t.Errorf("%s: exit %d, %s; want %s", line, code, text, want)
 		}
 	}
-	for _, line := range []string{"", "bundle", "help", "bundle --help"} {
+	for _, line := range []string{"", "bundle", "help", "help status", "help bundle push", "help help", "bundle --help"} {
 		if text, code := typed(t, strings.Fields(line)...); code != 0 || !strings.Contains(text, "Usage:") {
 			t.Errorf("%q: exit %d\n%s", line, code, text)
 		}

@@ -70,7 +70,7 @@ func TestProblemsOfAGroup(t *testing.T) {
 		{"rollback without events", minimal + "autoRollbackConfiguration: {enabled: true, events: []}\n", []string{"enabled without an event does nothing"}},
 		{"rollback with the fleet's events", minimal + "autoRollbackConfiguration: {enabled: true}\n", nil},
 		{"wave without measure", minimal + "waves: [{bake: 1m}, {rest: true}, {hosts: 1}]\n", []string{"waves[0]: a wave has exactly one", "waves[1]: rest leaves nothing"}},
-		{"duration without unit", minimal + "waves: [{hosts: 1, bake: 10}]\n", []string{`waves[0].bake: want a duration, got "10" (for example 10s, 5m or 2h)`}},
+		{"duration without unit", minimal + "waves: [{hosts: 1, bake: 10}]\n", []string{`waves[0].bake: want a duration, got "10" (write 10s)`}},
 		{"percent", minimal + "maxUnreachable: 120%\n", []string{`want a percentage, got "120%"`}},
 		{"check without probe", minimal + "checks: [{name: up}]\n", []string{"exactly one of http, tcp, exec and systemd"}},
 		{"checks with one name", minimal + "checks: [{name: up, tcp: {address: \"127.0.0.1:80\"}}, {name: up, tcp: {address: \"127.0.0.1:81\"}}]\n", []string{`the name "up" is there twice`}},

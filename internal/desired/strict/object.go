@@ -3,6 +3,7 @@ package strict
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -71,13 +72,28 @@ func (o object) hint() string {
 	return "for example {" + o.keys[0].Name + ": ...}"
 }
 
-// meant suggests a key for a name that is none.
-func (o object) meant(name string) string {
+// keyed is a type of mapping whose keys are known.
+type keyed interface{ names() []string }
+
+func (o object) names() []string {
 	names := make([]string, 0, len(o.keys))
 	for _, k := range o.keys {
 		names = append(names, k.Name)
 	}
-	return DidYouMean(name, names)
+	return names
+}
+
+// meant suggests a key for a name that is none: one of this mapping, or one of a mapping right in it.
+func (o object) meant(name string) string {
+	if best := Nearest(name, o.names()); best != "" {
+		return "did you mean " + best + "?"
+	}
+	for _, k := range o.keys {
+		if inner, ok := k.Type.(keyed); ok && slices.Contains(inner.names(), name) {
+			return "write it below " + k.Name
+		}
+	}
+	return DidYouMean(name, o.names())
 }
 
 func (o object) schema() map[string]any {
@@ -235,6 +251,13 @@ func (o optional[T]) decode(d *decoder, n *yaml.Node, path string) {
 
 func (o optional[T]) schema() map[string]any { return o.elem(new(T)).schema() }
 
+func (o optional[T]) names() []string {
+	if inner, ok := o.elem(new(T)).(keyed); ok {
+		return inner.names()
+	}
+	return nil
+}
+
 type either struct {
 	list, mapping Type
 }
@@ -274,17 +297,25 @@ func DidYouMean(name string, names []string) string {
 	return ""
 }
 
-// Nearest is the first of names that is as near as a typing mistake, or "".
+// Nearest is the first of names that is as near as a typing mistake, else the only one that name shortens; "" if there is none.
 func Nearest(name string, names []string) string {
 	best, distance := "", 0
+	var longer []string
 	meant := fold(name)
 	for _, candidate := range names {
-		if n := edits(meant, fold(candidate)); best == "" || n < distance {
+		known := fold(candidate)
+		if n := edits(meant, known); best == "" || n < distance {
 			best, distance = candidate, n
 		}
+		if len(meant) >= 3 && strings.HasPrefix(known, meant) {
+			longer = append(longer, candidate)
+		}
 	}
-	if best != "" && distance <= max(1, min(len(name), len(best))/3) {
+	switch {
+	case best != "" && distance <= max(1, min(len(name), len(best))/3):
 		return best
+	case len(longer) == 1:
+		return longer[0]
 	}
 	return ""
 }

@@ -206,7 +206,7 @@ func Duration(into *time.Duration, min, max time.Duration) Type {
 	return scalar{what: "a duration", hint: "for example 10s, 5m or 2h", set: func(text string) (string, string) {
 		v, err := ParseDuration(text)
 		if err != nil {
-			return err.Error(), "for example 10s, 5m or 2h"
+			return err.Error(), durationHint(text)
 		}
 		if v < min || v > max {
 			return fmt.Sprintf("%s is not between %s and %s", text, FormatDuration(min), FormatDuration(max)), ""
@@ -214,6 +214,14 @@ func Duration(into *time.Duration, min, max time.Duration) Type {
 		*into = v
 		return "", ""
 	}, json: map[string]any{"type": []string{"string", "integer"}, "pattern": durationPattern}}
+}
+
+// durationHint says how a duration is written; what is only a number lacks its unit.
+func durationHint(text string) string {
+	if _, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return "write " + text + "s"
+	}
+	return "for example 10s, 5m or 2h"
 }
 
 // Size is a number of bytes: 64MiB, 1GiB, or plain bytes.
