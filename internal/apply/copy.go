@@ -13,9 +13,10 @@ import (
 )
 
 // copyFile copies the content of a file to a new one with mode 0600, sharing
-// the blocks where the file system can.
-func copyFile(from, to string) error {
-	done, err := copySmall(from, to)
+// the blocks where the file system can. buf is smallBuf long and may be used
+// again.
+func copyFile(from, to string, buf []byte) error {
+	done, err := copySmall(from, to, buf)
 	if done || err != nil {
 		return err
 	}
@@ -40,15 +41,17 @@ func copyFile(from, to string) error {
 // smallMax is the size in bytes up to which a file is read and written at once.
 const smallMax = 32 << 10
 
+// smallBuf also shows that a file is larger.
+const smallBuf = smallMax + 1
+
 // copySmall copies a small file with as few system calls as it takes; bundles
 // have many of them. It returns false, having made nothing, for a larger one.
-func copySmall(from, to string) (bool, error) {
+func copySmall(from, to string, buf []byte) (bool, error) {
 	src, err := retry(func() (int, error) { return unix.Open(from, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return false, &fs.PathError{Op: "open", Path: from, Err: err}
 	}
 	defer unix.Close(src)
-	buf := make([]byte, smallMax+1)
 	n := 0
 	for n < len(buf) {
 		m, err := retry(func() (int, error) { return unix.Read(src, buf[n:]) })
@@ -96,8 +99,9 @@ func retry(call func() (int, error)) (int, error) {
 // copyTree copies a directory as a revision: files get the modes of their
 // source less the umask, links are copied as links, owner and times are new.
 func copyTree(ctx context.Context, from, to string, umask uint32) error {
+	buf := make([]byte, smallBuf)
 	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
-		if err := copyFile(path, dest); err != nil {
+		if err := copyFile(path, dest, buf); err != nil {
 			return err
 		}
 		return unix.Chmod(dest, unixMode(info)&^umask)
@@ -106,8 +110,9 @@ func copyTree(ctx context.Context, from, to string, umask uint32) error {
 
 // cloneTree copies a release with modes, times and, for root, owners.
 func cloneTree(ctx context.Context, from, to string) error {
+	buf := make([]byte, smallBuf)
 	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
-		if err := copyFile(path, dest); err != nil {
+		if err := copyFile(path, dest, buf); err != nil {
 			return err
 		}
 		n, _, err := statNode(path)

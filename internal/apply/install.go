@@ -1,13 +1,16 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -33,19 +36,11 @@ type installer struct {
 // stage makes every new file beside its destination, complete with its
 // attributes.
 func (in *installer) stage(ctx context.Context) error {
+	if err := in.fill(ctx); err != nil {
+		return err
+	}
 	for i := range in.plan.Units {
 		u := &in.plan.Units[i]
-		if err := in.unstage(u); err != nil {
-			return err
-		}
-		for j := range u.Items {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("%w: %w", ErrInterrupted, err)
-			}
-			if err := in.make(u, &u.Items[j]); err != nil {
-				return fmt.Errorf("cannot install %s: %w", u.Items[j].Path, err)
-			}
-		}
 		for j := len(u.Items) - 1; j >= 0; j-- {
 			if item := &u.Items[j]; item.Kind == plan.Dir {
 				if err := in.set(u, item); err != nil {
@@ -57,26 +52,95 @@ func (in *installer) stage(ctx context.Context) error {
 	return in.sync()
 }
 
+// stagers is how many files are copied at a time: a small one is mostly system
+// calls, and few processors are enough to keep a file system busy.
+const stagers = 4
+
+// fill makes directories and links in their order, and files on several
+// processors as soon as their directories are there.
+func (in *installer) fill(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	files := make(chan func(buf []byte) error, 64)
+	var workers sync.WaitGroup
+	var first sync.Once
+	var failed error
+	for range min(stagers, runtime.GOMAXPROCS(0)) {
+		workers.Go(func() {
+			buf := make([]byte, smallBuf)
+			for file := range files {
+				if ctx.Err() != nil {
+					continue // nothing more is begun
+				}
+				if err := file(buf); err != nil {
+					first.Do(func() { failed = err })
+					stop()
+				}
+			}
+		})
+	}
+	err := in.walk(ctx, files)
+	close(files)
+	workers.Wait()
+	if err := cmp.Or(failed, err); err != nil {
+		return err
+	}
+	return notInterrupted(ctx)
+}
+
+func notInterrupted(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInterrupted, err)
+	}
+	return nil
+}
+
+// walk hands out all files of the plan, and makes what else is in it.
+func (in *installer) walk(ctx context.Context, files chan<- func([]byte) error) error {
+	for i := range in.plan.Units {
+		u := &in.plan.Units[i]
+		if err := in.unstage(u); err != nil {
+			return err
+		}
+		for j := range u.Items {
+			item := &u.Items[j]
+			if err := notInterrupted(ctx); err != nil {
+				return err
+			}
+			path := staged(u, item)
+			err := in.a.opts.Disk.Step("stage", path)
+			switch {
+			case err != nil:
+			case item.Kind == plan.Dir:
+				err = os.Mkdir(path, 0o777)
+			case item.Kind == plan.Link:
+				err = os.Symlink(item.Target, path)
+			default:
+				files <- func(buf []byte) error { return in.copy(u, item, buf) }
+			}
+			if err != nil {
+				return fmt.Errorf("cannot install %s: %w", item.Path, err)
+			}
+		}
+	}
+	return nil
+}
+
 // staged returns where an item is built.
 func staged(u *plan.Unit, item *plan.Item) string {
 	return u.Stage + strings.TrimPrefix(item.Path, u.Dest)
 }
 
-func (in *installer) make(u *plan.Unit, item *plan.Item) error {
-	path := staged(u, item)
-	if err := in.a.opts.Disk.Step("stage", path); err != nil {
-		return err
+// copy makes one file.
+func (in *installer) copy(u *plan.Unit, item *plan.Item, buf []byte) error {
+	err := copyFile(filepath.Join(in.archive, filepath.FromSlash(item.Source)), staged(u, item), buf)
+	if err == nil {
+		err = in.set(u, item)
 	}
-	switch item.Kind {
-	case plan.Dir:
-		return os.Mkdir(path, 0o777)
-	case plan.Link:
-		return os.Symlink(item.Target, path)
+	if err != nil {
+		return fmt.Errorf("cannot install %s: %w", item.Path, err)
 	}
-	if err := copyFile(filepath.Join(in.archive, filepath.FromSlash(item.Source)), path); err != nil {
-		return err
-	}
-	return in.set(u, item)
+	return nil
 }
 
 func (in *installer) set(u *plan.Unit, item *plan.Item) error {

@@ -28,17 +28,9 @@ type listedNode struct {
 	CTimeNS int64     `json:"ctimeNs"` // a file whose ctime and size are unchanged has the digest listed
 }
 
-// listRelease lists the tree at dir. Digests of files unchanged since before
-// are taken from there.
-func listRelease(ctx context.Context, dir string, before *listing) (*listing, error) {
-	known := map[string]listedNode{}
-	if before != nil {
-		for _, n := range before.Nodes {
-			known[string(n.Path)] = n
-		}
-	}
+// listRelease lists the tree at dir, without the digests of its files.
+func listRelease(ctx context.Context, dir string) (*listing, error) {
 	out := &listing{Version: stateVersion}
-	buf := make([]byte, 256<<10)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -51,15 +43,8 @@ func listRelease(ctx context.Context, dir string, before *listing) (*listing, er
 		if err != nil {
 			return err
 		}
-		switch node.Kind {
-		case plan.Link:
+		if node.Kind == plan.Link {
 			node.Leads, node.Real = leadsInside(dir, path)
-		case plan.File:
-			if had, ok := known[rel]; ok && had.CTimeNS == ctime && had.Node.Size == node.Size && had.Node.MTimeNS == node.MTimeNS {
-				node.SHA256 = had.Node.SHA256
-			} else if node.SHA256, err = hashFile(path, buf); err != nil {
-				return err
-			}
 		}
 		out.Nodes = append(out.Nodes, listedNode{Path: []byte(rel), Node: node, CTimeNS: ctime})
 		return nil
@@ -68,6 +53,35 @@ func listRelease(ctx context.Context, dir string, before *listing) (*listing, er
 		return nil, fmt.Errorf("cannot list release: %w", err)
 	}
 	return out, nil
+}
+
+// digest adds the digests of the files below dir. Those of files unchanged
+// since before are taken from there.
+func (l *listing) digest(ctx context.Context, dir string, before *listing) error {
+	known := make(map[string]*listedNode, len(before.Nodes))
+	for i := range before.Nodes {
+		known[string(before.Nodes[i].Path)] = &before.Nodes[i]
+	}
+	buf := make([]byte, 256<<10)
+	for i := range l.Nodes {
+		n := &l.Nodes[i]
+		if n.Node.Kind != plan.File {
+			continue
+		}
+		had := known[string(n.Path)]
+		if had != nil && had.CTimeNS == n.CTimeNS && had.Node.Size == n.Node.Size && had.Node.MTimeNS == n.Node.MTimeNS {
+			n.Node.SHA256 = had.Node.SHA256
+			continue
+		}
+		err := ctx.Err()
+		if err == nil {
+			n.Node.SHA256, err = hashFile(filepath.Join(dir, string(n.Path)), buf)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot list release: %w", err)
+		}
+	}
+	return nil
 }
 
 // tree gives the listing to the planner: files that came from git, and all of a

@@ -325,10 +325,15 @@ func (a *Applier) makePlan(ctx context.Context, d *Deployment, c *checked, trial
 // was unpacked.
 func (a *Applier) releaseTree(ctx context.Context, info *releaseInfo) (*plan.Tree, error) {
 	var before listing
-	if err := readState(filepath.Join(a.releaseDir(info.Key), "files.json"), &before); err != nil {
-		return nil, err
+	read := make(chan error, 1)
+	go func() { read <- readState(filepath.Join(a.releaseDir(info.Key), "files.json"), &before) }()
+	files, err := listRelease(ctx, info.dir)
+	if readErr := <-read; readErr != nil {
+		return nil, readErr
 	}
-	files, err := listRelease(ctx, info.dir, &before)
+	if err == nil {
+		err = files.digest(ctx, info.dir, &before)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -163,7 +163,10 @@ func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string)
 		info.Overlay = append(info.Overlay, filepath.ToSlash(filepath.Clean(f.Path)))
 	}
 	info.AppSpec = findAppSpec(archive, d.AppSpecName)
-	files, err := listRelease(ctx, archive, nil)
+	files, err := listRelease(ctx, archive)
+	if err == nil {
+		err = files.digest(ctx, archive, &listing{})
+	}
 	if err != nil {
 		return nil, err
 	}
