@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
 
@@ -152,13 +154,20 @@ type unpacker struct {
 	count  int
 	buf    []byte
 
-	dir     *os.Root // of dirName; a tree is written directory by directory, so the last one opened is nearly always the next one needed
+	writers *writers
+	dir     *sharedDir // of dirName; a tree is written directory by directory, so the last one opened is nearly always the next one needed
 	dirName string
 	dirs    []bundle.Entry // explicit directories, whose mode and time are set last
 }
 
 func (u *unpacker) run(archive io.ReaderAt, size int64, t bundle.Type) error {
-	if err := bundle.Walk(archive, size, t, u.o.Limits, u.entry); err != nil {
+	u.writers = newWriters()
+	err := bundle.Walk(archive, size, t, u.o.Limits, u.entry)
+	if err == nil {
+		err = u.writers.settle()
+	}
+	u.writers.close()
+	if err != nil {
 		return noSpace(err)
 	}
 	u.closeDir()
@@ -214,17 +223,25 @@ func (u *unpacker) entry(e *bundle.Entry) error {
 	case bundle.File:
 		return u.file(dir, base, e)
 	case bundle.Symlink:
-		if err := dir.Symlink(e.Link, base); err != nil {
+		return u.link(dir, base, e)
+	case bundle.Hardlink:
+		if err := u.writers.settle(); err != nil { // its target may be on its way
 			return err
 		}
-		if uid, gid, ok := u.owner(e); ok {
-			return dir.Lchown(base, uid, gid)
-		}
-		return nil
-	case bundle.Hardlink:
 		return u.root.Link(e.Link, e.Name)
 	}
 	return fmt.Errorf("internal error: %s %q", e.Type, e.Name)
+}
+
+func (u *unpacker) link(dir *sharedDir, base string, e *bundle.Entry) error {
+	err := unix.Symlinkat(e.Link, dir.fd, base)
+	if uid, gid, ok := u.owner(e); ok && err == nil {
+		err = unix.Fchownat(dir.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "symlink", Path: e.Name, Err: err}
+	}
+	return nil
 }
 
 // makeDir makes a directory; mode, owner and time come last, as what is put into it changes or needs them.
@@ -256,18 +273,15 @@ func (u *unpacker) mkdirAll(name string) error {
 }
 
 // open returns the directory name, made where an archive only implies it.
-func (u *unpacker) open(name string) (*os.Root, error) {
-	if name == "." {
-		return u.root, nil
-	}
+func (u *unpacker) open(name string) (*sharedDir, error) {
 	if u.dir != nil && u.dirName == name {
 		return u.dir, nil
 	}
 	u.closeDir()
-	dir, err := u.root.OpenRoot(name)
+	dir, err := openShared(u.root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = u.mkdirAll(name); err == nil {
-			dir, err = u.root.OpenRoot(name)
+			dir, err = openShared(u.root, name)
 		}
 	}
 	if err != nil {
@@ -279,44 +293,42 @@ func (u *unpacker) open(name string) (*os.Root, error) {
 
 func (u *unpacker) closeDir() {
 	if u.dir != nil {
-		_ = u.dir.Close()
+		u.dir.done()
 		u.dir = nil
 	}
 }
 
-func (u *unpacker) file(dir *os.Root, base string, e *bundle.Entry) error {
+func (u *unpacker) file(dir *sharedDir, base string, e *bundle.Entry) error {
 	if u.room -= e.Size; u.room < 0 && !e.Sparse {
 		return fmt.Errorf("%w: with %s the disk would have less than the bytes free that are kept for the agent's journal", ErrNoSpace, e.Name)
 	}
-	file, err := dir.OpenFile(base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	a := attributes{mode: modeOf(e), modTime: e.ModTime}
+	a.uid, a.gid, a.owned = u.owner(e)
+	if e.Sparse || e.Size > smallFile {
+		return dir.create(base, a, func(fd int) error { return u.fill(fd, e) })
+	}
+	if err := u.writers.failure(); err != nil {
 		return err
 	}
-	err = u.fill(file, e)
-	if err == nil {
-		if uid, gid, ok := u.owner(e); ok {
-			err = file.Chown(uid, gid)
-		}
+	f := smallWrite{dir: dir, base: base, a: a, buf: u.writers.buffer()}
+	var err error
+	if f.size, err = readSmall(e.Content, f.buf, e.Size); err != nil {
+		return fmt.Errorf("%s: %w", e.Name, err)
 	}
-	if err == nil {
-		err = file.Chmod(modeOf(e)) // after Chown, which takes setuid and setgid away
+	if int64(f.size) != e.Size {
+		return fmt.Errorf("%s has %d bytes, expected %d", e.Name, f.size, e.Size)
 	}
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil && !e.ModTime.IsZero() {
-		err = dir.Chtimes(base, e.ModTime, e.ModTime)
-	}
-	return err
+	u.writers.write(f)
+	return nil
 }
 
 // fill copies the content; zeros of a file with holes become holes again.
-func (u *unpacker) fill(file *os.File, e *bundle.Entry) error {
+func (u *unpacker) fill(fd int, e *bundle.Entry) error {
 	var at int64
 	for {
 		n, err := io.ReadFull(e.Content, u.buf)
 		if chunk := u.buf[:n]; n > 0 && !(e.Sparse && isZero(chunk)) {
-			if _, err := file.WriteAt(chunk, at); err != nil {
+			if err := writeAt(fd, chunk, at); err != nil {
 				return err
 			}
 		}
@@ -335,7 +347,7 @@ func (u *unpacker) fill(file *os.File, e *bundle.Entry) error {
 		return fmt.Errorf("%s has %d bytes, expected %d", e.Name, at, e.Size)
 	}
 	if e.Sparse {
-		return file.Truncate(at)
+		return retry(func() error { return unix.Ftruncate(fd, at) })
 	}
 	return nil
 }
