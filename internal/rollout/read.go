@@ -118,18 +118,38 @@ func copied(p Policy) Policy {
 	return p
 }
 
-// main is the deployment that status speaks of: the one under way, or the last
-// that concerned the whole group.
+// main is the deployment that status speaks of: the one under way, the one that
+// brought what is desired and runs, or the last that concerned the whole group.
 func (g *group) main() *deployment {
 	if g.Active != nil {
 		return g.Active
 	}
+	newest := g.newest()
+	if !g.settled() {
+		return newest
+	}
+	for i := len(g.History) - 1; i >= 0; i-- {
+		if d := g.History[i]; d.Kind != KindCatchUp && d.Status == StateSucceeded && d.Spec.SpecHash == g.Running.SpecHash {
+			return d
+		}
+	}
+	return newest
+}
+
+// newest is the last deployment that ended and concerned the whole group.
+func (g *group) newest() *deployment {
 	for i := len(g.History) - 1; i >= 0; i-- {
 		if g.History[i].Kind != KindCatchUp {
 			return g.History[i]
 		}
 	}
 	return nil
+}
+
+// settled says whether what runs is what is desired, whatever was tried in
+// between and changed nothing.
+func (g *group) settled() bool {
+	return g.Running.SpecHash != "" && g.Running.SpecHash == g.Desired.Spec.SpecHash && !g.Mixed && !g.Blocked
 }
 
 // lastCatchUp finds a host's catch-up after the deployment status speaks of.

@@ -151,6 +151,9 @@ func (g *group) state() (state, reason string) {
 		}
 		return state, reason
 	case g.Running.SpecHash == g.Desired.Spec.SpecHash:
+		if newest := g.newest(); g.settled() && newest != nil && (newest != main || newest.Spec.SpecHash != g.Running.SpecHash) {
+			last = sentence("commit %s asks for what runs already, so there is nothing to do", short(g.Desired.Spec.Commit))
+		}
 		return StateSucceeded, joined(last, g.behind())
 	}
 	return StateQueued, last
