@@ -56,7 +56,7 @@ func heardRefusals(facts map[string][]byte, self string) map[string]configrepo.R
 }
 
 // refusals lists what this host and others refuse, each commit once: this host's own word first, then that of the first host by name. A commit that this host has
-// accepted is not refused, whoever says so.
+// accepted is not refused, whoever says so, unless git went back to it.
 func (r *reader) refusals() []status.Notice {
 	seen := map[string]bool{}
 	if own := r.source.refusal(); own != nil {
@@ -74,7 +74,7 @@ func (r *reader) refusals() []status.Notice {
 	slices.Sort(hosts)
 	for _, host := range hosts {
 		refused := heard[host]
-		if seen[refused.Commit] || r.accepts(refused.Commit) {
+		if seen[refused.Commit] || refused.Reason != reasonRewound && r.accepts(refused.Commit) {
 			continue
 		}
 		seen[refused.Commit] = true
@@ -95,10 +95,13 @@ func (r *reader) accepts(commit string) bool {
 
 // refusalOf says why a commit is refused, by this host or, for all it knows, by another.
 func (r *reader) refusalOf(commit string) (string, bool) {
+	if r.accepts(commit) { // an older one, that a mirror still offers or the branch went back to
+		return "", false
+	}
 	if own := r.source.refusal(); own != nil && own.Commit == commit {
 		return own.Sentence, true
 	}
-	if r.heard == nil || r.accepts(commit) {
+	if r.heard == nil {
 		return "", false
 	}
 	for _, refused := range r.heard() {

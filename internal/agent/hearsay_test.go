@@ -84,6 +84,15 @@ func TestWaitForTheNewestTellsOfARefusedOne(t *testing.T) {
 	if a, newer := r.newerThanHere(f.current(), group); newer {
 		t.Errorf("a mirror that lags: %+v", a)
 	}
+	delete(heard, "web-2")
+	f.refused = &configrepo.Refusal{Commit: strings.Repeat("d4", 20), Reason: configrepo.ReasonBehind, Sentence: "commit d4 lacks what ran here"}
+	if a, newer := r.newerThanHere(f.current(), group); !newer || a.Code != waitRefused || !strings.HasPrefix(a.Message, "commit d4 lacks what ran here; ") {
+		t.Errorf("a history without what ran here: %+v", a)
+	}
+	f.refused = &configrepo.Refusal{Commit: f.current().Commit.ID, Reason: configrepo.ReasonBehind, Sentence: "its mirror lags"}
+	if a, newer := r.newerThanHere(f.current(), group); newer {
+		t.Errorf("this host's mirror lags: %+v", a)
+	}
 	f.refused = &configrepo.Refusal{Commit: strings.Repeat("d4", 20), Sentence: "commit d4 is unsigned"}
 	if a, newer := r.newerThanHere(f.current(), group); !newer || a.Code != waitRefused || !strings.HasPrefix(a.Message, "commit d4 is unsigned; ") {
 		t.Errorf("what this host refuses: %+v", a)

@@ -81,6 +81,14 @@ func (o *gitOrigin) commit(files ...string) string {
 	return o.change(sign.Change{Signer: o.key}, files...)
 }
 
+// reset forces the branch to a commit.
+func (o *gitOrigin) reset(commit string) {
+	o.t.Helper()
+	if err := os.WriteFile(filepath.Join(o.dir, "refs", "heads", "main"), []byte(commit+"\n"), 0o600); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
 func (o *gitOrigin) change(c sign.Change, files ...string) string {
 	o.t.Helper()
 	o.clock++

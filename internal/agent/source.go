@@ -48,6 +48,7 @@ type source struct {
 	swaps   chan func() // changes of the repository object, made between two cycles
 	audit   time.Time   // when this host looks for itself although others poll; owned by Run
 	reaches bool        // what reach was told last; owned by Run
+	rewinds rewinds     // owned by Run
 
 	mu       sync.Mutex
 	world    *world
@@ -300,6 +301,12 @@ func (s *source) pullFrom(ctx context.Context, host string) error {
 
 // take publishes what a sync or a pull came to. A peer's refused tip is the peer's matter, unless it shows that history has forked.
 func (s *source) take(o configrepo.Outcome, git bool) error {
+	if git {
+		o.Refused = s.rewinds.judge(o, time.Now(), func(commit, than string) bool {
+			older, err := s.repo().IsAncestor(commit, than)
+			return err == nil && older
+		})
+	}
 	forked := o.Refused != nil && o.Refused.Reason == configrepo.ReasonForked
 	s.mu.Lock()
 	news := git && o.Refused != nil && (s.refused == nil || s.refused.Commit != o.Refused.Commit || s.refused.Reason != o.Refused.Reason)

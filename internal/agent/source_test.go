@@ -16,6 +16,8 @@ import (
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
 )
 
 // followed is a source with what it said.
@@ -125,6 +127,69 @@ func TestSourceAcceptsAndRefuses(t *testing.T) {
 	}
 	if len(f.reached) != 1 || !f.reached[0] {
 		t.Errorf("reached %v", f.reached)
+	}
+}
+
+// TestABranchThatWentBackIsTold: whoever force-pushes an older commit must read that nothing follows it, and `wait` must not take the state before for its outcome.
+func TestABranchThatWentBackIsTold(t *testing.T) {
+	o, dir := newOrigin(t), t.TempDir()
+	f := newSource(t, o, dir)
+	f.syncs(t)
+	good := o.commit("hosts/web-1.yaml", hostFile(t, "role: web"))
+	f.syncs(t)
+	o.reset(o.intro)
+	f.syncs(t)
+	refused := f.refusal()
+	if refused == nil || refused.Reason != reasonRewound || f.kinds() != "Rewound" || f.current().Commit.ID != good {
+		t.Fatalf("%+v, notices %s", refused, f.kinds())
+	}
+	for _, want := range []string{"the repository went back to commit " + o.intro[:10], "this host stays at " + good[:10], "git revert"} {
+		if !strings.Contains(refused.Sentence, want) {
+			t.Errorf("%q does not say %q", refused.Sentence, want)
+		}
+	}
+	r := &reader{self: "web-1", source: f.source, repo: f.source.repo}
+	group := status.Group{Group: "shop/web", State: rollout.StateSucceeded}
+	if a, newer := r.newerThanHere(f.current(), group); !newer || !a.Done || a.Code != waitRefused || !strings.HasPrefix(a.Message, refused.Sentence) {
+		t.Errorf("wait for the newest commit: %+v", a)
+	}
+	if why, no := r.refusalOf(o.intro); no {
+		t.Errorf("a commit that was accepted long ago is refused: %s", why)
+	}
+	// Hosts that do not ask git themselves hear of it.
+	other := &reader{self: "web-2", source: newSource(t, o, t.TempDir()).source, repo: f.source.repo, heard: func() map[string]configrepo.Refusal { return map[string]configrepo.Refusal{"web-1": *refused} }}
+	other.source.world = f.current()
+	if got := other.refusals(); len(got) != 1 || got[0].Kind != "Rewound" || got[0].Host != "web-1" {
+		t.Errorf("another host says %+v", got)
+	}
+	o.reset(good)
+	f.syncs(t)
+	if f.refusal() != nil || f.kinds() != "" || f.told[len(f.told)-1] != "" {
+		t.Errorf("the branch is back, and yet %+v, notices %s, told %v", f.refusal(), f.kinds(), f.told)
+	}
+}
+
+// TestMirrorsThatLagAreNoBranchThatWentBack until it has lasted: after a restart this host does not know what git offered before.
+func TestMirrorsThatLagAreNoBranchThatWentBack(t *testing.T) {
+	a, b, now := strings.Repeat("a1", 20), strings.Repeat("b2", 20), time.Now()
+	older := func(commit, than string) bool { return commit == a && than == b }
+	lags := configrepo.Outcome{Accepted: configrepo.Commit{ID: b}, Tip: a, Refused: &configrepo.Refusal{Commit: a, Reason: configrepo.ReasonBehind, Sentence: "it lags"}}
+	var w rewinds
+	for _, at := range []time.Duration{0, rewoundAfter - 1} {
+		if got := w.judge(lags, now.Add(at), older); got.Reason != configrepo.ReasonBehind || got.Sentence != "it lags" {
+			t.Errorf("after %v: %+v", at, got)
+		}
+	}
+	if got := w.judge(lags, now.Add(rewoundAfter), older); got.Reason != reasonRewound || !strings.Contains(got.Sentence, "or every mirror still offers") {
+		t.Errorf("at last: %+v", got)
+	}
+	// What lacks a floor is something else, and so is a commit that is merely unsigned.
+	floor := configrepo.Outcome{Accepted: configrepo.Commit{ID: a}, Tip: b, Refused: &configrepo.Refusal{Commit: b, Reason: configrepo.ReasonBehind}}
+	if got := w.judge(floor, now, older); got.Reason != configrepo.ReasonBehind {
+		t.Errorf("a floor: %+v", got)
+	}
+	if got := w.judge(lags, now.Add(2*rewoundAfter), older); got.Reason != configrepo.ReasonBehind {
+		t.Errorf("the minute does not begin anew: %+v", got)
 	}
 }
 

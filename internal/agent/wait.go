@@ -61,8 +61,8 @@ func (r *reader) newerThanHere(w *world, g status.Group) (status.Awaited, bool) 
 			refused = other.Host + " says: " + other.Message
 		}
 	}
-	if own := r.source.refusal(); own != nil && own.Reason != configrepo.ReasonBehind {
-		refused = own.Sentence
+	if own := r.source.refusal(); own != nil && (own.Reason != configrepo.ReasonBehind || !r.accepts(own.Commit)) {
+		refused = own.Sentence // Behind and not accepted: it lacks what ran here or in the fleet
 	}
 	if refused == "" {
 		return status.Awaited{}, false
