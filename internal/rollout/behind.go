@@ -30,6 +30,9 @@ func (m *Machine) standing(g *group, main *deployment, name string) HostView {
 		return v
 	}
 	v := m.hostView(g, d, r, name)
+	if r != nil && r.Status == rowUnavailable && v.Health == HealthHealthy {
+		v.Reason = "" // its checks were red when the deployment ended
+	}
 	if v.Status == "Behind" && h != nil {
 		v.Reason = g.whyBehind(d, h)
 	}

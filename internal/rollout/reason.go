@@ -139,12 +139,17 @@ func (g *group) state() (state, reason string) {
 		return StateSuspended, "suspend is set in group.yaml"
 	case g.Paused != nil:
 		return StatePaused, g.Paused.sentence("paused")
+	case g.Active != nil && g.Active.Kind == KindRollback:
+		return g.Active.Status, sentence("rolling back %s: %s", g.Active.RollbackOf, g.Active.Reason)
 	case g.Active != nil:
 		return g.Active.Status, g.Active.Reason
 	case len(g.Members) == 0:
 		return StateNoHosts, "the group's targets match no host, so there is nothing to deploy to"
 	case g.Blocked:
-		return StateBlocked, strings.TrimSuffix(last, ".") + "; a person is needed: fix it and run gitopsd retry, or commit another revision"
+		if main != nil && main.Kind == KindRollback && main.Status == StateBlocked {
+			last = sentence("the rollback of %s failed too: %s", main.RollbackOf, last)
+		}
+		return StateBlocked, strings.TrimSuffix(last, ".") + "; a person is needed: mend it and run `gitopsd retry`, or commit another revision"
 	case q != nil:
 		if state, reason = g.heldBack(q); state == StateHeldBack {
 			reason = joined(reason, g.behind())
@@ -181,5 +186,16 @@ func (g *group) heldBack(q *Quarantined) (state, reason string) {
 	default:
 		return StateFailed, q.Reason
 	}
-	return StateHeldBack, sentence("wants commit %s, runs %s: %s", short(g.Desired.Spec.Commit), short(g.Running.Commit), q.Reason)
+	reason = sentence("wants commit %s, runs %s: %s", short(g.Desired.Spec.Commit), short(g.Running.Commit), q.Reason)
+	return StateHeldBack, joined(reason, g.takenBack(q.Deployment))
+}
+
+// takenBack says which rollback ended the failed deployment's stay, if one did.
+func (g *group) takenBack(failed string) string {
+	for i := len(g.History) - 1; i >= 0; i-- {
+		if d := g.History[i]; d.Kind == KindRollback && d.RollbackOf == failed && d.Status == StateSucceeded {
+			return "rolled back by " + d.ID
+		}
+	}
+	return ""
 }
