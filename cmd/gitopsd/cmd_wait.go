@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"time"
 
@@ -18,12 +19,13 @@ var fullCommit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 func waitCommand() *cobra.Command {
 	var flags readFlags
 	var commit string
-	var timeout time.Duration
+	timeout := duration(30 * time.Minute)
 	cmd := &cobra.Command{
 		Use:   "wait GROUP",
 		Short: "Wait until a commit's deployment has ended, and exit with its outcome",
-		Long: "Wait until the commit, or a descendant of it, is verified and its deployment has ended. Exit codes: 0 succeeded or nothing to change, " +
-			"4 failed, 5 rolled back or held back, 6 stopped or paused, 7 timeout, 8 no quorum, 9 agent unreachable, 11 refused.",
+		Long: "Wait until the commit, or a descendant of it, is verified and its deployment, with the rollback of one that failed, has ended. What changes meanwhile goes " +
+			"to standard error. Exit codes: 0 succeeded or nothing to change, 4 failed, or the group matches no host, 5 rolled back or held back, 6 stopped or paused, 7 timeout, " +
+			"8 no quorum, 9 agent unreachable, 11 refused.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := flags.client()
@@ -33,20 +35,22 @@ func waitCommand() *cobra.Command {
 			if commit != "" && !fullCommit.MatchString(commit) {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot wait for %.60q: write a full commit id, as `git rev-parse HEAD` prints it", commit)}
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Duration(timeout))
 			defer cancel()
-			awaited, err := await(ctx, client, args[0], commit)
-			if errors.Is(err, context.DeadlineExceeded) {
-				return exitError{code: codeTimeout, err: fmt.Errorf("%s is still %s after %s: %s", args[0], awaited.State, timeout, awaited.Message)}
-			}
-			if err != nil {
+			awaited, err := await(ctx, client, args[0], commit, cmd.ErrOrStderr())
+			switch {
+			case err != nil && cmd.Context().Err() != nil:
+				return exitError{code: codeError, err: fmt.Errorf("interrupted: %s", standing(args[0], awaited, ""))}
+			case err != nil && ctx.Err() != nil:
+				return exitError{code: codeTimeout, err: fmt.Errorf("gave up after %s: %s", time.Duration(timeout), standing(args[0], awaited, "still "))}
+			case err != nil:
 				return agentError(err)
 			}
 			if flags.output != "table" {
 				if err := printDocument(cmd.OutOrStdout(), flags.output, awaited); err != nil {
 					return err
 				}
-			} else if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", awaited.State, awaited.Message); err != nil {
+			} else if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", awaited.State, status.Printable(awaited.Message)); err != nil {
 				return err
 			}
 			if awaited.Code != 0 {
@@ -57,20 +61,55 @@ func waitCommand() *cobra.Command {
 	}
 	flags.add(cmd, false)
 	cmd.Flags().StringVar(&commit, "commit", "", "wait for this commit (its full id) or a descendant; the newest known one when not given")
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "give up after this long")
+	cmd.Flags().Var(&timeout, "timeout", "give up after this long")
 	return cmd
 }
 
-// await asks until the answer is final. It returns the last answer together with an error.
-func await(ctx context.Context, client *status.Client, group, commit string) (status.Awaited, error) {
-	var last status.Awaited
-	for block := false; ; block = true {
-		awaited, err := client.Wait(ctx, group, commit, block)
-		if err != nil {
-			return last, err
+// await asks until the answer is final, and prints a line whenever the state or the number of hosts in a state changes. It returns the last answer together with an
+// error.
+func await(ctx context.Context, client *status.Client, group, commit string, progress io.Writer) (status.Awaited, error) {
+	last, err := client.Wait(ctx, group, commit, false)
+	for said := ""; err == nil && !last.Done; {
+		if now := last.Progress(); now != said {
+			said = now
+			fmt.Fprintf(progress, "%s; %s\n", status.Printable(now), status.Printable(last.Message))
 		}
-		if last = awaited; awaited.Done {
-			return awaited, nil
+		var next status.Awaited
+		if next, err = client.Await(ctx, group, commit, said); err == nil {
+			last = next
 		}
 	}
+	return last, err
+}
+
+// standing says how far a group was when the waiting ended; still goes before its state.
+func standing(group string, last status.Awaited, still string) string {
+	if last.State == "" {
+		return group + ": the agent has not answered"
+	}
+	return status.Printable(fmt.Sprintf("%s is %s%s; %s", group, still, last.Progress(), last.Message))
+}
+
+// duration is a flag that says how to write it.
+type duration time.Duration
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+// Type names the flag's kind in the help.
+func (d *duration) Type() string { return "duration" }
+
+// Set reads 10s, 5m or 2h.
+func (d *duration) Set(text string) error {
+	v, err := time.ParseDuration(text)
+	switch {
+	case err == nil && v >= 0:
+		*d = duration(v)
+		return nil
+	case err == nil:
+		return fmt.Errorf("it is negative; write %s", -v)
+	}
+	if _, err := time.ParseDuration(text + "s"); err == nil {
+		return fmt.Errorf("it has no unit; write %ss", text)
+	}
+	return errors.New("write it as 10s, 5m or 2h")
 }

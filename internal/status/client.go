@@ -56,12 +56,24 @@ func (c *Client) History(ctx context.Context, name string) (History, error) {
 	return h, c.get(ctx, "/v1/history", url.Values{"group": {name}}, &h)
 }
 
-// Wait blocks until something relevant changed (at most 15 s) and reports how far the group is.
+// Wait reports how far the group is, with block when the wait is over or after 15 s.
 func (c *Client) Wait(ctx context.Context, name, commit string, block bool) (Awaited, error) {
+	return c.wait(ctx, name, commit, block, "")
+}
+
+// Await reports how far the group is as soon as the wait is over or its Progress is another than seen, and after 15 s at the latest.
+func (c *Client) Await(ctx context.Context, name, commit, seen string) (Awaited, error) {
+	return c.wait(ctx, name, commit, true, seen)
+}
+
+func (c *Client) wait(ctx context.Context, name, commit string, block bool, seen string) (Awaited, error) {
 	var a Awaited
 	q := url.Values{"group": {name}, "commit": {commit}}
 	if block {
 		q.Set("block", "1")
+	}
+	if seen != "" {
+		q.Set("seen", seen)
 	}
 	return a, c.get(ctx, "/v1/wait", q, &a)
 }

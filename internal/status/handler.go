@@ -167,18 +167,21 @@ func (h handler) history(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, history, err)
 }
 
+// wait answers once; with block=1 when the wait is over, when the progress is not the one that the client has seen, at most five times a second, or with a heartbeat.
 func (h handler) wait(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if !h.enter(w) {
 		return
 	}
 	defer h.leave()
-	end := time.NewTimer(h.beat)
+	end, pace := time.NewTimer(h.beat), time.NewTimer(h.pace)
 	defer end.Stop()
-	for {
+	defer pace.Stop()
+	for paced := false; ; {
 		changed := h.Source.Changed()
 		awaited, err := h.Source.Wait(r.Context(), q.Get("group"), q.Get("commit"))
-		if err != nil || awaited.Done || q.Get("block") == "" {
+		news := q.Get("seen") != "" && q.Get("seen") != awaited.Progress()
+		if err != nil || awaited.Done || q.Get("block") == "" || news && paced {
 			h.answer(w, awaited, err)
 			return
 		}
@@ -186,6 +189,8 @@ func (h handler) wait(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case <-changed:
+		case <-pace.C:
+			paced = true
 		case <-end.C:
 			h.answer(w, awaited, nil)
 			return

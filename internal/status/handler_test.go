@@ -219,6 +219,37 @@ func TestWaitBlocksUntilTheEnd(t *testing.T) {
 	}
 }
 
+// TestWaitAnswersANewProgress: the client sees each step, also one that came before it asked again, and nothing for times that move on.
+func TestWaitAnswersANewProgress(t *testing.T) {
+	with := func(message string, states ...string) Awaited {
+		a := Awaited{State: "InProgress", Message: message}
+		for _, s := range states {
+			a.Group.Hosts = append(a.Group.Hosts, Host{Status: s})
+		}
+		return a
+	}
+	f := &fakeSource{awaited: with("9s left", "Pending", "Succeeded")}
+	c := NewHTTPClient(http.DefaultClient, strings.TrimPrefix(server(t, f, nil).URL, "http://"))
+	seen := f.awaited.Progress()
+	if seen != "InProgress: of 2 hosts 1 Pending, 1 Succeeded" {
+		t.Error(seen)
+	}
+	if a, err := c.Await(t.Context(), "g", "", "InProgress: of 2 hosts 2 Pending"); err != nil || a.Message != "9s left" {
+		t.Errorf("what changed meanwhile: %+v %v", a, err)
+	}
+	answer := make(chan Awaited, 1)
+	go func() {
+		a, _ := c.Await(context.Background(), "g", "", seen)
+		answer <- a
+	}()
+	until(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.asked) > 2 })
+	f.set(func() { f.awaited = with("8s left", "Pending", "Succeeded") })
+	f.set(func() { f.awaited = with("7s left", "Succeeded", "Succeeded") })
+	if a := <-answer; a.Message != "7s left" {
+		t.Errorf("answered %+v", a)
+	}
+}
+
 func TestWaitAnswersAfterAHeartbeat(t *testing.T) {
 	f := &fakeSource{awaited: Awaited{State: "InProgress"}}
 	s := server(t, f, func(h *handler) { h.beat = time.Millisecond })

@@ -8,6 +8,8 @@ package status
 import (
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -153,6 +155,31 @@ type Awaited struct {
 	State   string `json:"state"`
 	Message string `json:"message"`
 	Group   Group  `json:"group"`
+}
+
+// Progress is what of an answer is worth a line while one waits: the state, and how many hosts stand how. It stays the same while only times and numbers of bytes
+// move on.
+func (a Awaited) Progress() string {
+	counts, order := map[string]int{}, []string{}
+	for _, h := range a.Group.Hosts {
+		if counts[h.Status] == 0 {
+			order = append(order, h.Status)
+		}
+		counts[h.Status]++
+	}
+	slices.Sort(order)
+	parts := make([]string, 0, len(order))
+	for _, s := range order {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[s], s))
+	}
+	if len(parts) == 0 {
+		return a.State
+	}
+	hosts := "hosts"
+	if len(a.Group.Hosts) == 1 {
+		hosts = "host"
+	}
+	return fmt.Sprintf("%s: of %d %s %s", a.State, len(a.Group.Hosts), hosts, strings.Join(parts, ", "))
 }
 
 // StateInvalidConfig is the state of a group whose files in the commit in effect cannot be used: nothing new starts, and what runs goes on.
