@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -19,7 +18,7 @@ var fullCommit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 func waitCommand() *cobra.Command {
 	var flags readFlags
 	var commit string
-	timeout := duration(30 * time.Minute)
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "wait GROUP",
 		Short: "Wait until a commit's deployment has ended, and exit with its outcome",
@@ -35,14 +34,14 @@ func waitCommand() *cobra.Command {
 			if commit != "" && !fullCommit.MatchString(commit) {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot wait for %.60q: write a full commit id, as `git rev-parse HEAD` prints it", commit)}
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Duration(timeout))
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			awaited, err := await(ctx, client, args[0], commit, cmd.ErrOrStderr())
 			switch {
 			case err != nil && cmd.Context().Err() != nil:
 				return exitError{code: codeError, err: fmt.Errorf("interrupted: %s", standing(args[0], awaited, ""))}
 			case err != nil && ctx.Err() != nil:
-				return exitError{code: codeTimeout, err: fmt.Errorf("gave up after %s: %s", time.Duration(timeout), standing(args[0], awaited, "still "))}
+				return exitError{code: codeTimeout, err: fmt.Errorf("gave up after %s: %s", timeout, standing(args[0], awaited, "still "))}
 			case err != nil:
 				return agentError(err)
 			}
@@ -61,7 +60,7 @@ func waitCommand() *cobra.Command {
 	}
 	flags.add(cmd, false)
 	cmd.Flags().StringVar(&commit, "commit", "", "wait for this commit (its full id) or a descendant; the newest known one when not given")
-	cmd.Flags().Var(&timeout, "timeout", "give up after this long")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Minute, "give up after this long")
 	return cmd
 }
 
@@ -88,28 +87,4 @@ func standing(group string, last status.Awaited, still string) string {
 		return group + ": the agent has not answered"
 	}
 	return status.Printable(fmt.Sprintf("%s is %s%s; %s", group, still, last.Progress(), last.Message))
-}
-
-// duration is a flag that says how to write it.
-type duration time.Duration
-
-func (d *duration) String() string { return time.Duration(*d).String() }
-
-// Type names the flag's kind in the help.
-func (d *duration) Type() string { return "duration" }
-
-// Set reads 10s, 5m or 2h.
-func (d *duration) Set(text string) error {
-	v, err := time.ParseDuration(text)
-	switch {
-	case err == nil && v >= 0:
-		*d = duration(v)
-		return nil
-	case err == nil:
-		return fmt.Errorf("it is negative; write %s", -v)
-	}
-	if _, err := time.ParseDuration(text + "s"); err == nil {
-		return fmt.Errorf("it has no unit; write %ss", text)
-	}
-	return errors.New("write it as 10s, 5m or 2h")
 }
