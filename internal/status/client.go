@@ -181,6 +181,8 @@ func refusal(resp *http.Response) error {
 	switch p.Code {
 	case codeUnknownGroup:
 		return &UnknownGroupError{p.Error}
+	case codeUnknownBundle:
+		return &UnknownBundleError{p.Error}
 	case codeNoQuorum:
 		return refusedError{p.Error, ErrNoQuorum}
 	case codeRefused:

@@ -34,13 +34,16 @@ func behindSocket(t *testing.T, f *fakeSource) *Client {
 }
 
 func TestClientBringsBackWhatWasServed(t *testing.T) {
-	f := &fakeSource{report: sample(), history: sampleHistory(), awaited: Awaited{Done: true, Code: 4, State: "Failed", Message: "why", Group: sample().Groups[0]}, logs: "out\n"}
+	f := &fakeSource{report: sample(), history: sampleHistory(), bundle: sampleDistribution(), awaited: Awaited{Done: true, Code: 4, State: "Failed", Message: "why", Group: sample().Groups[0]}, logs: "out\n"}
 	c, ctx := behindSocket(t, f), context.Background()
 	if got, err := c.Report(ctx, ""); err != nil || !reflect.DeepEqual(got, sample()) {
 		t.Errorf("report %+v %v", got, err)
 	}
 	if got, err := c.History(ctx, "g"); err != nil || !reflect.DeepEqual(got, sampleHistory()) {
 		t.Errorf("history %+v %v", got, err)
+	}
+	if got, err := c.Bundle(ctx, "bb"); err != nil || !reflect.DeepEqual(got, sampleDistribution()) {
+		t.Errorf("bundle %+v %v", got, err)
 	}
 	if got, err := c.Wait(ctx, "g", "c", true); err != nil || !reflect.DeepEqual(got, f.awaited) {
 		t.Errorf("wait %+v %v", got, err)
@@ -56,7 +59,7 @@ func TestClientBringsBackWhatWasServed(t *testing.T) {
 	if err := c.Follow(ctx, "", func(r Report) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("follow %v", err)
 	}
-	want := []string{"report ", "history g", "wait g c", "logs a/b h d Install", "operate stop", "report "}
+	want := []string{"report ", "history g", "bundle bb", "wait g c", "logs a/b h d Install", "operate stop", "report "}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %q", f.asked)
 	}

@@ -40,6 +40,7 @@ type fakeSource struct {
 	mu      sync.Mutex
 	report  Report
 	history History
+	bundle  Distribution
 	awaited Awaited
 	logs    string
 	err     error // of every question
@@ -89,6 +90,11 @@ func (f *fakeSource) Report(_ context.Context, name string) (Report, error) {
 func (f *fakeSource) History(_ context.Context, name string) (History, error) {
 	err := f.note("history " + name)
 	return f.history, err
+}
+
+func (f *fakeSource) Bundle(_ context.Context, digest string) (Distribution, error) {
+	err := f.note("bundle " + digest)
+	return f.bundle, err
 }
 
 func (f *fakeSource) Logs(_ context.Context, q LogQuery, w io.Writer) error {
@@ -148,10 +154,21 @@ func sample() Report {
 					Events: []Event{{Event: "ApplicationStop", Status: "Succeeded", StartTime: "2026-01-02T03:04:05Z", EndTime: "2026-01-02T03:04:06Z"}}, BytesFromOrigin: 1024, BytesFromPeers: 5 << 20},
 				{Name: "web-2", Status: "Failed", Health: "unhealthy", Revision: "1111111111111111111111111111111111111111", Alive: "dead", Reason: "exit 3",
 					Events: []Event{{Event: "ValidateService", Status: "Failed", Diagnostics: &Diagnostics{ErrorCode: "ScriptFailed", ScriptName: "hooks/validate.sh", Message: "it failed with exit code 3", LogTail: "one\ntwo\n"}}}},
-				{Name: "web-3", Status: "Pending", Health: "unknown", Events: []Event{{Event: "Install", Status: "InProgress"}, {Event: "AfterInstall", Status: "Skipped"}}},
+				{Name: "web-3", Status: "Pending", Health: "unknown", Events: []Event{{Event: "Install", Status: "InProgress"}, {Event: "AfterInstall", Status: "Skipped"}}, BytesPerSecond: 3 << 20, ETASeconds: 75},
 			},
 		}},
 	}
+}
+
+func sampleDistribution() Distribution {
+	return Distribution{APIVersion: APIVersion, Host: "web-1", Digest: "sha256:bbbb", Groups: []string{"shop/production/website"}, Hosts: []BundleHost{
+		{Name: "web-1", Site: "dc1", State: "complete", Pieces: 40, HavePieces: 40, Bytes: 10 << 20, HaveBytes: 10 << 20, Percent: 100, FromOrigin: 6 << 20, FromPeers: 3 << 20, Reused: 1 << 20, Peers: 2,
+			Banned: []BannedPeer{}},
+		{Name: "web-2", Site: "dc2", State: "fetching", Pieces: 40, HavePieces: 10, Bytes: 10 << 20, HaveBytes: 5 << 19, Percent: 25, FromPeers: 5 << 19, FromOtherSites: 1 << 19, BytesPerSecond: 1 << 20,
+			ETASeconds: 8, Peers: 2, Banned: []BannedPeer{{Host: "web-3", Why: "piece 3 of bundle bbbb from web-3 is wrong"}}},
+		{Name: "web-3", Banned: []BannedPeer{}, Error: "it is down"},
+		{Name: "web-4", Banned: []BannedPeer{}},
+	}}
 }
 
 func sampleHistory() History {

@@ -18,6 +18,8 @@ type Source interface {
 	Report(ctx context.Context, name string) (Report, error)
 	// History returns a group's deployments, newest first.
 	History(ctx context.Context, name string) (History, error)
+	// Bundle returns where a bundle is; digest is whole, or, for operators, the beginning of its digits.
+	Bundle(ctx context.Context, digest string) (Distribution, error)
 	// Logs copies hook output to w.
 	Logs(ctx context.Context, q LogQuery, w io.Writer) error
 	// Wait reports how far a group is with a commit, or with its newest when commit is empty.
@@ -48,7 +50,7 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Handler serves the API: GET /v1/status, /v1/history, /v1/logs, /v1/wait, POST /v1/operate, and /healthz, /readyz, /metrics.
+// Handler serves the API: GET /v1/status, /v1/history, /v1/bundle, /v1/logs, /v1/wait, POST /v1/operate, and /healthz, /readyz, /metrics.
 func Handler(o Options) http.Handler { return newHandler(o).routes() }
 
 func newHandler(o Options) handler {
@@ -63,6 +65,7 @@ func (h handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.status)
 	mux.HandleFunc("GET /v1/history", h.history)
+	mux.HandleFunc("GET /v1/bundle", h.bundle)
 	mux.HandleFunc("GET /v1/logs", h.logs)
 	mux.HandleFunc("GET /v1/wait", h.wait)
 	if h.Write {
@@ -246,9 +249,10 @@ type problem struct {
 
 // Problem codes that a client branches on.
 const (
-	codeUnknownGroup = "unknown-group"
-	codeNoQuorum     = "no-quorum"
-	codeRefused      = "refused"
+	codeUnknownGroup  = "unknown-group"
+	codeUnknownBundle = "unknown-bundle"
+	codeNoQuorum      = "no-quorum"
+	codeRefused       = "refused"
 )
 
 // Errors a Source returns for a client to branch on.
@@ -259,6 +263,7 @@ var (
 
 func (h handler) answer(w http.ResponseWriter, document any, err error) {
 	var unknown *UnknownGroupError
+	var noBundle *UnknownBundleError
 	switch {
 	case err == nil:
 		w.Header().Set("Content-Type", "application/json")
@@ -267,6 +272,8 @@ func (h handler) answer(w http.ResponseWriter, document any, err error) {
 		}
 	case errors.As(err, &unknown):
 		h.failCode(w, http.StatusNotFound, codeUnknownGroup, err.Error())
+	case errors.As(err, &noBundle):
+		h.failCode(w, http.StatusNotFound, codeUnknownBundle, err.Error())
 	case errors.Is(err, ErrNoQuorum):
 		h.failCode(w, http.StatusServiceUnavailable, codeNoQuorum, err.Error())
 	case errors.Is(err, ErrRefused):

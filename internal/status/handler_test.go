@@ -23,7 +23,7 @@ func ask(t *testing.T, h http.Handler, method, target, body string) (int, string
 }
 
 func TestEveryEndpointAnswers(t *testing.T) {
-	f := &fakeSource{report: sample(), history: sampleHistory(), awaited: Awaited{Done: true, State: "Succeeded"}, logs: "hello\n"}
+	f := &fakeSource{report: sample(), history: sampleHistory(), bundle: sampleDistribution(), awaited: Awaited{Done: true, State: "Succeeded"}, logs: "hello\n"}
 	h := Handler(Options{Source: f, Write: true, Metrics: Metrics(f, "1.0")})
 	for _, c := range []struct {
 		method, target, body string
@@ -33,6 +33,7 @@ func TestEveryEndpointAnswers(t *testing.T) {
 		{"GET", "/v1/status", "", 200, "report ", `"host":"web-1"`},
 		{"GET", "/v1/status?group=shop%2Fproduction%2Fwebsite", "", 200, "report shop/production/website", `"state":"HeldBack"`},
 		{"GET", "/v1/history?group=w", "", 200, "history w", `"signers":["anna"]`},
+		{"GET", "/v1/bundle?digest=sha256%3Abb", "", 200, "bundle sha256:bb", `"banned":[{"host":"web-3"`},
 		{"GET", "/v1/logs?group=g&host=h&deployment=d&event=Install", "", 200, "logs g h d Install", "hello\n"},
 		{"GET", "/v1/wait?group=g&commit=c", "", 200, "wait g c", `"done":true`},
 		{"POST", "/v1/operate", `{"verb":"pause","group":"g","actor":"anna","reason":"lunch"}`, 200, "operate pause", `{"ok":true}`},

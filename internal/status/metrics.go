@@ -30,7 +30,7 @@ type collector struct {
 	source  Source
 	version string
 
-	build, ready, commit, notices, group, host, bytes, term *prometheus.Desc
+	build, ready, commit, notices, group, host, bytes, rate, eta, term *prometheus.Desc
 }
 
 func newCollector(source Source, version string) *collector {
@@ -46,13 +46,15 @@ func newCollector(source Source, version string) *collector {
 		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "id", "state"),
 		host:    desc("group_hosts", "Hosts of a group by status and health.", "group", "id", "status", "health"),
 		bytes:   desc("bundle_bytes", "Bytes of the last bundle, by where they came from.", "group", "id", "host", "from"),
+		rate:    desc("bundle_bytes_per_second", "Bytes in a second of a bundle that comes, wherever from.", "group", "id", "host"),
+		eta:     desc("bundle_eta_seconds", "Seconds until a bundle that comes is there, at that rate.", "group", "id", "host"),
 		term:    desc("group_leader_term", "Raft term of the group's coordinator set.", "group", "id", "leader"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.build, c.ready, c.commit, c.notices, c.group, c.host, c.bytes, c.term} {
+	for _, d := range []*prometheus.Desc{c.build, c.ready, c.commit, c.notices, c.group, c.host, c.bytes, c.rate, c.eta, c.term} {
 		ch <- d
 	}
 }
@@ -103,6 +105,12 @@ func (c *collector) collectGroup(gauge func(*prometheus.Desc, float64, ...string
 		counts[[2]string{h.Status, h.Health}]++
 		gauge(c.bytes, float64(h.BytesFromOrigin), g.Group, g.ID, h.Name, "origin")
 		gauge(c.bytes, float64(h.BytesFromPeers), g.Group, g.ID, h.Name, "peers")
+		if h.BytesPerSecond > 0 {
+			gauge(c.rate, float64(h.BytesPerSecond), g.Group, g.ID, h.Name)
+		}
+		if h.ETASeconds > 0 {
+			gauge(c.eta, float64(h.ETASeconds), g.Group, g.ID, h.Name)
+		}
 	}
 	for key, n := range counts {
 		gauge(c.host, n, g.Group, g.ID, key[0], key[1])

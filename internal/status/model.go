@@ -53,6 +53,8 @@ type Host struct {
 	Events          []Event `json:"events"`
 	BytesFromOrigin int64   `json:"bytesFromOrigin"`
 	BytesFromPeers  int64   `json:"bytesFromPeers"`
+	BytesPerSecond  int64   `json:"bytesPerSecond,omitempty"` // while the bundle comes; some seconds old where another host said it
+	ETASeconds      int64   `json:"etaSeconds,omitempty"`     // until the bundle is there, at that rate
 }
 
 // Deployment is the attempt under way, or the last one.

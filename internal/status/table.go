@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -122,9 +123,21 @@ func hostLines(b *strings.Builder, g Group, p Palette) {
 		for _, c := range used {
 			b.WriteString(" " + cell(h, columns[c].event, p))
 		}
-		fmt.Fprintf(b, " %s %s %-9s %8s %8s\n", padded(h.Status, 11, stateColour(h.Status, p), p), padded(h.Health, 9, stateColour(h.Health, p), p),
-			Short(h.Revision), Bytes(h.BytesFromOrigin), Bytes(h.BytesFromPeers))
+		fmt.Fprintf(b, " %s %s %-9s %8s %8s%s\n", padded(h.Status, 11, stateColour(h.Status, p), p), padded(h.Health, 9, stateColour(h.Health, p), p),
+			Short(h.Revision), Bytes(h.BytesFromOrigin), Bytes(h.BytesFromPeers), coming(h))
 	}
+}
+
+// coming says how fast a host's bundle comes, if it does.
+func coming(h Host) string {
+	if h.BytesPerSecond <= 0 {
+		return ""
+	}
+	text := "  " + Bytes(h.BytesPerSecond) + "/s"
+	if h.ETASeconds > 0 {
+		text += ", " + (time.Duration(h.ETASeconds) * time.Second).String() + " left"
+	}
+	return text
 }
 
 // usedColumns leaves out events that no host has.
