@@ -15,10 +15,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// bundleCommand groups the verbs that make, look at and release bundles; none of them needs an agent.
+// bundleCommand groups the verbs that make, look at and release bundles; only peers needs an agent.
 func bundleCommand() *cobra.Command {
-	group := &cobra.Command{Use: "bundle", Short: "Make, check, compare and release bundles"}
-	group.AddCommand(bundlePackCommand(), bundleInspectCommand(), bundleVerifyCommand(), bundleDiffCommand(), bundlePinCommand(), bundlePushCommand())
+	group := &cobra.Command{Use: "bundle", Short: "Make, check, compare and release bundles, and see where they are"}
+	group.AddCommand(bundlePackCommand(), bundleInspectCommand(), bundleVerifyCommand(), bundleDiffCommand(), bundlePinCommand(), bundlePushCommand(), bundlePeersCommand())
 	return group
 }
 

@@ -334,6 +334,7 @@ func (a *Agent) buildLoops() {
 		},
 		publish: a.publishTip, reach: a.publishReach, tell: a.publishRefusal, hints: newHints(), demands: make(chan chan error, 1), swaps: make(chan func())}
 	a.gossip.Notify(factTip, a.source.offer)
+	a.gossip.Notify(factFetch, func(string, []byte) { a.changed.Notify() })
 	verify := &verifier{repo: repo, world: a.source.current}
 	bytes := &bundles{store: a.store, swarm: a.swarm, config: a.config, verifier: verify, applier: a.applier,
 		members: a.bundleHosts, dealer: a.dealer, limit: func() int64 { return a.config().Limits.Disk }, changed: newWake(), rotten: a.rotten, world: a.source.current, log: a.log.With("station", "bundles")}
@@ -491,6 +492,7 @@ func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 	loops.Go(func() error { return serve(ctx, status.LimitConnections(socket), api.operators, a.log) })
 	loops.Go(func() error { return a.gossip.Run(ctx) })
 	loops.Go(func() error { return a.announce(ctx) })
+	loops.Go(func() error { return a.announceFetches(ctx) })
 	loops.Go(func() error { return a.source.Run(ctx) })
 	loops.Go(func() error { return a.sets.Run(ctx) })
 	loops.Go(func() error { defer a.member.checks.wait(); return a.member.Run(ctx) })

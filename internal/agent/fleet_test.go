@@ -171,7 +171,10 @@ func (f *testFleet) count(line string) int {
 }
 
 // release packs a version of the application whose start hook has an extra line, and gives the revision for group.yaml.
-func (f *testFleet) release(name, extra string) string {
+func (f *testFleet) release(name, extra string) string { return f.heavyRelease(name, extra, 0) }
+
+// heavyRelease adds so many random bytes to a release.
+func (f *testFleet) heavyRelease(name, extra string, ballast int) string {
 	f.t.Helper()
 	hook := func(extra string) *fstest.MapFile {
 		text := fmt.Sprintf("#!/bin/sh\necho \"%s $LIFECYCLE_EVENT $GITOPSD_HOST\" >> %s\n%s\n", name, f.truth(), extra)
@@ -182,6 +185,11 @@ func (f *testFleet) release(name, extra string) string {
 			"  ApplicationStop:\n    - {location: stop.sh}\n  ApplicationStart:\n    - {location: start.sh}\n  ValidateService:\n    - {location: validate.sh}\n"), Mode: 0o644},
 		"content/release": {Data: []byte(name), Mode: 0o644},
 		"stop.sh":         hook(""), "start.sh": hook(extra), "validate.sh": hook(""),
+	}
+	if ballast > 0 {
+		data := make([]byte, ballast)
+		rand.NewChaCha8([32]byte{1}).Read(data)
+		tree["content/ballast"] = &fstest.MapFile{Data: data, Mode: 0o644}
 	}
 	var archive bytes.Buffer
 	_, digest, err := bundle.Pack(&archive, tree, bundle.PackOptions{})

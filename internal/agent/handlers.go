@@ -16,6 +16,12 @@ func (a *Agent) handlers() handlers {
 		heard: func() map[string]configrepo.Refusal {
 			return heardRefusals(a.gossip.Facts(factRefused), a.config().Host)
 		},
+		shelf: shelf{a.swarm, a.store},
+		coming: func() map[string][]coming {
+			all := heardComing(a.gossip.Facts(factFetch), a.config().Host)
+			all[a.config().Host] = comingHere(a.swarm)
+			return all
+		},
 		alive: a.lives, extra: a.hostNotices, changed: &a.changed, log: a.log}
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)

@@ -36,6 +36,8 @@ type reader struct {
 	ask     func(host string) *status.Client     // nil: answer for this host alone
 	heard   func() map[string]configrepo.Refusal // what other hosts refuse, by host; may be nil
 	alive   func() life
+	shelf   shelf
+	coming  func() map[string][]coming // how fast bundles come, by host; may be nil
 	extra   func() []status.Notice
 	changed *signal
 	log     *slog.Logger
@@ -131,6 +133,7 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 			all = append(all, absent(v, groupOfView(v, run.set.Status()), w))
 		}
 	}
+	r.addRates(all) // those of other hosts' groups they have put there themselves
 	all = append(all, neverTaken(w, all)...)
 	if _, err := (status.Report{Groups: all}).Find(name); r.ask != nil && (name == "" || err != nil) {
 		all = append(all, r.elsewhere(ctx, w, elsewhere)...)

@@ -53,6 +53,7 @@ func TestSitesDecideHowOftenTheOriginIsRead(t *testing.T) {
 	f.copies("one", 2)
 	place("{dc1: {origin: own}, dc2: {origin: own}}", map[string]string{"web-3": "dc1"})
 	f.copies("two", 1)
+	f.whereTheBundleIs(map[string]string{"web-1": "dc1", "web-2": "dc1", "web-3": "dc1"})
 	place("{dc1: {}, dc2: {links: {dc1: 1MiB/s}}}", map[string]string{"web-3": "dc2"})
 	f.copies("three", 1)
 }
