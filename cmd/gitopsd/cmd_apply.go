@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
 
 // applyFlags are the flags of `gitopsd apply`.
@@ -149,6 +152,9 @@ func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
 			d.Events = append(d.Events, appspec.Event(e))
 		}
 	}
+	if err := f.checkNames(d); err != nil {
+		return d, err
+	}
 	if err := f.kind(&d); err != nil {
 		return d, err
 	}
@@ -175,6 +181,37 @@ func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
 	d.Source.Path = abs
 	d.Source.Type, err = f.bundleType(abs)
 	return d, err
+}
+
+// checkNames refuses names that mean nothing: an event that is mistyped would run nothing and look done.
+func (f *applyFlags) checkNames(d apply.Deployment) error {
+	var events []string
+	for _, e := range appspec.Events() {
+		events = append(events, string(e))
+	}
+	for _, e := range d.Events {
+		if err := checkName("events", string(e), events...); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(
+		checkName("file-exists-behavior", string(d.FileExistsBehavior), string(appspec.Disallow), string(appspec.Overwrite), string(appspec.Retain)),
+		checkName("stop-failure", f.stopFailure, string(apply.StopFail), string(apply.StopContinue), string(apply.StopUseNew)),
+		checkName("creator", f.creator, "user", apply.CreatorRollback, "autoscaling", "autoscalingTermination", "CodeDeployAutoUpdate"),
+		checkName("output", f.output, "table", "json"),
+	)
+}
+
+// checkName refuses a value of a flag that is none of those known; empty stands for the default.
+func checkName(flag, value string, known ...string) error {
+	if value == "" || slices.Contains(known, value) {
+		return nil
+	}
+	hint := ""
+	if best := strict.Nearest(value, known); best != "" {
+		hint = "did you mean " + best + "? "
+	}
+	return fmt.Errorf("cannot use --%s %.100q: %sknown are %s", flag, value, hint, strings.Join(known, ", "))
 }
 
 func (f *applyFlags) kind(d *apply.Deployment) error {

@@ -74,6 +74,31 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestApplyKnowsTheNamesItIsGiven and lists them where it does not.
+func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
+	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n"})
+	state := filepath.Join(t.TempDir(), "state")
+	for _, c := range []struct{ flag, value, want string }{
+		{"events", "Install,AfterInstal", `cannot use --events "AfterInstal": did you mean AfterInstall? known are BeforeBlockTraffic, BlockTraffic, `},
+		{"events", "Nonsense", `cannot use --events "Nonsense": known are `},
+		{"deployment-type", "ROLLING", "it is neither IN_PLACE nor BLUE_GREEN"},
+		{"file-exists-behavior", "overwriet", `"OVERWRIET": did you mean OVERWRITE? known are DISALLOW, OVERWRITE, RETAIN`},
+		{"stop-failure", "ignore", "known are fail, continue, use-new"},
+		{"creator", "me", "known are user, codeDeployRollback, autoscaling, "},
+		{"output", "yaml", "known are table, json"},
+		{"revision-type", "rar", "write tar.zst, zip, tgz, tar or directory"},
+	} {
+		_, err := runApply(t, source, "--state-dir", state, "--destination-root", t.TempDir(), "--"+c.flag, c.value)
+		coded, _ := err.(exitError)
+		if coded.code != codeUsage || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("--%s %s: exit %d, %v; want %s", c.flag, c.value, coded.code, err, c.want)
+		}
+	}
+	if exists(state) {
+		t.Error("something was begun")
+	}
+}
+
 // TestApplyDryRunLeavesNoTrace neither of its own nor in a state directory that is there, and still knows what that says.
 func TestApplyDryRunLeavesNoTrace(t *testing.T) {
 	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /etc/app}]\n", "f": "hello"})

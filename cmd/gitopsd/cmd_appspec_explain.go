@@ -33,7 +33,8 @@ func appspecExplainCommand() *cobra.Command {
 		Use:   "explain DIR",
 		Short: "Say what deploying the bundle in DIR would do on this host, event by event and file by file",
 		Long: "Say what deploying the bundle unpacked in DIR would do on this host: which scripts run at each event and whose they are, which file\n" +
-			"goes where with which permissions, what would fail, and the warnings of `gitopsd appspec validate`. Nothing is changed.\n" +
+			"goes where with which permissions, and what would fail. Nothing is changed. The verdict and the exit code are those of\n" +
+			"`gitopsd appspec validate DIR`; what only this host refuses is no part of it.\n" +
 			"With --group-id what the group has in place on this host is known: it is replaced or removed, and does not count as existing.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -121,6 +122,7 @@ type explainer struct {
 	file     string // the AppSpec file
 	root     string // of the bundle
 	spec     *appspec.Spec
+	looked   bool              // the verdict says what the bundle lacks
 	made     map[string]string // destinations so far, and the source of each
 	ours     map[string]bool   // paths on this host that an earlier deployment of the group put there
 	install  explainedEvent
@@ -136,6 +138,9 @@ func (x *explainer) explain(dir string) (explanation, error) {
 	verdict, spec, err := judgeAppspec(file)
 	if err != nil {
 		return explanation{}, err
+	}
+	if x.looked = file != dir; x.looked { // as validate does
+		verdict.look(bundleFolder{root: filepath.Dir(file)})
 	}
 	explained := explanation{appspecVerdict: verdict, Kind: x.kind, Events: []explainedEvent{}, Problems: []string{}}
 	if spec == nil {
@@ -197,9 +202,9 @@ func (x *explainer) scripts(event appspec.Event) []explainedScript {
 	for _, s := range x.spec.Hooks[event] {
 		e := explainedScript{Location: s.Location, TimeoutSeconds: s.TimeoutSeconds, RunAs: s.RunAs, Sudo: s.Sudo, State: x.scriptState(s.Location)}
 		scripts = append(scripts, e)
-		switch e.State {
-		case "ready":
-		case "not executable":
+		switch {
+		case e.State == "ready" || x.looked:
+		case e.State == "not executable":
 			x.problemAt(s.Position, "%s: the script %s is not executable; it is made executable before it runs", event, s.Location)
 		default:
 			outcome := "the deployment is refused before the running version is touched"
@@ -266,6 +271,9 @@ func (x *explainer) checkUsers() {
 func (x *explainer) files() error {
 	for _, f := range x.spec.Files {
 		source := filepath.Join(x.root, filepath.FromSlash(f.Source))
+		if _, _, err := (bundleFolder{root: x.root}).find(f.Source); x.looked && err != nil {
+			continue
+		}
 		if rel, err := filepath.Rel(x.root, source); err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
 			x.problemAt(f.Position, "the source %s leads out of the bundle", f.Source)
 			continue

@@ -107,9 +107,9 @@ func TestAppspecFindsTheFile(t *testing.T) {
 func TestAppspecExplainSaysWhatWouldHappen(t *testing.T) {
 	bundle := writeTree(t, map[string]string{"appspec.yml": goodAppspec, "stop.sh": "#!/bin/sh\n", "plain": "#!/bin/sh\n", "web/b.html": "", "web/a/x.css": "", "app.ini": ""})
 	host := writeTree(t, map[string]string{"etc/app.ini": "old"})
-	out, code, err := runAppspec(t, "explain", bundle, "--destination-root", host, "-o", "json")
-	if err != nil || code != 0 {
-		t.Fatalf("exit %d, %v\n%s", code, err, out)
+	out, code, _ := runAppspec(t, "explain", bundle, "--destination-root", host, "-o", "json")
+	if code != codeInvalid {
+		t.Fatalf("exit %d\n%s", code, out)
 	}
 	var got explanation
 	if err := json.Unmarshal([]byte(strings.Replace(out, `"spec"`, `"Spec_"`, 1)), &got); err != nil {
@@ -135,17 +135,17 @@ func TestAppspecExplainSaysWhatWouldHappen(t *testing.T) {
 	if strings.Join(steps, "\n") != strings.Join(want, "\n") {
 		t.Errorf("steps:\n%s", strings.Join(steps, "\n"))
 	}
-	problems := strings.Join(got.Problems, "\n")
-	for _, text := range []string{"/etc/app.ini exists", "plain is not executable", "gone.sh is missing"} {
-		if !strings.Contains(problems, text) {
-			t.Errorf("no problem with %q:\n%s", text, problems)
-		}
+	if len(got.Problems) != 1 || !strings.Contains(got.Problems[0], "/etc/app.ini exists") {
+		t.Errorf("problems:\n%s", strings.Join(got.Problems, "\n"))
+	}
+	if len(got.Errors) != 1 || !strings.Contains(got.Errors[0].Message, "gone.sh") || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0].Message, "plain") {
+		t.Errorf("errors: %v, warnings: %v", got.Errors, got.Warnings)
 	}
 	out, _, _ = runAppspec(t, "explain", bundle, "--destination-root", host)
 	if !strings.Contains(out, " 4 Install (gitopsd itself)") || !strings.Contains(out, "on this host: ") {
 		t.Errorf("table:\n%s", out)
 	}
-	if out, code, _ = runAppspec(t, "explain", bundle, "--kind", "termination", "-o", "yaml"); code != 0 || strings.Contains(out, "AfterInstall") && strings.Contains(out, "event: AfterInstall") {
+	if out, code, _ = runAppspec(t, "explain", bundle, "--kind", "termination", "-o", "yaml"); code != codeInvalid || strings.Contains(out, "AfterInstall") && strings.Contains(out, "event: AfterInstall") {
 		t.Errorf("termination: exit %d\n%s", code, out)
 	}
 	if _, code, _ = runAppspec(t, "explain", bundle, "--kind", "sideways"); code != codeUsage {
@@ -154,20 +154,32 @@ func TestAppspecExplainSaysWhatWouldHappen(t *testing.T) {
 }
 
 func TestAppspecExplainFindsWhatWouldFail(t *testing.T) {
-	rows := []struct{ text, want string }{
-		{"files: [{source: ../x, destination: /a}]\n", "leads out of the bundle"},
-		{"files: [{source: nope, destination: /a}]\n", "has no file nope"},
-		{"files: [{source: f, destination: /a}, {source: f, destination: /a}]\n", "written twice"},
-		{"files: [{source: f, destination: /a}]\npermissions: [{object: /a, mode: 644}, {object: /a, mode: 600}]\n", "given 2 times"},
-		{"files: [{source: 7, destination: /a}]\n", "must be a path"},
-		{"permissions: [{object: /a, owner: no-such-user-here}]\n", "no user no-such-user-here"},
-		{"hooks: {AfterInstall: [{location: .}]}\n", "a directory"},
+	rows := []struct {
+		text, want string
+		code       int
+	}{
+		{"files: [{source: ../x, destination: /a}]\n", "leads out of the bundle", codeInvalid},
+		{"files: [{source: nope, destination: /a}]\n", "the source nope is not in the bundle", codeInvalid},
+		{"files: [{source: f, destination: /a}, {source: f, destination: /a}]\n", "written twice", 0},
+		{"files: [{source: f, destination: /a}]\npermissions: [{object: /a, mode: 644}, {object: /a, mode: 600}]\n", "given 2 times", 0},
+		{"files: [{source: 7, destination: /a}]\n", "must be a path", codeInvalid},
+		{"permissions: [{object: /a, owner: no-such-user-here}]\n", "no user no-such-user-here", 0},
+		{"hooks: {AfterInstall: [{location: .}]}\n", "a directory", codeInvalid},
+		{"hooks: {AfterInstall: [{location: gone.sh}]}\n", "gone.sh of AfterInstall is not in the bundle", codeInvalid},
+		{"hooks: {BeforeAllowTraffic: [{location: gone.sh}]}\n", "gitopsd never runs it", 0},
 	}
 	for _, row := range rows {
 		bundle := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n" + row.text, "f": ""})
 		out, code, err := runAppspec(t, "explain", bundle, "--destination-root", t.TempDir())
-		if code != 0 || !strings.Contains(out, row.want) {
+		if code != row.code || strings.Count(out, row.want) == 0 {
 			t.Errorf("%q: exit %d, %v, want %q\n%s", row.text, code, err, row.want, out)
+		}
+		for _, path := range []string{bundle, filepath.Join(bundle, "appspec.yml")} { // one verdict, whoever is asked
+			validated, wantCode, _ := runAppspec(t, "validate", path)
+			explained, code, _ := runAppspec(t, "explain", path, "--destination-root", t.TempDir())
+			if lines := strings.Split(validated, "\n"); code != wantCode || !strings.HasSuffix(explained, lines[len(lines)-2]+"\n") {
+				t.Errorf("%q of %s: validate ends with %d, explain with %d\n%s%s", row.text, path, wantCode, code, validated, explained)
+			}
 		}
 	}
 	bundle := writeTree(t, map[string]string{"appspec.yml": "version: 1\nos: linux\n"})
@@ -210,16 +222,16 @@ hooks:
 		"appspec.yml:11:11: warning: YAML reads the unquoted mode 0640 as the number 416",
 		`appspec.yml:13:3: warning: no deployment has a lifecycle event "AfterInstal"`,
 		"appspec.yml:17:3: warning: the scripts of BeforeInstall may take 4000 seconds together",
-		"appspec.yml:16:7: ApplicationStop: the script gone.sh is missing; the event of the deployment after this one fails",
-		"appspec.yml:18:7: BeforeInstall: the script absent.sh is missing; the deployment is refused",
-		"appspec.yml:21:7: ApplicationStart: the script plain is not executable",
+		"appspec.yml:16:7: error: the script gone.sh of ApplicationStop is not in the bundle",
+		"appspec.yml:18:7: error: the script absent.sh of BeforeInstall is not in the bundle",
+		"appspec.yml:21:7: warning: the script plain of ApplicationStart is not executable",
 		"appspec.yml:23:7: AfterAllowTraffic: its scripts are not run in a deployment of kind in-place",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q", want)
 		}
 	}
-	if code != 0 || t.Failed() {
+	if code != codeInvalid || t.Failed() {
 		t.Errorf("exit %d, %v\n%s", code, err, out)
 	}
 }

@@ -75,8 +75,21 @@ func (b *builder) judgeFile(t *target) {
 	case appspec.Overwrite:
 		b.overwrite(t, n)
 	default:
-		b.problem(Present, "%sa specified file already exists at this location: %s", prefix, t.path)
+		b.problem(Present, "%sa specified file already exists at this location: %s%s", prefix, t.path, b.existsHint())
 	}
+}
+
+// existsHint says, the first time, what lets a deployment go on where a file exists, and where that is written.
+func (b *builder) existsHint() string {
+	switch {
+	case b.hinted:
+		return ""
+	case b.in.Spec.FileExistsBehavior != "":
+		b.hinted = true
+		return " (write file_exists_behavior: OVERWRITE or RETAIN into appspec.yml, which says DISALLOW)"
+	}
+	b.hinted = true
+	return " (write fileExistsBehavior: OVERWRITE or RETAIN into group.yaml, or file_exists_behavior into appspec.yml; `gitopsd apply` takes --file-exists-behavior)"
 }
 
 // overwrite settles where a file goes that is to replace what nobody deployed:

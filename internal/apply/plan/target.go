@@ -30,6 +30,7 @@ type builder struct {
 	in       Input
 	plan     *Plan
 	behavior appspec.FileExistsBehavior
+	hinted   bool // what to do about files that exist has been said
 	targets  map[string]*target
 	retained map[string]bool
 	previous map[string]Entry
