@@ -309,12 +309,14 @@ func TestEffectiveFile(t *testing.T) {
 	if doc, err := readEffective(file, strings.Repeat("b", 40)); err != nil || doc.Commit != "" {
 		t.Errorf("of another repository: %+v %v", doc, err)
 	}
-	for _, text := range []string{"", "{", `{"version":2}`, `{"version":1,"introduction":"` + id + `","commit":"x"}`, strings.Repeat(" ", effectiveMax+1)} {
+	const remove = "stop the agent, remove the file and start it again"
+	for text, advice := range map[string]string{"": remove, "{": remove, `{"version":2}`: "run the gitopsd that wrote it, or a newer one", `{"version":0}`: remove,
+		`{"version":1,"introduction":"` + id + `","commit":"x"}`: remove, strings.Repeat(" ", effectiveMax+1): remove} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readEffective(file, id); err == nil {
-			t.Errorf("%.60q was read", text)
+		if _, err := readEffective(file, id); err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), advice) {
+			t.Errorf("%.60q: %v; want %s", text, err, advice)
 		}
 	}
 }

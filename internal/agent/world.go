@@ -71,7 +71,8 @@ func writeEffective(file, introduction string, w *world) error {
 	return nil
 }
 
-// readEffective reads what writeEffective wrote; an empty document when there is none, or when it is of another repository.
+// readEffective reads what writeEffective wrote; an empty document when there is none, or when it is of another repository. Errors say what to do: without
+// the file a held commit takes effect, so that nobody but a person may remove it.
 func readEffective(file, introduction string) (effectiveDoc, error) {
 	var doc effectiveDoc
 	data, err := readMost(file, effectiveMax)
@@ -81,21 +82,30 @@ func readEffective(file, introduction string) (effectiveDoc, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &doc)
 	}
-	if err != nil {
-		return doc, fmt.Errorf("cannot read which commit is in effect from %s: %w", file, err)
-	}
-	if doc.Version != effectiveVersion {
-		return doc, fmt.Errorf("cannot read which commit is in effect from %s: it has version %d, this gitopsd knows %d", file, doc.Version, effectiveVersion)
-	}
-	if doc.Introduction != introduction {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return effectiveDoc{}, fmt.Errorf("cannot read which commit is in effect: %w; let the agent's user read it", err)
+	case err != nil:
+		return effectiveDoc{}, unreadableEffective(file, err.Error())
+	case doc.Version > effectiveVersion:
+		return effectiveDoc{}, fmt.Errorf("cannot read which commit is in effect from %s: it has version %d, this gitopsd knows %d; run the gitopsd that wrote it, or a newer one", file, doc.Version, effectiveVersion)
+	case doc.Version != effectiveVersion:
+		return effectiveDoc{}, unreadableEffective(file, fmt.Sprintf("it has version %d, not %d", doc.Version, effectiveVersion))
+	case doc.Introduction != introduction:
 		return effectiveDoc{}, nil
 	}
 	for _, id := range append([]string{doc.Commit}, doc.Kept...) {
 		if !commitPattern.MatchString(id) {
-			return effectiveDoc{}, fmt.Errorf("cannot read which commit is in effect from %s: %.60q is not a commit", file, id)
+			return effectiveDoc{}, unreadableEffective(file, fmt.Sprintf("%.60q is not a commit", id))
 		}
 	}
 	return doc, nil
+}
+
+// unreadableEffective says what to do about a file that is damaged.
+func unreadableEffective(file, why string) error {
+	return fmt.Errorf("cannot read which commit is in effect from %s: %s; if git/ beside it is whole, stop the agent, remove the file and start it again: "+
+		"the newest commit accepted here is then in effect, even one that was held", file, why)
 }
 
 // restore pieces the world that was in effect together again; nil when there was none, or when this host's mirror no longer has it.

@@ -33,14 +33,14 @@ func openHTTPS(l Location, o Options) (Origin, error) {
 	return &httpsOrigin{location: l, client: redirecting(o.Client, o.AllowHTTP)}, nil
 }
 
-// redirecting is a client that follows few redirects, and none away from https.
+// redirecting is a client that follows few redirects, and none away from https, even where plain http may be asked for.
 func redirecting(with *http.Client, allowHTTP bool) *http.Client {
 	client := *with
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("more than %d redirects", maxRedirects)
 		}
-		if r.URL.Scheme != "https" && !allowHTTP {
+		if r.URL.Scheme != "https" && (!allowHTTP || via[len(via)-1].URL.Scheme == "https") {
 			return errors.New("it redirects to a URL that is not https")
 		}
 		return nil
