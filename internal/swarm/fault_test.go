@@ -3,6 +3,7 @@ package swarm
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -468,5 +469,33 @@ func TestOneHostIsCutOffFromTheOthers(t *testing.T) {
 		all = append(all, alone.fetch(t.Context(), job))
 		wait(t, a, all...)
 		atMost(t, s, 2*a.index.PayloadSize())
+	})
+}
+
+// A host that told what it has and then vanished without a word, as one that lost its power does, holds the others up for seconds, not until membership hears of it.
+func TestAHolderThatVanishesIsMissedSoon(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-1"), &source{a: a}
+		defer f.close()
+		f.liar(t, "gone", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			if strings.HasSuffix(r.URL.Path, "/news") {
+				ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+				defer cancel()
+				honest.ServeHTTP(w, r.WithContext(ctx))
+			}
+			<-r.Context().Done()
+		})
+		begin := time.Now()
+		var all []*fetching
+		for _, name := range names(3) {
+			h := f.start(name)
+			all = append(all, h.fetch(t.Context(), h.job(a, s)))
+		}
+		wait(t, a, all...)
+		if took := time.Since(begin); took > 9*time.Second {
+			t.Errorf("it took %v until the others had everything", took)
+		}
+		payload(t, s, a.index.PayloadSize())
 	})
 }
