@@ -235,9 +235,9 @@ func readyOf(h *host, specHash string) (Ready, bool) {
 
 func (g *group) shownHealth(m *Machine, h *host) HealthState {
 	switch {
-	case !h.Known || m.isDead(h.Name) || h.Grant != nil || h.Settle:
+	case !h.Known || m.isDead(h.Name) || h.Grant != nil || h.Settle, h.Running.SpecHash == "": // what was never deployed to is not ill
 		return HealthUnknown
-	case h.Running.SpecHash == "" || !h.Whole:
+	case !h.Whole:
 		return HealthUnhealthy
 	case g.Desired.Policy.Checks == 0:
 		return HealthHealthy
