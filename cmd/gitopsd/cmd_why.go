@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/status"
 	"github.com/spf13/cobra"
@@ -38,35 +40,79 @@ func whyCommand() *cobra.Command {
 	return cmd
 }
 
-// printDiagnosis prints which script failed and its last lines.
-func printDiagnosis(out io.Writer, where string, e status.Event) {
-	fmt.Fprintf(out, "%s: %s %s: %s\n", where, e.Event, e.Diagnostics.ScriptName, status.Printable(e.Diagnostics.Message))
-	fmt.Fprint(out, status.Indented(e.Diagnostics.LogTail, 10))
+// explained is one thing to say, and whom it concerns.
+type explained struct {
+	hosts      []string
+	text, core string
 }
 
-// printWhy prints the reason, the failing hooks' last lines, and the notices that concern the group.
+// told collects what to say, each thing once, in the order of the hosts.
+type told []explained
+
+// add takes what is said of a host. What has the same core as what was said of another before is not said again.
+func (t *told) add(host, text, core string) {
+	i := slices.IndexFunc(*t, func(e explained) bool { return e.core == core })
+	if i < 0 {
+		*t = append(*t, explained{text: text, core: core})
+		i = len(*t) - 1
+	}
+	(*t)[i].hosts = append((*t)[i].hosts, host)
+}
+
+// core is a reason without who says it and what it keeps a host from.
+func core(reason string) string {
+	for _, before := range []string{" says: ", " yet: ", "refused: ", "refused the grant: "} {
+		if i := strings.LastIndex(reason, before); i >= 0 {
+			reason = reason[i+len(before):]
+		}
+	}
+	return reason
+}
+
+// printWhy prints the reason, what hosts add to it, the failing hooks' last lines, and the notices that concern the group; each once.
 func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
-	fmt.Fprintf(out, "%s is %s. %s\n", g.Group, g.State, g.Why)
+	fmt.Fprintf(out, "%s is %s. %s\n", g.Group, g.State, status.Printable(g.Why))
+	var reasons, failures told
 	for _, h := range g.Hosts {
-		if h.Reason != "" {
-			fmt.Fprintf(out, "%s: %s\n", h.Name, status.Printable(h.Reason))
+		if h.Reason != "" && !(strings.Contains(g.Why, core(h.Reason)) && strings.Contains(g.Why, h.Name)) {
+			reasons.add(h.Name, h.Reason, core(h.Reason))
 		}
 		for _, e := range h.Events {
-			if e.Status != "Failed" || e.Diagnostics == nil {
-				continue
+			if e.Status == "Failed" && e.Diagnostics != nil {
+				failures.add(h.Name, diagnosis(e), diagnosis(e))
 			}
-			printDiagnosis(out, h.Name, e)
 		}
 	}
 	for _, f := range g.Failures {
 		if f.Diagnostics != nil {
-			printDiagnosis(out, f.Host+" in "+f.Deployment, f.Event)
+			failures.add(f.Host+" in "+f.Deployment, diagnosis(f.Event), diagnosis(f.Event))
 		}
 	}
+	for _, e := range reasons {
+		text := status.Printable(e.text)
+		if strings.Contains(g.Why, e.core) {
+			text = "the same"
+		}
+		fmt.Fprintf(out, "%s: %s\n", strings.Join(e.hosts, ", "), text)
+	}
+	for _, e := range failures {
+		fmt.Fprintf(out, "%s: %s", strings.Join(e.hosts, ", "), e.text)
+	}
+	var said []string
 	for _, n := range notices {
-		if n.Subject == "" || n.Subject == g.Group {
-			fmt.Fprintf(out, "notice %s: %s\n", n.Kind, status.Printable(n.Message))
+		line := fmt.Sprintf("notice %s: %s\n", n.Kind, status.Printable(n.Message))
+		if n.Subject != "" && n.Subject != g.Group && n.Subject != g.ID || slices.Contains(said, line) {
+			continue
+		}
+		said = append(said, line)
+		if _, err := io.WriteString(out, line); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// diagnosis says which script failed, with its last lines.
+func diagnosis(e status.Event) string {
+	return fmt.Sprintf("%s %s: %s\n%s", e.Event, e.Diagnostics.ScriptName, status.Printable(e.Diagnostics.Message), status.Indented(e.Diagnostics.LogTail, 10))
 }
