@@ -339,8 +339,40 @@ func (f *testFleet) operations() {
 	if err := client.Logs(ctx, status.LogQuery{Group: "website"}, &logs); err != nil || strings.Count(logs.String(), "==> web-") != 3 {
 		f.t.Errorf("logs of every host: %v\n%s", err, logs.String())
 	}
+	f.refusedLogs(client)
 	if history, err := client.History(ctx, "website"); err != nil || len(history.Deployments) < 4 {
 		f.t.Errorf("history: %v %+v", err, history)
+	}
+}
+
+// refusedLogs asks for output that nobody has: each is an error that names what there is, and not nothing.
+func (f *testFleet) refusedLogs(client *status.Client) {
+	f.t.Helper()
+	history, err := client.History(context.Background(), "website")
+	if err != nil || len(history.Deployments) == 0 {
+		f.t.Fatal(err)
+	}
+	newest := history.Deployments[0].ID
+	for _, host := range []string{"", f.hosts[0].name, f.hosts[1].name} {
+		for _, c := range []struct {
+			query status.LogQuery
+			want  []string
+		}{
+			{status.LogQuery{Event: "AfterInstal"}, []string{"AfterInstal", "did you mean AfterInstall?"}},
+			{status.LogQuery{Event: "Install"}, []string{"no hooks run in it"}},
+			{status.LogQuery{Event: "../x"}, []string{"no hooks run in it", "known here: "}},
+			{status.LogQuery{Event: "BeforeInstall"}, []string{"ran no hook of BeforeInstall", "there is output of", "ApplicationStart"}},
+			{status.LogQuery{Deployment: "d-NONESUCH1"}, []string{"d-NONESUCH1", "its newest are " + newest, "gitopsd history shop/web"}},
+		} {
+			c.query.Group, c.query.Host = "website", host
+			var out bytes.Buffer
+			err := client.Logs(context.Background(), c.query, &out)
+			for _, want := range c.want {
+				if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+					f.t.Errorf("%+v: %v, want %q\n%s", c.query, err, want, out.String())
+				}
+			}
+		}
 	}
 }
 

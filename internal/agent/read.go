@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sort"
@@ -17,7 +16,6 @@ import (
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/desired"
-	"github.com/gitopsd/gitopsd/internal/desired/strict"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -412,86 +410,6 @@ func (r *reader) remoteHistory(ctx context.Context, group status.Group) (status.
 		errs = append(errs, err)
 	}
 	return status.History{}, fmt.Errorf("cannot show the history of %s: %w", group.Group, errors.Join(errs...))
-}
-
-// Logs implements status.Source.
-func (r *reader) Logs(ctx context.Context, q status.LogQuery, w io.Writer) error {
-	group, _, err := r.find(ctx, q.Group)
-	if err != nil {
-		return err
-	}
-	q.Group = group.ID
-	var hosts []string
-	for _, h := range group.Hosts {
-		hosts = append(hosts, h.Name)
-	}
-	if q.Host == "" && r.ask != nil && !slices.Equal(hosts, []string{r.self}) {
-		return r.everyLog(ctx, q, hosts, w)
-	}
-	return r.oneLog(ctx, q, group, hosts, w)
-}
-
-// oneLog prints the output of one host, which may have left the group since.
-func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Group, hosts []string, w io.Writer) error {
-	known := slices.Contains(hosts, q.Host)
-	if world := r.source.current(); world != nil && !known {
-		_, known = world.State.Hosts[desired.HostName(q.Host)]
-	}
-	switch {
-	case q.Host == "" || q.Host == r.self:
-		return r.localLogs(q, w)
-	case r.ask == nil:
-		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
-	case !known:
-		return fmt.Errorf("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
-	}
-	return r.ask(q.Host).Logs(ctx, q, w)
-}
-
-// everyLog prints the output of each host under a heading.
-func (r *reader) everyLog(ctx context.Context, q status.LogQuery, hosts []string, w io.Writer) error {
-	for _, host := range hosts {
-		if _, err := fmt.Fprintf(w, "==> %s <==\n", host); err != nil {
-			return err
-		}
-		q.Host = host
-		err := error(nil)
-		if host == r.self {
-			err = r.localLogs(q, w)
-		} else {
-			err = r.ask(host).Logs(ctx, q, w)
-		}
-		if err != nil {
-			if _, err := fmt.Fprintf(w, "(%v)\n", err); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// localLogs prints what hooks of this host wrote.
-func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
-	releases, err := r.applier.Releases(q.Group)
-	if err != nil {
-		return fmt.Errorf("cannot find hook output of %s on %s: %w", q.Group, r.self, err)
-	}
-	for _, release := range releases {
-		if q.Deployment != "" && release.DeploymentID != q.Deployment || !release.Deployed {
-			continue
-		}
-		log, err := r.applier.Log(apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}, q.Event)
-		if err != nil {
-			return fmt.Errorf("cannot read hook output of %s on %s: %w", release.DeploymentID, r.self, err)
-		}
-		defer log.Close()
-		_, err = io.Copy(w, log)
-		return err
-	}
-	if q.Deployment != "" {
-		return fmt.Errorf("deployment %s of this group left no hook output on %s", q.Deployment, r.self)
-	}
-	return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
 }
 
 // Operate implements status.Source.

@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/desired/strict"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// deploymentsNamed bounds the deployments that an error names.
+const deploymentsNamed = 5
+
+// Logs implements status.Source. Output that nobody has is an error, which names what there is.
+func (r *reader) Logs(ctx context.Context, q status.LogQuery, w io.Writer) error {
+	if err := knownEvent(q.Event); err != nil {
+		return err
+	}
+	group, _, err := r.find(ctx, q.Group)
+	if err != nil {
+		return err
+	}
+	q.Group = group.ID
+	var hosts []string
+	for _, h := range group.Hosts {
+		hosts = append(hosts, h.Name)
+	}
+	if q.Host == "" && r.ask != nil && len(hosts) > 0 && !slices.Equal(hosts, []string{r.self}) {
+		err = r.everyLog(ctx, q, hosts, w)
+	} else {
+		err = r.oneLog(ctx, q, group, hosts, w)
+	}
+	if unknown := r.unknownDeployment(ctx, q, group); err != nil && unknown != nil {
+		return unknown
+	}
+	return err
+}
+
+// knownEvent refuses an event whose hooks never run.
+func knownEvent(event string) error {
+	if event == "" || appspec.Event(event).Scriptable() {
+		return nil
+	}
+	var known []string
+	for _, e := range appspec.Events() {
+		if e.Scriptable() {
+			known = append(known, string(e))
+		}
+	}
+	return fmt.Errorf("cannot show hook output of event %.60q: no hooks run in it; %s", event, strict.DidYouMean(event, known))
+}
+
+// unknownDeployment says that a group has no deployment of the id that was asked for, and which it has; nil where it has it, or that cannot be told.
+func (r *reader) unknownDeployment(ctx context.Context, q status.LogQuery, group status.Group) error {
+	if q.Deployment == "" {
+		return nil
+	}
+	history, err := r.History(ctx, q.Group)
+	if err != nil {
+		return nil
+	}
+	var known []string
+	for _, d := range history.Deployments {
+		if d.ID == q.Deployment {
+			return nil
+		}
+		if len(known) < deploymentsNamed {
+			known = append(known, d.ID)
+		}
+	}
+	if len(known) == 0 {
+		return fmt.Errorf("cannot show hook output of deployment %.60q: %s has had no deployment yet", q.Deployment, group.Group)
+	}
+	return fmt.Errorf("cannot show hook output of deployment %.60q: %s has none of that id; its newest are %s, and `gitopsd history %s` lists them all",
+		q.Deployment, group.Group, strings.Join(known, ", "), group.Group)
+}
+
+// oneLog prints the output of one host, which may have left the group since.
+func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Group, hosts []string, w io.Writer) error {
+	known := slices.Contains(hosts, q.Host)
+	if world := r.source.current(); world != nil && !known {
+		_, known = world.State.Hosts[desired.HostName(q.Host)]
+	}
+	switch {
+	case q.Host == "" || q.Host == r.self:
+		return r.localLogs(q, w)
+	case r.ask == nil:
+		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
+	case !known:
+		return fmt.Errorf("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
+	}
+	return r.ask(q.Host).Logs(ctx, q, w)
+}
+
+// everyLog prints the output of each host under a heading. It is an error when no host has any.
+func (r *reader) everyLog(ctx context.Context, q status.LogQuery, hosts []string, w io.Writer) error {
+	out := &headed{w: w}
+	var errs []error
+	for _, host := range hosts {
+		out.begin(host)
+		q.Host = host
+		err := error(nil)
+		if host == r.self {
+			err = r.localLogs(q, out)
+		} else {
+			err = r.ask(host).Logs(ctx, q, out)
+		}
+		switch {
+		case out.err != nil:
+			return out.err
+		case err != nil:
+			out.note(fmt.Sprintf("(%v)\n", err))
+			errs = append(errs, err)
+		}
+	}
+	if out.any {
+		return out.err
+	}
+	return fmt.Errorf("cannot show hook output: none of %d hosts has any; the first says: %w", len(hosts), errs[0])
+}
+
+// headed puts a heading before what each host prints. Until one has printed something, notes of those that have nothing are kept back.
+type headed struct {
+	w       io.Writer
+	waiting strings.Builder // headings and notes not printed yet
+	any     bool            // output was printed
+	err     error           // of w
+}
+
+// begin writes the heading of the next host.
+func (h *headed) begin(host string) {
+	fmt.Fprintf(&h.waiting, "==> %s <==\n", host)
+	if h.any {
+		h.flush()
+	}
+}
+
+// note says why a host has printed nothing, or no more.
+func (h *headed) note(text string) {
+	h.waiting.WriteString(text)
+	if h.any {
+		h.flush()
+	}
+}
+
+func (h *headed) flush() {
+	if h.err == nil {
+		_, h.err = io.WriteString(h.w, h.waiting.String())
+	}
+	h.waiting.Reset()
+}
+
+// Write prints a host's output.
+func (h *headed) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	h.any = true
+	if h.flush(); h.err != nil {
+		return 0, h.err
+	}
+	n, err := h.w.Write(p)
+	h.err = err
+	return n, err
+}
+
+// localLogs prints what hooks of this host wrote.
+func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
+	releases, err := r.applier.Releases(q.Group)
+	if err != nil {
+		return fmt.Errorf("cannot find hook output of %s on %s: %w", q.Group, r.self, err)
+	}
+	for _, release := range releases {
+		if q.Deployment != "" && release.DeploymentID != q.Deployment || !release.Deployed {
+			continue
+		}
+		key := apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}
+		n, err := r.copyLog(key, q.Event, w)
+		if err == nil && n == 0 {
+			err = r.nothingLogged(key, q.Event)
+		}
+		return err
+	}
+	if q.Deployment != "" {
+		return fmt.Errorf("deployment %s of this group left no hook output on %s", q.Deployment, r.self)
+	}
+	return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
+}
+
+// copyLog prints the output of one event's hooks, or of all.
+func (r *reader) copyLog(key apply.Key, event string, w io.Writer) (int64, error) {
+	log, err := r.applier.Log(key, event)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read hook output of %s on %s: %w", key.DeploymentID, r.self, err)
+	}
+	defer log.Close()
+	return io.Copy(w, log)
+}
+
+// nothingLogged says which events of a deployment left output, when the one that was asked for left none.
+func (r *reader) nothingLogged(key apply.Key, event string) error {
+	var with []string
+	for _, e := range appspec.Events() {
+		if n, err := r.copyLog(key, string(e), io.Discard); err == nil && n > 0 && e.Scriptable() {
+			with = append(with, string(e))
+		}
+	}
+	if len(with) == 0 {
+		return fmt.Errorf("no hook of deployment %s left output on %s", key.DeploymentID, r.self)
+	}
+	return fmt.Errorf("deployment %s ran no hook of %s on %s; there is output of %s", key.DeploymentID, event, r.self, strings.Join(with, ", "))
+}
