@@ -246,6 +246,30 @@ func TestDamagedJournalIsANotice(t *testing.T) {
 	d.deploy("d-3", "3")
 }
 
+// TestAnotherHostsStateSaysWhatToDo: a data directory that was copied is whole; whoever reads that it is damaged would look in the wrong place.
+func TestAnotherHostsStateSaysWhatToDo(t *testing.T) {
+	for name, c := range map[string]struct{ state, want string }{
+		"another host":    {"\x01{\"version\":1,\"host\":\"web-2\"}", "it belongs to host \"web-2\", and this one is web-1"},
+		"a newer gitopsd": {"\x09{}", "start the newer one"},
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, memberStateFile)
+		slots, _, err := durable.OpenSlots(path, 100)
+		if err == nil {
+			err = slots.Write([]byte(c.state))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots.Close()
+		m := &member{self: "web-1", dir: dir, log: slog.New(slog.DiscardHandler)}
+		if err = m.begin(context.Background()); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "damaged") {
+			t.Errorf("%s: %v", name, err)
+		}
+		m.state.Close()
+	}
+}
+
 // TestDamagedStateSaysWhatToDo is about a state in which neither slot is whole, and one that never was any.
 func TestDamagedStateSaysWhatToDo(t *testing.T) {
 	for name, damage := range map[string]func(data []byte) []byte{

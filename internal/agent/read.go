@@ -97,6 +97,9 @@ func (r *reader) notices() []status.Notice {
 	if r.extra != nil {
 		all = append(all, r.extra()...)
 	}
+	for i, n := range all {
+		all[i] = advised(n)
+	}
 	slices.SortStableFunc(all, func(a, b status.Notice) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Message, b.Message))
 	})

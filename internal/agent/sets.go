@@ -448,7 +448,7 @@ func (s *sets) notices() []status.Notice {
 			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s: %s", name, p)})
 		}
 		if st.Failed != "" {
-			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s", name, st.Failed)})
+			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s; mend that, and restart the agent here if it stays so", name, st.Failed)})
 		}
 		if !st.Quorum {
 			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: a majority of its voters (%s) must be up and reach each other; nothing is started meanwhile", name, voterHosts(st.Voters))})

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -109,25 +108,37 @@ func NewMember(name string, persisted []byte) (*Member, error) {
 	if len(persisted) == 0 {
 		return m, nil
 	}
+	if persisted[0] != FormatVersion && json.Valid(persisted[1:]) {
+		return nil, &StateError{fmt.Sprintf("a gitopsd that writes version %d of it was here, and the one that starts %s understands %d: start the newer one", persisted[0], name, FormatVersion)}
+	}
 	if persisted[0] != FormatVersion {
-		return nil, fmt.Errorf("cannot read the rollout state of %s: it has version %d, this gitopsd understands %d", name, persisted[0], FormatVersion)
+		return nil, fmt.Errorf("what host %s has accepted cannot be read: it begins with %q", name, persisted[0])
 	}
 	var s memberState
 	if err := strictJSON(persisted[1:], &s); err != nil {
-		return nil, fmt.Errorf("cannot read the rollout state of %s: %w", name, err)
+		return nil, fmt.Errorf("what host %s has accepted cannot be read: %w", name, err)
 	}
-	if s.Version != FormatVersion || s.Host != name {
-		return nil, fmt.Errorf("cannot read the rollout state of %s: it is of host %q, version %d", name, s.Host, s.Version)
+	if s.Host != name {
+		return nil, &StateError{fmt.Sprintf("it belongs to host %q, and this one is %s: correct `host:` or `dataDir:` in gitopsd.yaml; two hosts never share a data directory, nor a copy of one", s.Host, name)}
+	}
+	if s.Version != FormatVersion {
+		return nil, fmt.Errorf("what host %s has accepted cannot be read: its parts have versions %d and %d", name, FormatVersion, s.Version)
 	}
 	for _, g := range s.Groups {
 		if g == nil || g.ID == "" || m.groups[g.ID] != nil {
-			return nil, fmt.Errorf("cannot read the rollout state of %s: %w", name, errors.New("a group in it has no id of its own"))
+			return nil, fmt.Errorf("what host %s has accepted cannot be read: a group in it has no id of its own", name)
 		}
 		m.groups[g.ID] = g
 		g.make()
 	}
 	return m, nil
 }
+
+// StateError says why a persisted state that is whole is not for this host or
+// this program, and what to do.
+type StateError struct{ message string }
+
+func (e *StateError) Error() string { return e.message }
 
 func (g *memberGroup) make() {
 	g.prep = make(map[string]*prep)
