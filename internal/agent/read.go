@@ -120,7 +120,8 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 			elsewhere[g.Coordinators] = append(elsewhere[g.Coordinators], g)
 			continue
 		}
-		all = append(all, r.followed(run, g, w))
+		group, _ := r.followed(run, g, w)
+		all = append(all, group)
 		seen[string(g.ID)] = true
 	}
 	for _, run := range open {
@@ -184,8 +185,8 @@ func (r *reader) elsewhere(ctx context.Context, w *world, sets map[string][]desi
 	return all
 }
 
-// followed reports a group whose set this host follows.
-func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
+// followed reports a group whose set this host follows, and the view of the set that it comes from.
+func (r *reader) followed(run *setRun, g desired.Group, w *world) (status.Group, rollout.GroupView) {
 	var view rollout.GroupView
 	var past []rollout.DeploymentView
 	found := false
@@ -204,7 +205,7 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 		for _, m := range g.Members {
 			out.Hosts = append(out.Hosts, status.Host{Name: string(m), Status: "Pending", Health: "unknown", Events: []status.Event{}})
 		}
-		return withQuorum(out, st)
+		return withQuorum(out, st), view
 	}
 	out := groupOfView(view, st)
 	out.Failures = failuresOf(heldFor(view), past)
@@ -214,7 +215,7 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) status.Group {
 	if out.State == rollout.StateNoHosts && len(g.Members) == 0 {
 		out.Why = withLeader(noHosts(w, g), st)
 	}
-	return out
+	return out, view
 }
 
 // heldFor is the earlier deployment that the desired spec of a group failed in, or "".

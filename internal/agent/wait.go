@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo"
-	"github.com/gitopsd/gitopsd/internal/consensus"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
@@ -38,7 +37,15 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 	if why, unusable := unusableHere(w, group); unusable {
 		return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: why, Group: group}, nil
 	}
-	if g, ok := w.group(group.ID); ok && (notTaken(run, g, group) || suspendNotTaken(run, w, g)) {
+	taken := true
+	if g, inGit := w.group(group.ID); inGit && run == nil {
+		taken = group.Desired.SpecHash == g.SpecHash
+	} else if inGit { // one look at the set decides both: a second one may find taken up what the first has not seen begin
+		var view rollout.GroupView
+		group, view = r.followed(run, g, w)
+		taken = hasTaken(view, w, g)
+	}
+	if !taken {
 		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
 	}
 	if commit == "" {
@@ -70,14 +77,9 @@ func (r *reader) newerThanHere(w *world, g status.Group) (status.Awaited, bool) 
 	return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: refused + "; " + still, Group: g}, true
 }
 
-// notTaken says whether the set has yet to hear which spec, and where this host follows the set which attempt at it, the newest commit asks of a group.
-func notTaken(run *setRun, g desired.Group, shown status.Group) bool {
-	if run == nil {
-		return shown.Desired.SpecHash != g.SpecHash
-	}
-	var view rollout.GroupView
-	run.set.View(func(consensus.Machine) { view, _ = run.machine.Group(string(g.ID)) })
-	return view.Desired.SpecHash != g.SpecHash || view.Attempt != g.Policy.Attempt
+// hasTaken says whether a set has heard which spec, which attempt at it and whether to go on at all, the newest commit asks of a group.
+func hasTaken(view rollout.GroupView, w *world, g desired.Group) bool {
+	return view.Desired.SpecHash == g.SpecHash && view.Attempt == g.Policy.Attempt && view.Suspended == (g.Policy.Suspend || w.Forked != "")
 }
 
 // unusableHere says whether the files of a group are wrong in the commit in effect, so that nothing of it can be deployed.
@@ -91,16 +93,6 @@ func unusableHere(w *world, g status.Group) (string, bool) {
 		}
 	}
 	return fmt.Sprintf("the group's files in commit %s cannot be used; `gitopsd status` lists the problems", w.Commit.Short()), true
-}
-
-// suspendNotTaken says whether the set has yet to hear that the newest commit suspends a group, or lets it go on.
-func suspendNotTaken(run *setRun, w *world, g desired.Group) bool {
-	if run == nil {
-		return false
-	}
-	var view rollout.GroupView
-	run.set.View(func(consensus.Machine) { view, _ = run.machine.Group(string(g.ID)) })
-	return view.Suspended != (g.Policy.Suspend || w.Forked != "")
 }
 
 // awaitCommit says whether the commit is verified here; otherwise it says what of it.
