@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
@@ -49,6 +50,9 @@ func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spe
 	deployment.ID = preflightID(spec)
 	report, err := d.applier.Preflight(ctx, deployment)
 	switch {
+	case errors.Is(err, store.ErrMismatch): // it was complete, so that it rotted on this disk: it is mended, and tried again
+		d.bundles.store.Suspect(deployment.Source.Digest)
+		return refuse(rollout.RefusedByHost, err.Error())
 	case err != nil:
 		return refuse(rollout.RefusedByHost, err.Error())
 	case report.OK:

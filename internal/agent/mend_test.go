@@ -1,15 +1,20 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
 )
 
 // A byte flips under a complete bundle: the piece is not handed out, the bundle is made whole again, and nobody has to ask for it.
@@ -72,5 +77,35 @@ func flip(t *testing.T, file string, off int64) {
 	one[0] ^= 1
 	if _, err := f.WriteAt(one, off); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What rotted between its arrival and its first use is not unpacked, though a plain tar would show nothing of it: the host says so, and has it mended.
+func TestARottenBundleIsNotDeployed(t *testing.T) {
+	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n  revisionType: Repository\n" +
+		"  repositoryLocation: {path: bundle}\n"
+	host := hostFile(t, "role: web")
+	o := newOrigin(t, "hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group, "bundle/appspec.yml", plainSpec, "bundle/page", "0123456789")
+	f := newSource(t, o, t.TempDir())
+	f.syncs(t)
+	g, ok := f.current().group("01WEBSITE0")
+	if !ok {
+		t.Fatalf("problems %v", f.current().Problems)
+	}
+	d := newDisk(t)
+	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
+	if err := d.bundles.bring(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := d.store.Lookup(g.Revision.Digest)
+	data, err := os.ReadFile(found.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip(t, found.Path, int64(bytes.Index(data, []byte("0123456789"))))
+	deploy := &deployer{self: "web-1", world: f.current, releases: func() int { return 5 }, applier: d.applier, verifier: d.bundles.verifier, bundles: d.bundles, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
+	answer := deploy.preflight(t.Context(), string(g.ID), specOf(f.current().Commit, g))
+	if answer.Refused != rollout.RefusedByHost || !strings.Contains(answer.Reason, "its digest is") || !slices.Equal(d.store.Suspects(), []bundle.Digest{g.Revision.Digest}) {
+		t.Errorf("%+v, suspects %v", answer, d.store.Suspects())
 	}
 }

@@ -46,7 +46,7 @@ type OverlayFile struct {
 type Source struct {
 	Path   string        `json:"path"`
 	Type   bundle.Type   `json:"type"`
-	Digest bundle.Digest `json:"digest,omitempty"` // verified by the caller; recorded with the release
+	Digest bundle.Digest `json:"digest,omitempty"` // verified by the caller, and once more where the archive has no checksums; recorded with the release
 	// Release names an earlier release on this host to be used again, overlay
 	// included; Path and Type are not needed then.
 	Release *Key `json:"release,omitempty"`

@@ -200,8 +200,8 @@ func (a *Applier) unpack(ctx context.Context, d *Deployment, info *releaseInfo, 
 		}
 		return copyTree(ctx, d.Source.Path, archive, a.umask)
 	}
-	err := store.UnpackArchive(ctx, d.Source.Path, d.Source.Type, archive, store.UnpackOptions{})
-	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrNoSpace)) {
+	err := store.UnpackArchive(ctx, d.Source.Path, d.Source.Type, archive, store.UnpackOptions{Digest: d.Source.Digest})
+	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrMismatch)) {
 		return err
 	}
 	if err != nil {

@@ -48,6 +48,9 @@ func (b *Bundle) ReadPiece(i int) ([]byte, error) {
 	return data, nil
 }
 
+// Suspect says that a complete bundle was found to be not what its digest says; it is rechecked like one of which a piece was.
+func (s *Store) Suspect(d bundle.Digest) { s.suspect(d) }
+
 // suspect takes down that a complete bundle rotted.
 func (s *Store) suspect(d bundle.Digest) {
 	s.mu.Lock()
@@ -62,7 +65,7 @@ func (s *Store) suspect(d bundle.Digest) {
 	}
 }
 
-// Suspects lists the complete bundles of which a piece turned out to be wrong and that were not rechecked since.
+// Suspects lists the complete bundles that turned out to be wrong and were not rechecked since.
 func (s *Store) Suspects() []bundle.Digest {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,6 +32,7 @@ type UnpackOptions struct {
 	KeepFree  int64          // bytes of the disk to leave; 0: 64 MiB, negative: none
 	KeepTop   bool           // keep a single top-level folder
 	NoOwner   bool           // leave every entry to the running user, even as root
+	Digest    bundle.Digest  // what the file must be, checked first where its content has no checksums of its own; "": not judged
 	FileCount func(int)      // nil, or told the number of entries unpacked so far, every thousand
 }
 
@@ -56,7 +57,7 @@ func (s *Store) Unpack(ctx context.Context, d bundle.Digest, destDir string) err
 // kept; owners only from a tar and only when run as root, by name where this host knows the name and by number otherwise; a zip's setuid,
 // setgid and sticky bits are dropped; a top-level folder that is alone and holds a name with "appspec" in it is stripped. No link is
 // followed, and nothing outside of destDir is touched. On an error everything unpacked is deleted again; an error that wraps
-// bundle.ErrRefused is the archive's own fault, one that wraps ErrNoSpace the disk's. What was unpacked is not synced.
+// bundle.ErrRefused is the archive's own fault, one that wraps ErrNoSpace or, with a digest given, ErrMismatch the disk's. What was unpacked is not synced.
 func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir string, o UnpackOptions) (err error) {
 	archive, err := os.Open(file)
 	if err != nil {
@@ -66,6 +67,9 @@ func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir stri
 	info, err := archive.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot unpack archive: %w", err)
+	}
+	if err := checkWhole(ctx, archive, info.Size(), t, o.Digest); err != nil {
+		return fmt.Errorf("cannot unpack %s: %w", path.Base(file), err)
 	}
 	made, err := prepareDestination(destDir)
 	if err != nil {
@@ -85,6 +89,34 @@ func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir stri
 		return errors.Join(fmt.Errorf("cannot unpack %s: %w", path.Base(file), err), clearDestination(root, destDir, made))
 	}
 	return nil
+}
+
+// checkWhole compares an archive with its digest where unpacking would not notice that its bytes changed.
+func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, t bundle.Type, want bundle.Digest) error {
+	if want == "" || t == bundle.TypeZip {
+		return nil
+	}
+	head := make([]byte, 5)
+	if n, err := archive.ReadAt(head, 0); err == nil && checksummed(head) {
+		return nil
+	} else if err != nil && err != io.EOF {
+		return fmt.Errorf("after %d bytes: %w", n, err)
+	}
+	sum, err := hashFile(ctx, archive, size)
+	if err != nil {
+		return err
+	}
+	if got := bundle.DigestOf(sum); got != want {
+		return fmt.Errorf("its digest is %s, not %s: %w", got.Short(), want.Short(), ErrMismatch)
+	}
+	return nil
+}
+
+// checksummed says whether what begins so is compressed in a way that checks what comes out: gzip and bzip2 do, a zstd frame may.
+func checksummed(head []byte) bool {
+	const frameChecksum = 1 << 2 // of the frame header's descriptor
+	zstd := bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) && head[4]&frameChecksum != 0
+	return zstd || bytes.HasPrefix(head, []byte{0x1f, 0x8b}) || bytes.HasPrefix(head, []byte("BZh"))
 }
 
 // prepareDestination makes destDir, or finds it empty.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/klauspost/compress/zstd"
 )
 
 type member struct {
@@ -268,3 +269,49 @@ func TestParallelPackMakesTheSameBytes(t *testing.T) {
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("full") }
+
+// TestUnpackNoticesBytesThatChanged also where the archive has no checksums of its own, and leaves nothing behind.
+func TestUnpackNoticesBytesThatChanged(t *testing.T) {
+	var plain bytes.Buffer
+	w := tar.NewWriter(&plain)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: "f", Mode: 0o644, Size: 4}), func() error { _, err := w.Write([]byte("good")); return err }(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	unchecked, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		data   []byte
+		kind   bundle.Type
+		hashed bool
+	}{
+		"tar":                       {plain.Bytes(), bundle.TypeTar, true},
+		"tar under another type":    {plain.Bytes(), bundle.TypeTarZst, true},
+		"tar.zst without checksums": {unchecked.EncodeAll(plain.Bytes(), nil), bundle.TypeTarZst, true},
+		"tar.zst":                   {checked.EncodeAll(plain.Bytes(), nil), bundle.TypeTarZst, false},
+	} {
+		file, dest := writeTemp(t, c.data), filepath.Join(t.TempDir(), "out")
+		if err := UnpackArchive(t.Context(), file, c.kind, dest, UnpackOptions{Digest: bundle.DigestBytes(c.data)}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		err := UnpackArchive(t.Context(), file, c.kind, filepath.Join(t.TempDir(), "other"), UnpackOptions{Digest: bundle.DigestBytes([]byte("other"))})
+		if errors.Is(err, ErrMismatch) != c.hashed {
+			t.Errorf("%s: another digest: %v", name, err)
+		}
+		if at := bytes.Index(c.data, []byte("good")); at >= 0 {
+			changed, out := bytes.Clone(c.data), filepath.Join(t.TempDir(), "changed")
+			changed[at] ^= 1
+			if err := UnpackArchive(t.Context(), writeTemp(t, changed), c.kind, out, UnpackOptions{Digest: bundle.DigestBytes(c.data)}); err == nil {
+				t.Errorf("%s: changed bytes were unpacked", name)
+			}
+			if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: something is left: %v", name, err)
+			}
+		}
+	}
+}
