@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -69,6 +70,68 @@ func mentionsAll(t *testing.T, file string, schema map[string]any) {
 	for key := range schema["properties"].(map[string]any) {
 		if !strings.Contains(string(text), key) && !hidden[key] {
 			t.Errorf("%s does not mention %s", file, key)
+		}
+	}
+}
+
+// TestReferenceNamesEveryKey of every file, those inside others too. What is refused by name stands in limits.md instead.
+func TestReferenceNamesEveryKey(t *testing.T) {
+	const reference = "../docs/reference/"
+	schemas := map[string][]map[string]any{"gitopsd-yaml.md": {agent.ConfigSchema()}}
+	for _, kind := range desired.Kinds() {
+		schema, _ := desired.Schema(kind)
+		schemas["repository.md"] = append(schemas["repository.md"], schema)
+	}
+	limits, err := os.ReadFile(reference + "limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, all := range schemas {
+		text, err := os.ReadFile(reference + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eachKey(t, all, func(key string) bool {
+			word := regexp.MustCompile(`\b` + regexp.QuoteMeta(key) + `\b`)
+			if !word.Match(text) && !word.Match(limits) {
+				t.Errorf("%s does not name %s", file, key)
+			}
+			return word.Match(text)
+		})
+	}
+}
+
+// eachKey visits every key that a file of the schemas may have, and those inside it unless visit returns false.
+func eachKey(t *testing.T, schemas any, visit func(key string) bool) {
+	t.Helper()
+	text, err := json.Marshal(schemas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all any
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	walkKeys(all, visit)
+}
+
+func walkKeys(node any, visit func(key string) bool) {
+	switch node := node.(type) {
+	case []any:
+		for _, inner := range node {
+			walkKeys(inner, visit)
+		}
+	case map[string]any:
+		properties, isObject := node["properties"].(map[string]any)
+		for key, inner := range properties {
+			if visit(key) {
+				walkKeys(inner, visit)
+			}
+		}
+		for name, inner := range node {
+			if name != "properties" || !isObject {
+				walkKeys(inner, visit)
+			}
 		}
 	}
 }
