@@ -65,7 +65,7 @@ func (m *Machine) Apply(index, term uint64, from string, command []byte) []byte 
 	}
 	if LeaderOnly(command) && !at.IsZero() {
 		if _, leads := c.(Lead); leads && m.s.LedAt != 0 && term != before && at.Unix()-m.s.LedAt >= int64(leadGap/time.Second) {
-			m.forgetHealth()
+			m.forgetHealth("")
 		}
 		m.s.LedAt = at.Unix()
 	}
@@ -175,12 +175,15 @@ func (m *Machine) lead(term uint64, from string, c Lead) string {
 // two leaders' clocks may differ.
 const leadGap = aloneAfter / 2
 
-// forgetHealth makes every host say anew what it runs and how well: without a
-// leader it may have begun to go back by itself. Until then it counts as down.
-func (m *Machine) forgetHealth() {
+// forgetHealth makes a host, or every one, say anew what it runs and how well:
+// without a leader it may have begun to go back by itself, and while it was away
+// it may have been restored from a backup. Until then it counts as down.
+func (m *Machine) forgetHealth(only string) {
 	for _, g := range m.s.Groups {
 		for _, h := range g.Hosts {
-			h.Known = false
+			if only == "" || h.Name == only {
+				h.Known = false
+			}
 		}
 	}
 }
@@ -191,6 +194,7 @@ func (m *Machine) liveness(c Liveness) {
 		switch {
 		case h.Alive && found:
 			m.s.Dead = slices.Delete(m.s.Dead, i, i+1)
+			m.forgetHealth(h.Host)
 		case !h.Alive && !found && len(m.s.Dead) < maxMembers:
 			m.s.Dead = slices.Insert(m.s.Dead, i, deadHost{Host: h.Host, Since: m.s.Now - h.For})
 		}

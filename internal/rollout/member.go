@@ -66,6 +66,7 @@ type memberGroup struct {
 	Paused     bool       `json:"paused,omitempty"`   // as last replicated
 	tip        EvTip
 
+	moved   bool // from another set; what this one heard before is no loss
 	assign  *Assignment
 	journal *OpenJournal
 	decided bool // over the journal
@@ -276,7 +277,7 @@ func (m *Member) synced(ev EvSynced) {
 // that the host's own git names, so grants of the old one are not heard again.
 func (g *memberGroup) moveTo(set string) {
 	if g.Set != "" {
-		g.HighWater = Token{}
+		g.HighWater, g.moved = Token{}, true
 		clear(g.spent)
 		clear(g.sent)
 	}
@@ -293,6 +294,7 @@ func (m *Member) reconcile(g *memberGroup) {
 		return
 	}
 	m.closeOpen(g, a)
+	m.noteLoss(g, a)
 	if a.Member {
 		m.sayHello(g, a)
 		m.prepare(g, a)
@@ -378,6 +380,23 @@ func (m *Member) closeOpen(g *memberGroup, a *Assignment) {
 		return
 	}
 	g.Open, g.decided, g.events = nil, false, nil
+	m.persist()
+}
+
+// noteLoss finds that this host's own record is older than what the state heard
+// from it: its data directory was restored from a backup. What is in place is
+// then not known to be whole, whatever the record says, until a deployment has
+// brought it. Coming back to an earlier set is no loss.
+func (m *Member) noteLoss(g *memberGroup, a *Assignment) {
+	if a.Grant != nil || g.Open != nil || g.journal != nil || !g.HighWater.Less(a.Last) {
+		g.moved = g.moved && a.Grant == nil
+		return
+	}
+	g.HighWater = a.Last
+	if !g.moved {
+		g.Whole = false
+	}
+	g.moved = false
 	m.persist()
 }
 

@@ -255,6 +255,28 @@ func TestMemberTakesBackWhatIsCured(t *testing.T) {
 	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 7}, "submit ready B no more")
 }
 
+// TestMemberFindsThatItWasRestored: its record is older than what the state heard from it, so it vouches for nothing that is in place.
+func TestMemberFindsThatItWasRestored(t *testing.T) {
+	p := runsA(t)
+	backup := p.disk
+	later := func(a *Assignment) { a.Last = Token{Index: 9, Seq: 7} }
+	p.disk = backup
+	p.restart("boot-1")
+	p.expect(EvInstalled{Group: "web", Running: specOf("A"), Whole: true})
+	p.expect(known(later), "persist", "submit hello boot-1 A whole=false")
+	// It remembers that it forgot, and acts on no grant that it may have acted on before.
+	p.restart("boot-1")
+	p.expect(EvInstalled{Group: "web", Running: specOf("A"), Whole: true})
+	p.expect(known(later, wants("B"), granted(7, "d-7", "B")), "submit hello boot-1 A whole=false", "verify B", "submit done 7 lapsed")
+	// A deployment makes it whole.
+	p = inFlight(t)
+	p.expect(EvApplied{Group: "web", Deployment: "d-1", Outcome: OutcomeSucceeded}, "persist", "submit done 5 succeeded")
+	p.expect(known(func(a *Assignment) { a.Running, a.Last = specOf("B"), Token{Index: 9, Seq: 5} }), "persist")
+	// A host that comes back to a set it left has lost nothing.
+	p.expect(EvSynced{Set: "other", Assignments: []Assignment{{Group: "web", Member: true, Known: true, Boot: "boot-1", Running: specOf("B"), Whole: true}}})
+	p.expect(known(func(a *Assignment) { a.Running, a.Last = specOf("B"), Token{Index: 9, Seq: 5} }), "persist")
+}
+
 // TestMemberChecksItsOwnGit: a leader cannot deploy what nobody committed (D1).
 func TestMemberChecksItsOwnGit(t *testing.T) {
 	p := runsA(t)

@@ -258,7 +258,7 @@ func (m *Machine) Assignments(name string) []Assignment {
 		_, member := g.member(name)
 		a := Assignment{
 			Group: g.ID, Member: member, LastGood: g.Running, Boot: h.Boot, Running: h.Running, Known: h.Known, Whole: h.Whole,
-			Ready: slices.Clone(h.Ready), Checks: g.Desired.Policy.Checks, Paused: g.Paused != nil,
+			Last: h.Last, Ready: slices.Clone(h.Ready), Checks: g.Desired.Policy.Checks, Paused: g.Paused != nil,
 		}
 		if member && !g.Orphaned && g.Frozen == "" {
 			a.Prepare = g.prepare()

@@ -113,6 +113,7 @@ func (g *group) open(from string, token Token) (*host, *deployment, *row, string
 	if h.Grant == nil || h.Grant.Token != token {
 		return nil, nil, nil, fmt.Sprintf("%s holds no grant %d.%d.%d", from, token.Epoch, token.Index, token.Seq)
 	}
+	h.Last = token
 	d := g.deploymentOf(h.Grant.Deployment)
 	r := d.row(from)
 	if r != nil && r.Token != token {

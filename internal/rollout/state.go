@@ -113,6 +113,7 @@ type host struct {
 	Proof   string      `json:"proof,omitempty"` // its evidence
 	Ready   []Ready     `json:"ready,omitempty"`
 	Grant   *Grant      `json:"grant,omitempty"`
+	Last    Token       `json:"last,omitzero"`    // newest grant it has answered: its own record is never older
 	Settle  bool        `json:"settle,omitempty"` // succeeded, not yet known healthy
 
 	SettleBy  time.Duration `json:"settleBy,omitempty"`

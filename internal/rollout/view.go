@@ -144,6 +144,7 @@ type Assignment struct {
 	Member   bool    `json:"member"`            // still listed
 	Prepare  []Spec  `json:"prepare,omitempty"` // be Ready for these, most urgent first; at most 3
 	Grant    *Grant  `json:"grant,omitempty"`   // open grant
+	Last     Token   `json:"last,omitzero"`     // newest grant this host has answered
 	LastGood Spec    `json:"lastGood,omitzero"` // what the group runs well
 	Boot     string  `json:"boot,omitempty"`
 	Running  Spec    `json:"running,omitzero"`
