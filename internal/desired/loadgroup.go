@@ -136,7 +136,7 @@ func (l *loader) loadGroup(folder string) (Group, *strict.Doc, bool) {
 	take(more)
 	g.Members = g.Targets.members(l.state.Hosts)
 	if ok && len(Bad(problems)) == 0 && !g.Policy.Removed {
-		take(l.checkMatches(doc, g.Targets))
+		take(l.checkMatches(doc, g.Targets, g.Members))
 	}
 	take(checkMembers(doc, g.Checks, g.Members, l.state.Hosts))
 	g.Coordinators, more = l.coordinators(doc, f, g)

@@ -2,6 +2,7 @@ package desired
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"path"
 	"slices"
@@ -21,27 +22,35 @@ func TargetProblems(o GroupOptions, state *State) []Problem {
 	l := &loader{state: state, broken: setOf(state.Broken.Hosts)}
 	targets, problems := f.buildTargets(doc, l)
 	if len(problems) == 0 {
-		problems = l.checkMatches(doc, targets)
+		problems = l.checkMatches(doc, targets, targets.members(state.Hosts))
 	}
 	return problems
 }
 
 // checkMatches warns of tags that select no host at all: mistyped, they look like a group that deploys nothing. A tag beside others that do match may be for
 // hosts to come, and an inventory that could not be read says nothing.
-func (l *loader) checkMatches(doc *strict.Doc, t Targets) []Problem {
-	if len(t.Selectors) == 0 || len(l.broken) > 0 || len(t.members(l.state.Hosts)) > 0 {
+func (l *loader) checkMatches(doc *strict.Doc, t Targets, members []HostName) []Problem {
+	if len(t.Selectors) == 0 || len(l.broken) > 0 || len(members) > 0 {
 		return nil
 	}
 	p := doc.Problem(firstSelector(doc), "", "targets match no host of the inventory: every set matches hosts, but no host is in all of them")
 	for i, set := range t.Selectors[0].Sets {
-		if one := (Selector{Sets: [][]TagMatch{set}}); len((Targets{Selectors: []Selector{one}}).members(l.state.Hosts)) > 0 {
-			continue
+		if !anyMatches(Selector{Sets: [][]TagMatch{set}}, l.state.Hosts) {
+			p = l.unmatched(doc, i, set)
+			break
 		}
-		p = l.unmatched(doc, i, set)
-		break
 	}
 	p.Warning = true
 	return []Problem{p}
+}
+
+func anyMatches(s Selector, hosts map[HostName]Host) bool {
+	for _, host := range hosts {
+		if s.Matches(host.Tags) {
+			return true
+		}
+	}
+	return false
 }
 
 // unmatched is about the set at place i, of which no host has any tag.
@@ -67,26 +76,21 @@ func (l *loader) guessTag(m TagMatch) string {
 	if l.tags == nil {
 		l.tags = tagsOf(l.state.Hosts)
 	}
-	near := func(name string, names map[string]bool) string {
-		if l.guessed += len(names); l.guessed > maxGuesses {
+	near := func(name string, count int, names iter.Seq[string]) string {
+		if l.guessed += count; l.guessed > maxGuesses {
 			return ""
 		}
-		return strict.Nearest(name, slices.Sorted(maps.Keys(names)))
+		return strict.Nearest(name, slices.Sorted(names))
 	}
 	key := m.Key
 	if _, known := l.tags[key]; m.HasKey && !known {
-		keys := map[string]bool{}
-		for k := range l.tags {
-			keys[k] = k != ""
-		}
-		delete(keys, "")
-		if key = near(m.Key, keys); key == "" {
+		if key = near(m.Key, len(l.tags), maps.Keys(l.tags)); key == "" {
 			return ""
 		}
 	}
 	value := m.Value
 	if m.HasValue && !l.tags[key][m.Value] { // under "" are the values of all keys
-		if value = near(m.Value, l.tags[key]); value == "" && key == m.Key {
+		if value = near(m.Value, len(l.tags[key]), maps.Keys(l.tags[key])); value == "" && key == m.Key {
 			return ""
 		}
 	}

@@ -48,7 +48,11 @@ func (o object) decode(d *decoder, n *yaml.Node, path string) {
 				return
 			}
 		}
-		d.add(key, o.meant(key.Value), "%sunknown key %s", prefix(path), quote(key.Value))
+		hint := ""
+		if len(d.problems) < MaxProblems { // the others are only counted
+			hint = o.meant(key.Value)
+		}
+		d.add(key, hint, "%sunknown key %s", prefix(path), quote(key.Value))
 	})
 	for _, k := range o.keys {
 		if !seen[k.Name] && d.env != nil {
