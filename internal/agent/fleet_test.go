@@ -173,7 +173,7 @@ func (f *testFleet) count(line string) int {
 // release packs a version of the application whose start hook has an extra line, and gives the revision for group.yaml.
 func (f *testFleet) release(name, extra string) string { return f.heavyRelease(name, extra, 0) }
 
-// heavyRelease adds so many random bytes to a release.
+// heavyRelease adds so many random bytes to a release, and pins its index.
 func (f *testFleet) heavyRelease(name, extra string, ballast int) string {
 	f.t.Helper()
 	hook := func(extra string) *fstest.MapFile {
@@ -192,7 +192,7 @@ func (f *testFleet) heavyRelease(name, extra string, ballast int) string {
 		tree["content/ballast"] = &fstest.MapFile{Data: data, Mode: 0o644}
 	}
 	var archive bytes.Buffer
-	_, digest, err := bundle.Pack(&archive, tree, bundle.PackOptions{})
+	index, digest, err := bundle.Pack(&archive, tree, bundle.PackOptions{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -200,7 +200,11 @@ func (f *testFleet) heavyRelease(name, extra string, ballast int) string {
 	if err := os.WriteFile(path, archive.Bytes(), 0o644); err != nil {
 		f.t.Fatal(err)
 	}
-	return fmt.Sprintf("revision:\n  revisionType: Directory\n  directoryLocation: {path: %s}\n  digest: %s\n  size: %d\n", path, digest, archive.Len())
+	revision := fmt.Sprintf("revision:\n  revisionType: Directory\n  directoryLocation: {path: %s}\n  digest: %s\n  size: %d\n", path, digest, archive.Len())
+	if ballast > 0 {
+		revision += fmt.Sprintf("  index: %s\n", index.Digest())
+	}
+	return revision
 }
 
 // deploy commits a revision for the group.

@@ -59,6 +59,7 @@ type exchange struct {
 	complete   bool
 	mismatches int
 	scouting   bool
+	scouted    int64 // bytes that had left the origin when that began
 
 	holding [][]int       // leases being read
 	asked   time.Duration // when the dealer was told last what is where
@@ -405,6 +406,9 @@ func (x *exchange) progress() Progress {
 		return p
 	}
 	p.Rate = x.flow.rate(x.since())
+	if x.scouting {
+		p.coming = x.fromOrigin - x.scouted
+	}
 	if x.index != nil {
 		p.part(x.index, x.partial.Have())
 	}

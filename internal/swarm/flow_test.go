@@ -32,6 +32,9 @@ func TestTheRestTakesWhatItsRateSays(t *testing.T) {
 	if eta, ok := (Progress{Total: 100, Have: 40, Rate: 20}).ETA(); !ok || eta != 3*time.Second {
 		t.Errorf("%v %v", eta, ok)
 	}
+	if eta, ok := (Progress{Total: 100, coming: 90, Rate: 20}).ETA(); !ok || eta != 500*time.Millisecond {
+		t.Errorf("of an archive that is read whole: %v %v", eta, ok)
+	}
 	for name, p := range map[string]Progress{"nothing comes": {Total: 100}, "unknown": {Rate: 1}, "complete": {Total: 1, Have: 1, Rate: 1}} {
 		if eta, ok := p.ETA(); ok {
 			t.Errorf("%s: %v", name, eta)

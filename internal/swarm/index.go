@@ -288,6 +288,6 @@ func (x *exchange) scout(ctx context.Context, origin Origin, where string) error
 // scouts notes whether this host reads the whole archive: that it takes long is no stall, for silence has a bound of its own.
 func (x *exchange) scouts(on bool) {
 	x.mu.Lock()
-	x.scouting = on
+	x.scouting, x.scouted = on, x.fromOrigin
 	x.mu.Unlock()
 }

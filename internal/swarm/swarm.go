@@ -92,14 +92,17 @@ type Progress struct {
 	Peers      int               `json:"peers"`              // hosts heard of in this exchange
 	State      string            `json:"state"`              // one sentence; "" for a bundle that is not here and was never fetched
 	Suspects   map[string]string `json:"suspects,omitempty"` // host -> why it is no longer asked
+
+	coming int64 // bytes of an archive that is read whole, and cannot be verified before its end
 }
 
 // ETA is how long the rest takes at the present rate; false while that is unknown.
 func (p Progress) ETA() (time.Duration, bool) {
-	if p.Rate <= 0 || p.Total <= 0 || p.Have >= p.Total {
+	left := p.Total - p.Have - p.coming
+	if p.Rate <= 0 || p.Total <= 0 || left <= 0 {
 		return 0, false
 	}
-	return time.Duration(float64(p.Total-p.Have) / float64(p.Rate) * float64(time.Second)), true
+	return time.Duration(float64(left) / float64(p.Rate) * float64(time.Second)), true
 }
 
 // Options configure New.
