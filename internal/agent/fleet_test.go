@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,7 +94,7 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 		if err := os.WriteFile(filepath.Join(home, storageFile), []byte(storageOf(line)+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		address := freeAddress(t)
+		address := f.freeAddress()
 		f.inventory[name] = fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address)
 		files = append(files, "hosts/"+name+".yaml", f.inventory[name])
 		voters = append(voters, name+"/"+storageOf(line))
@@ -110,17 +111,22 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 	return f
 }
 
-// freeAddress finds a port that nobody listens on, below those that the kernel gives to whoever dials.
-func freeAddress(t testing.TB) string {
-	t.Helper()
+// freeAddress finds a port that nobody listens on and no host of the fleet has yet, below those that the kernel gives to whoever dials and beside those of the
+// end-to-end tests.
+func (f *testFleet) freeAddress() string {
+	f.t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(8000)))
+		address := fmt.Sprintf("127.0.0.1:%d", 30300+rand.N(2400))
+		if slices.ContainsFunc(f.hosts, func(h *testHost) bool { return h.config.Listen == address }) {
+			continue
+		}
+		l, err := net.Listen("tcp", address)
 		if err == nil {
 			defer l.Close()
-			return l.Addr().String()
+			return address
 		}
 	}
-	t.Fatal("no port is free")
+	f.t.Fatal("no port is free")
 	return ""
 }
 

@@ -16,7 +16,7 @@ var mutants = []mutant{
 	{"a host that is not ready is granted", "internal/rollout/grant.go",
 		"!ok || r.Refused != \"\"", "ok && r.Refused != \"\"", "./internal/rollout"},
 	{"a healthy host goes back without quorum", "internal/rollout/alone.go",
-		"!g.unhealthy() || g.Alone", "g.Alone", "./internal/rollout"},
+		"!g.unhealthy() || g.Paused", "g.Paused", "./internal/rollout"},
 	{"a deposed leader's command is applied", "internal/consensus/replica.go",
 		"if c.fence != 0 && c.fence != term {", "if false {", "./internal/consensus"},
 	{"one signer counts twice", "internal/configrepo/trust/policy.go",
