@@ -98,7 +98,7 @@ func printReport(out io.Writer, output string, r status.Report) error {
 		return printDocument(out, output, r)
 	}
 	for _, n := range r.Notices {
-		if _, err := fmt.Fprintf(out, "! %s %s\n", strings.TrimSpace(n.Kind+" "+n.Host), status.Printable(n.Message)); err != nil {
+		if _, err := fmt.Fprintf(out, "! %s %s\n", status.Printable(strings.TrimSpace(n.Kind+" "+n.Host)), status.Printable(n.Message)); err != nil {
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func core(reason string) string {
 
 // printWhy prints the reason, what hosts add to it, the failing hooks' last lines, and the notices that concern the group; each once.
 func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
-	fmt.Fprintf(out, "%s is %s. %s\n", g.Group, g.State, status.Printable(g.Why))
+	fmt.Fprintf(out, "%s is %s. %s\n", status.Printable(g.Group), status.Printable(g.State), status.Printable(g.Why))
 	var reasons, failures told
 	for _, h := range g.Hosts {
 		if h.Reason != "" && !(strings.Contains(g.Why, core(h.Reason)) && strings.Contains(g.Why, h.Name)) {
@@ -93,14 +93,14 @@ func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
 		if strings.Contains(g.Why, e.core) {
 			text = "the same"
 		}
-		fmt.Fprintf(out, "%s: %s\n", strings.Join(e.hosts, ", "), text)
+		fmt.Fprintf(out, "%s: %s\n", status.Printable(strings.Join(e.hosts, ", ")), text)
 	}
 	for _, e := range failures {
-		fmt.Fprintf(out, "%s: %s", strings.Join(e.hosts, ", "), e.text)
+		fmt.Fprintf(out, "%s: %s", status.Printable(strings.Join(e.hosts, ", ")), e.text)
 	}
 	var said []string
 	for _, n := range notices {
-		line := fmt.Sprintf("notice %s: %s\n", n.Kind, status.Printable(n.Message))
+		line := fmt.Sprintf("notice %s: %s\n", status.Printable(n.Kind), status.Printable(n.Message))
 		if n.Subject != "" && n.Subject != g.Group && n.Subject != g.ID || slices.Contains(said, line) {
 			continue
 		}
@@ -114,5 +114,5 @@ func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
 
 // diagnosis says which script failed, with its last lines.
 func diagnosis(e status.Event) string {
-	return fmt.Sprintf("%s %s: %s\n%s", e.Event, e.Diagnostics.ScriptName, status.Printable(e.Diagnostics.Message), status.Indented(e.Diagnostics.LogTail, 10))
+	return fmt.Sprintf("%s\n%s", status.Printable(fmt.Sprintf("%s %s: %s", e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message)), status.Indented(e.Diagnostics.LogTail, 10))
 }

@@ -42,7 +42,8 @@ func tellRefusal(r *configrepo.Refusal) []byte {
 	}
 }
 
-// heardRefusals reads what other hosts told, by host. What cannot be read is left out.
+// heardRefusals reads what other hosts told, by host. What cannot be read, or gives a reason that is not known, is left out: the reason becomes the kind of a notice,
+// which terminals show and metrics count by.
 func heardRefusals(facts map[string][]byte, self string) map[string]configrepo.Refusal {
 	heard := map[string]configrepo.Refusal{}
 	for host, text := range facts {
@@ -50,7 +51,11 @@ func heardRefusals(facts map[string][]byte, self string) map[string]configrepo.R
 		if host == self || json.Unmarshal(text, &told) != nil || told.Version != 1 || !commitPattern.MatchString(told.Commit) {
 			continue
 		}
-		heard[host] = configrepo.Refusal{Commit: told.Commit, Reason: configrepo.Reason(told.Reason), Sentence: told.Sentence}
+		reason := configrepo.Reason(told.Reason)
+		if !reason.Known() && reason != reasonRewound {
+			continue
+		}
+		heard[host] = configrepo.Refusal{Commit: told.Commit, Reason: reason, Sentence: strings.ToValidUTF8(clip(told.Sentence, refusalBytesMax), "")}
 	}
 	return heard
 }

@@ -35,10 +35,14 @@ func TestHearsayIsBoundedAndChecked(t *testing.T) {
 		"web-3": []byte(`{"v":1,"commit":"--upload-pack=x"}`),
 		"web-4": []byte(`not json`),
 		"web-5": []byte(`{"v":1,"commit":"` + commit + `","reason":"Unsigned","sentence":"no signature"}`),
+		"web-6": []byte(`{"v":1,"commit":"` + commit + `","reason":"\u001b]0;owned\u0007\u001b[2J","sentence":"x"}`),
+		"web-7": []byte(`{"v":1,"commit":"` + commit + `","reason":"Invented","sentence":"x"}`),
+		"web-8": []byte(`{"v":1,"commit":"` + commit + `","sentence":"x"}`),
+		"web-9": []byte(`{"v":1,"commit":"` + commit + `","reason":"Rewound","sentence":"` + strings.Repeat("long ", 1000) + `"}`),
 	}
 	heard := heardRefusals(facts, "web-1")
-	if len(heard) != 1 || heard["web-5"].Sentence != "no signature" {
-		t.Errorf("heard %v, want web-5's alone", heard)
+	if len(heard) != 2 || heard["web-5"].Sentence != "no signature" || heard["web-9"].Reason != reasonRewound || len(heard["web-9"].Sentence) > refusalBytesMax {
+		t.Errorf("heard %v, want web-5's and, bounded, web-9's", heard)
 	}
 }
 

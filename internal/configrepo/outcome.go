@@ -48,6 +48,15 @@ const (
 	ReasonIntroduction  Reason = "Introduction"  // the pinned introduction is missing, or its signature is not the pinned one's
 )
 
+// Known says whether r is one of the reasons above: a host that tells its own may tell anything.
+func (r Reason) Known() bool {
+	switch r {
+	case ReasonUnsigned, ReasonBadSignature, ReasonUnknownSigner, ReasonUnauthorised, ReasonPolicy, ReasonNotDescendant, ReasonForked, ReasonBehind, ReasonIntroduction:
+		return true
+	}
+	return false
+}
+
 // Refusal explains why a tip was not accepted. The accepted commit stays; the
 // next authorised commit on top of the tip is judged afresh.
 type Refusal struct {
