@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
@@ -201,13 +203,28 @@ func (a *Applier) unpack(ctx context.Context, d *Deployment, info *releaseInfo, 
 		return copyTree(ctx, d.Source.Path, archive, a.umask)
 	}
 	err := store.UnpackArchive(ctx, d.Source.Path, d.Source.Type, archive, store.UnpackOptions{Digest: d.Source.Digest})
-	if err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrNoSpace) || errors.Is(err, store.ErrMismatch)) {
-		return err
-	}
-	if err != nil {
+	if err != nil && !ofThisHost(err) {
 		return &bundleError{err}
 	}
-	return nil
+	return err
+}
+
+// ofThisHost says whether a bundle could not be unpacked for a reason that another host need not have: it was stopped, the disk is full or has changed the archive,
+// or the system refused something for another reason than the names in it.
+func ofThisHost(err error) bool {
+	for _, own := range []error{context.Canceled, context.DeadlineExceeded, store.ErrNoSpace, store.ErrMismatch} {
+		if errors.Is(err, own) {
+			return true
+		}
+	}
+	if errors.Is(err, bundle.ErrRefused) {
+		return false
+	}
+	var number syscall.Errno
+	if !errors.As(err, &number) {
+		return false
+	}
+	return !slices.Contains([]syscall.Errno{syscall.ENAMETOOLONG, syscall.EEXIST, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.EINVAL, syscall.EILSEQ}, number)
 }
 
 // overlay lays one file from git over the unpacked bundle.

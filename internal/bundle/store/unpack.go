@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type UnpackOptions struct {
 	KeepFree  int64          // bytes of the disk to leave; 0: 64 MiB, negative: none
 	KeepTop   bool           // keep a single top-level folder
 	NoOwner   bool           // leave every entry to the running user, even as root
-	Digest    bundle.Digest  // what the file must be, checked first where its content has no checksums of its own; "": not judged
+	Digest    bundle.Digest  // what the file must be; "": not judged
 	FileCount func(int)      // nil, or told the number of entries unpacked so far, every thousand
 }
 
@@ -57,7 +58,8 @@ func (s *Store) Unpack(ctx context.Context, d bundle.Digest, destDir string) err
 // kept; owners only from a tar and only when run as root, by name where this host knows the name and by number otherwise; a zip's setuid,
 // setgid and sticky bits are dropped; a top-level folder that is alone and holds a name with "appspec" in it is stripped. No link is
 // followed, and nothing outside of destDir is touched. On an error everything unpacked is deleted again; an error that wraps
-// bundle.ErrRefused is the archive's own fault, one that wraps ErrNoSpace or, with a digest given, ErrMismatch the disk's. What was unpacked is not synced.
+// bundle.ErrRefused is the archive's own fault, one that wraps ErrNoSpace the disk's. With a digest given the whole file is compared with it meanwhile, since no format's
+// own checksums cover all that is unpacked, and ErrMismatch goes before whatever error the wrong bytes led to. What was unpacked is not synced.
 func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir string, o UnpackOptions) (err error) {
 	archive, err := os.Open(file)
 	if err != nil {
@@ -67,9 +69,6 @@ func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir stri
 	info, err := archive.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot unpack archive: %w", err)
-	}
-	if err := checkWhole(ctx, archive, info.Size(), t, o.Digest); err != nil {
-		return fmt.Errorf("cannot unpack %s: %w", path.Base(file), err)
 	}
 	made, err := prepareDestination(destDir)
 	if err != nil {
@@ -82,7 +81,7 @@ func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir stri
 	defer root.Close()
 	u := &unpacker{ctx: ctx, root: root, o: o, owners: !o.NoOwner && os.Geteuid() == 0, ids: map[string]int{}, buf: make([]byte, copyBufferBytes/4)}
 	if u.room, err = roomFor(destDir, o.KeepFree); err == nil {
-		err = u.run(archive, info.Size(), t)
+		err = u.judged(archive, info.Size(), t)
 	}
 	u.closeDir()
 	if err != nil {
@@ -91,17 +90,26 @@ func UnpackArchive(ctx context.Context, file string, t bundle.Type, destDir stri
 	return nil
 }
 
-// checkWhole compares an archive with its digest where unpacking would not notice that its bytes changed.
-func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, t bundle.Type, want bundle.Digest) error {
-	if want == "" || t == bundle.TypeZip {
-		return nil
+// judged unpacks, and says whose fault an error is: what went wrong with other bytes than the digest's is the disk's.
+func (u *unpacker) judged(archive io.ReaderAt, size int64, t bundle.Type) error {
+	if u.o.Digest == "" {
+		return u.run(archive, size, t)
 	}
-	head := make([]byte, 5)
-	if n, err := archive.ReadAt(head, 0); err == nil && checksummed(head) {
-		return nil
-	} else if err != nil && err != io.EOF {
-		return fmt.Errorf("after %d bytes: %w", n, err)
+	ctx, stop := context.WithCancel(u.ctx)
+	defer stop()
+	whole := make(chan error, 1)
+	go func() { whole <- checkWhole(ctx, archive, size, u.o.Digest) }()
+	err := u.run(archive, size, t)
+	if errors.Is(err, ErrNoSpace) || u.ctx.Err() != nil {
+		stop()
+		<-whole
+		return err
 	}
+	return cmp.Or(<-whole, err)
+}
+
+// checkWhole compares an archive with its digest.
+func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, want bundle.Digest) error {
 	sum, err := hashFile(ctx, archive, size)
 	if err != nil {
 		return err
@@ -110,13 +118,6 @@ func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, t bundle.T
 		return fmt.Errorf("its digest is %s, not %s: %w", got.Short(), want.Short(), ErrMismatch)
 	}
 	return nil
-}
-
-// checksummed says whether what begins so is compressed in a way that checks what comes out: gzip and bzip2 do, a zstd frame may.
-func checksummed(head []byte) bool {
-	const frameChecksum = 1 << 2 // of the frame header's descriptor
-	zstd := bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) && head[4]&frameChecksum != 0
-	return zstd || bytes.HasPrefix(head, []byte{0x1f, 0x8b}) || bytes.HasPrefix(head, []byte("BZh"))
 }
 
 // prepareDestination makes destDir, or finds it empty.

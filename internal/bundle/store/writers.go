@@ -73,8 +73,10 @@ func (d *sharedDir) create(base string, a attributes, fill func(fd int) error) e
 		err = closeErr
 	}
 	if err == nil && !a.modTime.IsZero() {
-		at := unix.NsecToTimespec(a.modTime.UnixNano())
-		err = unix.UtimesNanoAt(d.fd, base, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
+		var at unix.Timespec // not by nanoseconds since 1970, which end in 2262
+		if at, err = unix.TimeToTimespec(a.modTime); err == nil {
+			err = unix.UtimesNanoAt(d.fd, base, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
+		}
 	}
 	if err != nil {
 		return &fs.PathError{Op: "write", Path: base, Err: err}
