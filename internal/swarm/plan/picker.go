@@ -18,6 +18,7 @@ const (
 	bringTimes = 4 // what another host is to bring from another site is waited for so many times as long
 	slowTimes  = 4 // a peer that takes so many times longer than the faster half
 	slowMin    = 200 * time.Millisecond
+	timedFew   = 4                // peers: too few for the first of them to have been compared with most
 	slowFor    = 15 * time.Second // is asked for so long only for what others do not have
 	waysMax    = 2                // requests for one piece at a time
 )
@@ -275,12 +276,12 @@ func (p *Picker) clock(s *source, bytes int64, took, now time.Duration) {
 	pace := float64(max(took, 0)) / float64(bytes)
 	s.pace, s.took, s.timed = smooth(s.pace, pace, 2), took, now
 	p.pace = smooth(p.pace, pace, 16)
-	p.judge(now)
+	p.judge(s, now)
 }
 
-// judge leaves those alone for a while that take much longer than most, which is what the faster half of the peers keeps to. All are judged whenever one was timed, so
-// that it does not matter who was timed first.
-func (p *Picker) judge(now time.Duration) {
+// judge leaves a peer alone for a while that takes much longer than most, which is what the faster half of the peers keeps to. While few were timed, those before are
+// judged again with it, so that it does not matter who was timed first; later that would only shuffle peers in large swarms.
+func (p *Picker) judge(it *source, now time.Duration) {
 	paces := make([]float64, 0, len(p.peers))
 	for _, s := range p.peers {
 		if s.pace > 0 && !s.far {
@@ -294,7 +295,7 @@ func (p *Picker) judge(now time.Duration) {
 	most := slowTimes * paces[(len(paces)-1)/2]
 	for _, s := range p.peers {
 		switch {
-		case s.far:
+		case s.far || s != it && len(paces) > timedFew:
 		case s.pace <= most:
 			p.rank(s, false)
 		case s.took > slowMin && s.timed > 0 && now-s.timed < slowFor:
