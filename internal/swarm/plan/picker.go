@@ -18,7 +18,7 @@ const (
 	bringTimes = 4 // what another host is to bring from another site is waited for so many times as long
 	slowTimes  = 4 // a peer that takes so many times longer than the faster half
 	slowMin    = 200 * time.Millisecond
-	timedFew   = 4                // peers: too few for the first of them to have been compared with most
+	timedFew   = 8                // peers: too few for the first of them to have been compared with most
 	slowFor    = 15 * time.Second // is asked for so long only for what others do not have
 	waysMax    = 2                // requests for one piece at a time
 )
