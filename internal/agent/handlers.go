@@ -26,6 +26,7 @@ func (a *Agent) handlers() handlers {
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)
 	fleet.remotes = newRemotes()
+	fleet.verify = a.source.verify
 	fleet.ask = func(host string) *status.Client { return status.NewHTTPClient(client, host) }
 	return handlers{
 		operators: status.Handler(status.Options{Source: &fleet, Metrics: status.Metrics(local, a.opt.Version), Write: true, Log: a.log}),

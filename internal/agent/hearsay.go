@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -98,21 +99,47 @@ func (r *reader) accepts(commit string) bool {
 	return err == nil && inside
 }
 
-// refusalOf says why a commit is refused, by this host or, for all it knows, by another.
+// refusalOf says why this host itself refuses a commit.
 func (r *reader) refusalOf(commit string) (string, bool) {
-	if r.accepts(commit) { // an older one, that a mirror still offers or the branch went back to
+	own := r.source.refusal()
+	if own == nil || own.Commit != commit || r.accepts(commit) { // an older one, that a mirror still offers or the branch went back to
 		return "", false
 	}
-	if own := r.source.refusal(); own != nil && own.Commit == commit {
-		return own.Sentence, true
+	return own.Sentence, true
+}
+
+// hearsay is what another host refuses of a commit, or with "" of anything newer than what is accepted here; "" when no host does. A mirror that lags has nothing newer.
+func (r *reader) hearsay(commit string) string {
+	if commit == "" {
+		for _, told := range r.refusals() {
+			if told.Kind != string(configrepo.ReasonBehind) {
+				return told.Host + " says: " + told.Message
+			}
+		}
+		return ""
 	}
-	if r.heard == nil {
-		return "", false
+	if r.heard == nil || r.accepts(commit) {
+		return ""
 	}
-	for _, refused := range r.heard() {
-		if refused.Commit == commit {
-			return refused.Sentence, true
+	heard := r.heard()
+	for _, host := range slices.Sorted(maps.Keys(heard)) {
+		if heard[host].Commit == commit {
+			return host + " says: " + heard[host].Sentence
 		}
 	}
-	return "", false
+	return ""
+}
+
+// withHearsay adds to a sentence what other hosts say. It changes no outcome.
+func (r *reader) withHearsay(sentence, commit string) string {
+	if told := r.hearsay(commit); told != "" {
+		return strings.TrimPrefix(sentence+"; "+told, "; ")
+	}
+	return sentence
+}
+
+// doubted says whether a refusal stands in the way of a commit, or with "" of the newest, for this host or for another: then this host should look for itself.
+func (r *reader) doubted(commit string) bool {
+	own := r.source.refusal()
+	return own != nil && (commit == "" || own.Commit == commit) || r.hearsay(commit) != ""
 }

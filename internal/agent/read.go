@@ -33,6 +33,7 @@ type reader struct {
 	applier *apply.Applier
 	ask     func(host string) *status.Client     // nil: answer for this host alone
 	heard   func() map[string]configrepo.Refusal // what other hosts refuse, by host; may be nil
+	verify  func(context.Context)                // looks for itself, within a bound, at what may be refused; nil: only answers
 	alive   func() life
 	shelf   shelf
 	coming  func() map[string][]coming // how fast bundles come, by host; may be nil

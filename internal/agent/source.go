@@ -26,6 +26,8 @@ const (
 	retryMax        = 5 * time.Minute
 	pullTimeout     = 30 * time.Second // one peer's pack
 	pullsMax        = 8                // peers asked in one round
+	verifyPause     = 10 * time.Second // between two looks for whoever waits for what another host refuses
+	verifyMax       = 10 * time.Second // one such look
 )
 
 // source moves the accepted commit forward: it polls, follows peers' hints, and publishes worlds.
@@ -60,6 +62,7 @@ type source struct {
 	problem  string // the last failure, already logged
 	since    time.Time
 	failures int
+	verified time.Time // when verify looked last
 	changed  signal
 }
 
@@ -98,6 +101,23 @@ func (s *source) demand(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// verify looks at git for itself, so that nobody has to be believed about what is refused there. It looks seldom, waits for a bounded time, and not at all without a
+// route to git.
+func (s *source) verify(ctx context.Context) {
+	s.mu.Lock()
+	soon := time.Since(s.verified) < verifyPause
+	if !soon {
+		s.verified = time.Now()
+	}
+	s.mu.Unlock()
+	if soon || len(s.cfg().Repository.URLs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyMax)
+	defer cancel()
+	_ = s.demand(ctx) // a failure is logged, and a notice
 }
 
 // Run follows git and peers until ctx ends.
@@ -308,25 +328,32 @@ func (s *source) take(o configrepo.Outcome, git bool) error {
 		})
 	}
 	forked := o.Refused != nil && o.Refused.Reason == configrepo.ReasonForked
+	accepted, ok := s.repo().Accepted()
 	s.mu.Lock()
 	news := git && o.Refused != nil && (s.refused == nil || s.refused.Commit != o.Refused.Commit || s.refused.Reason != o.Refused.Reason)
-	tell := s.tell != nil && git && (news || s.refused != nil && o.Refused == nil)
+	over := s.refused != nil && (git && o.Refused == nil || !git && accepted.ID != s.loaded) // git has moved on, perhaps to what a peer has handed over
 	if git {
 		s.refused = o.Refused
+	} else if over {
+		s.refused = nil
 	}
 	if forked && (s.fork == nil || s.fork.Commit != o.Refused.Commit) {
 		news, s.fork = true, o.Refused
 	}
 	loaded := s.loaded
 	s.mu.Unlock()
-	if tell {
+	switch {
+	case s.tell == nil:
+	case over:
+		s.tell(nil)
+	case news && git:
 		s.tell(o.Refused)
 	}
 	if news {
 		s.log.Warn("a commit was refused", "commit", o.Refused.Commit, "reason", string(o.Refused.Reason), "sentence", o.Refused.Sentence)
 		s.changed.Notify()
 	}
-	if accepted, ok := s.repo().Accepted(); ok && (accepted.ID != loaded || forked && news) {
+	if ok && (accepted.ID != loaded || forked && news) {
 		if err := s.load(); err != nil {
 			return err
 		}

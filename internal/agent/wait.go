@@ -26,6 +26,9 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 	if commit != "" && !commitPattern.MatchString(commit) {
 		return status.Awaited{}, fmt.Errorf("%w: %.60q is not a full commit id of 40 hexadecimal digits; `git rev-parse` prints it", status.ErrRefused, commit)
 	}
+	if r.verify != nil && r.doubted(commit) {
+		r.verify(ctx)
+	}
 	if verified, answer := r.awaitCommit(commit); !verified {
 		return answer, nil
 	}
@@ -53,28 +56,25 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 			return answer, nil
 		}
 	}
-	return outcomeOf(group), nil
+	answer := outcomeOf(group)
+	if commit == "" {
+		answer.Message = r.withHearsay(answer.Message, "")
+	}
+	return answer, nil
 }
 
 // newerThanHere says whether git has a newer commit that does not take effect: whoever waits for the newest one must not take the state before it for its outcome.
+// Only what this host has seen itself counts: what others say is not signed.
 func (r *reader) newerThanHere(w *world, g status.Group) (status.Awaited, bool) {
 	still := fmt.Sprintf("%s is still as commit %s says, %s", g.Group, w.Commit.Short(), g.State)
 	if w.Held != "" {
 		return status.Awaited{Done: true, Code: waitRolledBack, State: rollout.StateHeldBack, Message: w.Held + "; " + still, Group: g}, true
 	}
-	refused := ""
-	for _, other := range slices.Backward(r.refusals()) {
-		if other.Kind != string(configrepo.ReasonBehind) { // a mirror that lags has nothing newer
-			refused = other.Host + " says: " + other.Message
-		}
-	}
-	if own := r.source.refusal(); own != nil && (own.Reason != configrepo.ReasonBehind || !r.accepts(own.Commit)) {
-		refused = own.Sentence // Behind and not accepted: it lacks what ran here or in the fleet
-	}
-	if refused == "" {
+	own := r.source.refusal()
+	if own == nil || own.Reason == configrepo.ReasonBehind && r.accepts(own.Commit) { // Behind and not accepted: it lacks what ran here or in the fleet
 		return status.Awaited{}, false
 	}
-	return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: refused + "; " + still, Group: g}, true
+	return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: own.Sentence + "; " + still, Group: g}, true
 }
 
 // hasTaken says whether a set has heard which spec, which attempt at it and whether to go on at all, the newest commit asks of a group.
@@ -102,7 +102,7 @@ func (r *reader) awaitCommit(commit string) (bool, status.Awaited) {
 		return false, status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: why}
 	}
 	if w == nil {
-		return false, status.Awaited{State: "Waiting", Message: "this host has no verified commit yet"}
+		return false, status.Awaited{State: "Waiting", Message: r.withHearsay("this host has no verified commit yet", commit)}
 	}
 	if commit == "" {
 		return true, status.Awaited{}
@@ -113,7 +113,7 @@ func (r *reader) awaitCommit(commit string) (bool, status.Awaited) {
 		}
 	}
 	if here, err := r.repo().IsAncestor(commit, w.Commit.ID); err != nil || !here {
-		return false, status.Awaited{State: "Waiting", Message: fmt.Sprintf("commit %.10s is not verified here yet; this host is at %s", commit, w.Commit.Short())}
+		return false, status.Awaited{State: "Waiting", Message: r.withHearsay(fmt.Sprintf("commit %.10s is not verified here yet; this host is at %s", commit, w.Commit.Short()), commit)}
 	}
 	return true, status.Awaited{}
 }
