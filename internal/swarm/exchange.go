@@ -355,11 +355,14 @@ func (x *exchange) sentence(where string) string {
 
 // hearsay says why a host without a route to the origin waits. The lock is held.
 func (x *exchange) hearsay(where string) string {
-	route, heard, told := "", 0, ""
+	route, heard, asked, told := "", 0, 0, ""
 	for _, host := range slices.Sorted(maps.Keys(x.peers)) {
 		p := x.peers[host]
 		if p.live {
 			heard++
+		}
+		if !p.heard {
+			asked++
 		}
 		if p.view.state.Origin && route == "" {
 			route = host
@@ -373,6 +376,8 @@ func (x *exchange) hearsay(where string) string {
 		return told
 	case route != "":
 		return "waiting for pieces from " + route + " and other hosts that reach " + where
+	case heard == 0 && asked > 0:
+		return fmt.Sprintf("this host has no route to %s; of those it asks for the bundle, %d have not answered yet", where, asked)
 	}
 	return fmt.Sprintf("no origin reachable: neither this host nor any of the %d live hosts it hears (%d listed) has a route to %s, and none of them has the missing pieces", heard, len(x.peers), where)
 }

@@ -151,6 +151,18 @@ func TestNoOriginReachable(t *testing.T) {
 	}
 }
 
+// TestHostsThatHaveNotAnsweredYetAreNotCalledDead looks at an exchange that has only begun.
+func TestHostsThatHaveNotAnsweredYetAreNotCalledDead(t *testing.T) {
+	x := &exchange{peers: map[string]*peer{"web-2": {}, "web-3": {heard: true}}}
+	if says := x.hearsay("s3://bucket/key"); !strings.Contains(says, "of those it asks for the bundle, 1 have not answered yet") {
+		t.Error(says)
+	}
+	x.peers["web-2"].heard = true
+	if says := x.hearsay("s3://bucket/key"); !strings.HasPrefix(says, "no origin reachable: ") {
+		t.Error(says)
+	}
+}
+
 func TestALateJoinerCostsTheOriginNothing(t *testing.T) {
 	a := packed(t, 20, 200<<10)
 	bubble(t, func(t *testing.T) {
