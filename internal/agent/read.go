@@ -121,8 +121,7 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 			elsewhere[g.Coordinators] = append(elsewhere[g.Coordinators], g)
 			continue
 		}
-		group, _ := r.followed(run, g, w)
-		all = append(all, group)
+		all = append(all, r.followed(run, g, w, nil))
 		seen[string(g.ID)] = true
 	}
 	for _, run := range open {
@@ -186,14 +185,17 @@ func (r *reader) elsewhere(ctx context.Context, w *world, sets map[string][]desi
 	return all
 }
 
-// followed reports a group whose set this host follows, and the view of the set that it comes from.
-func (r *reader) followed(run *setRun, g desired.Group, w *world) (status.Group, rollout.GroupView) {
+// followed reports a group whose set this host follows. also looks at the set at the same moment; it may be nil.
+func (r *reader) followed(run *setRun, g desired.Group, w *world, also func(*rollout.Machine)) status.Group {
 	var view rollout.GroupView
 	var past []rollout.DeploymentView
 	found := false
 	run.set.View(func(consensus.Machine) {
 		if view, found = run.machine.Group(string(g.ID)); found && heldFor(view) != "" {
 			past, _ = run.machine.History(string(g.ID))
+		}
+		if also != nil {
+			also(run.machine)
 		}
 	})
 	st := run.set.Status()
@@ -206,7 +208,7 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) (status.Group,
 		for _, m := range g.Members {
 			out.Hosts = append(out.Hosts, status.Host{Name: string(m), Status: "Pending", Health: "unknown", Events: []status.Event{}})
 		}
-		return withQuorum(out, st), view
+		return withQuorum(out, st)
 	}
 	out := groupOfView(view, st)
 	out.Failures = failuresOf(heldFor(view), past)
@@ -216,7 +218,7 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world) (status.Group,
 	if out.State == rollout.StateNoHosts && len(g.Members) == 0 {
 		out.Why = withLeader(noHosts(w, g), st)
 	}
-	return out, view
+	return out
 }
 
 // heldFor is the earlier deployment that the desired spec of a group failed in, or "".
@@ -276,6 +278,7 @@ func groupOfView(v rollout.GroupView, st consensus.Status) status.Group {
 	out := status.Group{
 		Group: v.Group, ID: v.ID, Name: v.Name, Application: v.Application, State: v.State, Why: v.Reason,
 		Desired: revisionOf(v.Desired), Running: revisionOf(v.Running), Hosts: hostsOf(v.Hosts),
+		Joining: v.Joining, JoinFailed: v.JoinFailed,
 	}
 	if d := v.Deployment; d != nil {
 		out.Deployment = &status.Deployment{ID: d.ID, Creator: d.Creator, Status: d.Status, Wave: d.Wave, Waves: d.Waves, Reason: d.Reason,
@@ -313,6 +316,9 @@ func hostsOf(views []rollout.HostView) []status.Host {
 	return hosts
 }
 
+// stateUnknown is the state of a group of which no host could be asked.
+const stateUnknown = "Unknown"
+
 // remote asks a voter of a set this host does not follow.
 func (r *reader) remote(ctx context.Context, w *world, set string, groups []desired.Group) []status.Group {
 	answer, why := r.remotes.get(set, time.Now(), func() (status.Report, string) {
@@ -324,7 +330,7 @@ func (r *reader) remote(ctx context.Context, w *world, set string, groups []desi
 	for _, g := range groups {
 		found, err := answer.Find(string(g.ID))
 		if err != nil {
-			found = status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: "Unknown", Hosts: []status.Host{},
+			found = status.Group{Group: g.Folder, ID: string(g.ID), Name: g.Name, Application: g.ApplicationName, State: stateUnknown, Hosts: []status.Host{},
 				Desired: revisionOf(specOf(w.Commit, g)), Why: "no host of the group could be asked: " + why}
 		}
 		all = append(all, found)

@@ -42,11 +42,9 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 	}
 	taken := true
 	if g, inGit := w.group(group.ID); inGit && run == nil {
-		taken = group.Desired.SpecHash == g.SpecHash
+		taken = takenElsewhere(group, g)
 	} else if inGit { // one look at the set decides both: a second one may find taken up what the first has not seen begin
-		var view rollout.GroupView
-		group, view = r.followed(run, g, w)
-		taken = hasTaken(view, w, g)
+		group = r.followed(run, g, w, func(m *rollout.Machine) { taken = m.Taken(targetOf(w, g)) })
 	}
 	if !taken {
 		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
@@ -77,9 +75,21 @@ func (r *reader) newerThanHere(w *world, g status.Group) (status.Awaited, bool) 
 	return status.Awaited{Done: true, Code: waitRefused, State: "Refused", Message: own.Sentence + "; " + still, Group: g}, true
 }
 
-// hasTaken says whether a set has heard which spec, which attempt at it and whether to go on at all, the newest commit asks of a group.
-func hasTaken(view rollout.GroupView, w *world, g desired.Group) bool {
-	return view.Desired.SpecHash == g.SpecHash && view.Attempt == g.Policy.Attempt && view.Suspended == (g.Policy.Suspend || w.Forked != "")
+// takenElsewhere says, for all that another host's report carries, whether its set has taken up what the newest commit asks of a group: the spec and the members.
+func takenElsewhere(told status.Group, g desired.Group) bool {
+	if told.State == stateUnknown { // its own reason says more
+		return true
+	}
+	hosts, members := []string{}, []string{}
+	for _, h := range told.Hosts {
+		hosts = append(hosts, h.Name)
+	}
+	for _, m := range g.Members {
+		members = append(members, string(m))
+	}
+	slices.Sort(hosts)
+	slices.Sort(members)
+	return told.Desired.SpecHash == g.SpecHash && slices.Equal(hosts, members)
 }
 
 // unusableHere says whether the files of a group are wrong in the commit in effect, so that nothing of it can be deployed.
@@ -123,7 +133,7 @@ func outcomeOf(g status.Group) status.Awaited {
 	a := status.Awaited{State: g.State, Message: g.Why, Group: g, Done: true}
 	switch g.State {
 	case rollout.StateSucceeded:
-		a.Code = waitSucceeded
+		return joined(a)
 	case rollout.StateFailed, rollout.StateBlocked, rollout.StateFrozen, rollout.StateNoHosts:
 		a.Code = waitFailed
 	case rollout.StateHeldBack:
@@ -136,4 +146,27 @@ func outcomeOf(g status.Group) status.Awaited {
 		a.Done = false
 	}
 	return a
+}
+
+// joined judges a group that runs what is desired: not all of it does while hosts that joined are still to get it.
+func joined(a status.Awaited) status.Awaited {
+	a.Code = waitSucceeded
+	switch g := a.Group; {
+	case len(g.JoinFailed) > 0:
+		a.Code, a.State = waitFailed, rollout.StateFailed
+		a.Message = fmt.Sprintf("what the group runs could not be brought to %s: %s", several(g.JoinFailed), g.Why)
+	case len(g.Joining) > 0:
+		a.Done, a.State = false, "Waiting"
+		a.Message = fmt.Sprintf("what the group runs is still to be brought to %s: %s", several(g.Joining), g.Why)
+	}
+	return a
+}
+
+// several names the first few of hosts.
+func several(hosts []string) string {
+	const most = 3
+	if len(hosts) <= most {
+		return strings.Join(hosts, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(hosts[:most], ", "), len(hosts)-most)
 }

@@ -99,3 +99,33 @@ func (g *group) behind() string {
 	}
 	return "behind: " + strings.Join(said, ", ")
 }
+
+// joining names the members that came after the deployment that brought what
+// the group runs, or came back without it, and have not got it yet: those that
+// will be given it, and those on which that failed as often as it is tried. A
+// dead host holds nobody up, as in a deployment.
+func (m *Machine) joining(g *group) (coming, failed []string) {
+	if g.Running.SpecHash == "" {
+		return nil, nil
+	}
+	main := g.main()
+	for _, mem := range g.Members {
+		h := g.host(mem.Host)
+		if h == nil || g.runs(h, g.Running) {
+			continue
+		}
+		if r := main.row(mem.Host); h.Known && r != nil && r.Status != rowSucceeded {
+			continue // the deployment's verdict counts it
+		}
+		gone, dead := m.deadFor(mem.Host)
+		open := !h.Known || h.Grant != nil || h.Settle
+		switch {
+		case !open && h.TriedOn == g.Running.SpecHash && h.Tries >= catchUpTries:
+			failed = append(failed, mem.Host)
+		case dead && (!h.Known || gone >= g.Desired.Policy.deadAfter()):
+		case open || g.outdated(h):
+			coming = append(coming, mem.Host)
+		}
+	}
+	return coming, failed
+}

@@ -106,6 +106,7 @@ func (m *Machine) view(g *group) GroupView {
 		v.Hosts = append(v.Hosts, m.standing(g, main, mem.Host))
 	}
 	v.State, v.Reason = g.state()
+	v.Joining, v.JoinFailed = m.joining(g)
 	return v
 }
 

@@ -120,11 +120,26 @@ func (m *Machine) TargetNeeded(t Target) (Target, bool) {
 		return t, true
 	}
 	t.Members = sortedMembers(t.Members)
-	same := t.Spec.SpecHash == g.Desired.Spec.SpecHash && t.Attempt == g.Desired.Attempt &&
-		t.Application == g.Application && t.Name == g.Name && t.Folder == g.Folder && t.Suspend == g.Suspended && t.SuspendWhy == g.SuspendReason &&
+	return t, !m.asks(g, t) || t.SuspendWhy != g.SuspendReason
+}
+
+// Taken says whether the set has taken up what t asks of its group: then the
+// group's state speaks of it. Why a group is suspended each host words itself.
+func (m *Machine) Taken(t Target) bool {
+	g, _, ok := m.find(t.Group)
+	if !ok || g.Orphaned || g.TargetVersion == 0 {
+		return false
+	}
+	t.Members = sortedMembers(t.Members)
+	return m.asks(g, t)
+}
+
+// asks says whether t is the target of g. The members of t are sorted.
+func (m *Machine) asks(g *group, t Target) bool {
+	return t.Spec.SpecHash == g.Desired.Spec.SpecHash && t.Attempt == g.Desired.Attempt &&
+		t.Application == g.Application && t.Name == g.Name && t.Folder == g.Folder && t.Suspend == g.Suspended &&
 		t.SetActive == m.s.SetActive && t.SetInFlight == m.s.SetInFlight &&
 		equalJSON(t.Members, g.Members) && equalJSON(t.Policy, g.Desired.Policy)
-	return t, !same
 }
 
 // OrphanNeeded returns the command that says the group left git, and whether it

@@ -26,7 +26,9 @@ type GroupView struct {
 	Actions       []OperatorAction `json:"actions,omitempty"` // the last 16
 	Policy        Policy           `json:"policy"`
 	Members       []MemberInfo     `json:"members,omitempty"`
-	Frozen        string           `json:"frozen,omitempty"` // why this group's machine stopped
+	Frozen        string           `json:"frozen,omitempty"`     // why this group's machine stopped
+	Joining       []string         `json:"joining,omitempty"`    // members that are still to get what the group runs, and will be given it
+	JoinFailed    []string         `json:"joinFailed,omitempty"` // members that did not get it in as many tries as there are
 }
 
 // States of a group (GroupView.State), beside CodeDeploy's own words.

@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/consensus"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+	"github.com/gitopsd/gitopsd/internal/status"
+)
+
+// TestWaitForACommitThatLetsAHostJoin: the set has to hear of the host, and the host has to get what the group runs.
+func TestWaitForACommitThatLetsAHostJoin(t *testing.T) {
+	o := newOffice(t, commitA, idle)
+	w := simpleWorld(commitA, "web")
+	w.State.Groups[0].Members = []desired.HostName{"web-1"}
+	o.setWorld(w)
+	o.awaitOpen("web")
+	o.take(w, w.State.Groups[0])
+	r, run := newReader(t, o), o.list()["web"]
+	lead := func(c rollout.Command) {
+		t.Helper()
+		data, err := rollout.Encode(c, time.Unix(1_700_000_000, 0))
+		if err == nil {
+			_, err = run.set.Lead(context.Background(), run.set.Status().Term, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := rollout.Encode(rollout.Hello{Group: "g-web", Boot: "b", Running: specOf(w.Commit, w.State.Groups[0]), Whole: true}, time.Now())
+	if err == nil {
+		_, err = run.set.Submit(context.Background(), data)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lead(rollout.Tick{Elapsed: time.Second})
+	waits := func(when string, done bool, says string) {
+		t.Helper()
+		a, err := r.Wait(context.Background(), "shop/web", "")
+		if err != nil || a.Done != done || a.Code != waitSucceeded || !strings.Contains(a.Message, says) {
+			t.Errorf("%s: %+v %v", when, a, err)
+		}
+	}
+	waits("with what runs", true, "")
+	next := simpleWorld(strings.Repeat("b", 40), "web") // of web-1 and web-2
+	r.source.mu.Lock()
+	r.source.world = next
+	r.source.mu.Unlock()
+	waits("before the set has heard of web-2", false, "has not taken up commit")
+	var target rollout.Target
+	run.set.View(func(consensus.Machine) { target, _ = run.machine.TargetNeeded(targetOf(next, next.State.Groups[0])) })
+	lead(target)
+	lead(rollout.Tick{Elapsed: time.Second})
+	waits("while web-2 has nothing", false, "still to be brought to web-2")
+}
+
+func TestOutcomeWithHostsThatJoin(t *testing.T) {
+	g := status.Group{State: rollout.StateSucceeded, Why: "behind: d", Joining: []string{"a", "b", "c", "d"}}
+	if a := outcomeOf(g); a.Done || a.State != "Waiting" || a.Message != "what the group runs is still to be brought to a, b, c and 1 more: behind: d" {
+		t.Errorf("%+v", a)
+	}
+	g.JoinFailed = []string{"d"}
+	if a := outcomeOf(g); !a.Done || a.Code != waitFailed || a.State != rollout.StateFailed || a.Message != "what the group runs could not be brought to d: behind: d" {
+		t.Errorf("%+v", a)
+	}
+	g.State = rollout.StateHeldBack
+	if a := outcomeOf(g); !a.Done || a.Code != waitRolledBack {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestTakenByASetThatIsNotFollowed: the report of another host carries the spec and the members.
+func TestTakenByASetThatIsNotFollowed(t *testing.T) {
+	g := desired.Group{SpecHash: "s", Members: []desired.HostName{"web-1", "web-2"}}
+	told := status.Group{State: rollout.StateSucceeded, Desired: status.Revision{SpecHash: "s"}, Hosts: []status.Host{{Name: "web-2"}, {Name: "web-1"}}}
+	if !takenElsewhere(told, g) {
+		t.Error("all of it is said not to be taken up")
+	}
+	told.Hosts = told.Hosts[1:]
+	if takenElsewhere(told, g) {
+		t.Error("a host that the set has not heard of is overlooked")
+	}
+	told.Desired.SpecHash = "before"
+	if takenElsewhere(told, g) {
+		t.Error("another spec is overlooked")
+	}
+	if !takenElsewhere(status.Group{State: stateUnknown}, g) {
+		t.Error("that nobody could be asked is kept back")
+	}
+}

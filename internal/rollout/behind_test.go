@@ -1,0 +1,63 @@
+package rollout
+
+import (
+	"slices"
+	"testing"
+)
+
+// TestJoining: who waits for a commit that lets hosts join must know which of them have nothing yet, and which never will.
+func TestJoining(t *testing.T) {
+	c := newConvo(t)
+	step := func(play string, coming, failed []string) {
+		t.Helper()
+		c.play(play)
+		v, _ := c.m.Group(c.group)
+		if v.State != StateSucceeded || !slices.Equal(v.Joining, coming) || !slices.Equal(v.JoinFailed, failed) {
+			t.Errorf("after %q: %s, joining %v, failed %v, want %v and %v", play, v.State, v.Joining, v.JoinFailed, coming, failed)
+		}
+	}
+	step("lead h1 voters=h1\ntarget 1 hosts=a,b\nhello a b\nready a b for=1\ntick 1s\naccept a\nstopping a\ndone a\ntick 1s\naccept b\nstopping b\ndone b\ntick 1s", nil, nil)
+	step("target 1 hosts=a,b,c,d", []string{"c", "d"}, nil)
+	step("hello c d", []string{"c", "d"}, nil)
+	step("ready c d for=1\ntick 1s", []string{"c", "d"}, nil)
+	step("accept c\nstopping c\ndone c\ntick 1s", []string{"d"}, nil)
+	for range catchUpTries - 1 {
+		step("accept d\nstopping d\ndone d failed=AfterInstall exit=3\ntick 1s\ntick 10m\ntick 1s", []string{"d"}, nil)
+	}
+	step("accept d\nstopping d\ndone d failed=AfterInstall exit=3\ntick 1s", nil, []string{"d"})
+	step("target 1 hosts=a,b,c\ntarget 1 hosts=a,b,c,e\ndead e", nil, nil)
+	step("alive e", []string{"e"}, nil)
+	step("target 1 hosts=b,c\ntarget 1 hosts=a,b,c", []string{"a"}, nil) // a was told to belong here no more: what it has now nobody knows
+	step("hello a runs=1", nil, nil)
+}
+
+// TestTakenIsAllThatATargetSays: a set has not taken up a commit whose members, policy or attempt it has not heard of.
+func TestTakenIsAllThatATargetSays(t *testing.T) {
+	c := newConvo(t)
+	c.play("lead h1 voters=h1\ntarget 1 hosts=a,b")
+	g, _, _ := c.m.find(c.group)
+	asked := func(change func(*Target)) Target {
+		x := Target{Group: g.ID, Spec: g.Desired.Spec, Attempt: g.Desired.Attempt, Application: g.Application, Name: g.Name, Folder: g.Folder, Policy: copied(g.Desired.Policy),
+			Members: slices.Clone(g.Members), SetActive: c.m.s.SetActive, SetInFlight: c.m.s.SetInFlight}
+		change(&x)
+		return x
+	}
+	for what, one := range map[string]struct {
+		change func(*Target)
+		want   bool
+	}{
+		"nothing else":    {func(*Target) {}, true},
+		"another commit":  {func(x *Target) { x.Spec.Commit = "later" }, true},
+		"its own words":   {func(x *Target) { x.SuspendWhy = "another wording" }, true},
+		"another spec":    {func(x *Target) { x.Spec.SpecHash = "2" }, false},
+		"another attempt": {func(x *Target) { x.Attempt++ }, false},
+		"a member more":   {func(x *Target) { x.Members = append(x.Members, MemberInfo{Host: "c"}) }, false},
+		"a member less":   {func(x *Target) { x.Members = x.Members[:1] }, false},
+		"another policy":  {func(x *Target) { x.Policy.Checks++ }, false},
+		"suspended":       {func(x *Target) { x.Suspend = true }, false},
+	} {
+		if got := c.m.Taken(asked(one.change)); got != one.want {
+			t.Errorf("%s: taken is %v, want %v", what, got, one.want)
+		}
+	}
+}
