@@ -54,17 +54,33 @@ func (v *validation) add(problems ...desired.Problem) {
 	v.OK = len(v.Errors) == 0
 }
 
-// headProblems compares the coordinator sets in dir with those of the last commit, if dir is in a work tree that has one.
+// headProblems compares the coordinator sets in dir with those of the last commit, if dir is in a work tree that has one; where they are committed already, with
+// those of the commit before it.
 func headProblems(dir string) []desired.Problem {
 	const folder = "coordinators"
-	before, commit, err := head.Folder(dir, folder, head.Limits{Files: desired.SetFilesMax, Bytes: desired.SetBytesMax})
+	limits, name := head.Limits{Files: desired.SetFilesMax, Bytes: desired.SetBytesMax}, "HEAD"
+	before, commit, err := head.Folder(dir, folder, 0, limits)
+	if err == nil && holds(os.DirFS(dir), before) {
+		name = "HEAD^"
+		before, commit, err = head.Folder(dir, folder, 1, limits)
+	}
 	switch {
 	case errors.Is(err, head.ErrNone):
 		return nil
 	case err != nil:
 		return []desired.Problem{{File: folder, Message: fmt.Sprintf("the epochs are not compared with those of the last commit: %v", err), Warning: true}}
 	}
-	return desired.CheckEpochs(before, "HEAD ("+commit[:12]+")", os.DirFS(dir))
+	return desired.CheckEpochs(before, name+" ("+commit[:12]+")", os.DirFS(dir))
+}
+
+// holds says whether files are in a tree as they are.
+func holds(tree fs.FS, files map[string]string) bool {
+	for name, text := range files {
+		if got, err := fs.ReadFile(tree, name); err != nil || string(got) != text {
+			return false
+		}
+	}
+	return true
 }
 
 // trustProblems reads trust.yaml as the agents will: keys included.
@@ -93,7 +109,7 @@ func configValidateCommand() *cobra.Command {
 		Use:   "validate [DIR]",
 		Short: "Check a config repository and name every problem with file, line and column",
 		Long: "Check a config repository and name every problem with file, line and column. In a git work tree the epochs of coordinators/ are compared\n" +
-			"with those of the last commit, HEAD. Ends with 0, also after warnings, or with 10 if there are errors.",
+			"with those of the last commit, or of the one before where they are committed already. Ends with 0, also after warnings, or with 10 if there are errors.",
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."

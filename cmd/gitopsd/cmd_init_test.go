@@ -361,6 +361,13 @@ func TestValidateComparesEpochsWithTheLastCommit(t *testing.T) {
 	if out := must(t, "config", "validate", dir); strings.Contains(out, "HEAD") {
 		t.Errorf("nothing changed:\n%s", out)
 	}
+	write(second)
+	if _, err := repository.Commit(sign.Change{Files: map[string][]byte{"config/coordinators/web.yaml": second}, Message: "forget the epoch"}); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, code := offline(t, "config", "validate", dir); code != codeInvalid || !strings.Contains(out, "in HEAD^ ("+commit[:12]+") epoch 1 has other voters") {
+		t.Errorf("other voters that are committed already: exit %d\n%s", code, out)
+	}
 	if err := os.RemoveAll(filepath.Join(top, ".git", "objects")); err != nil {
 		t.Fatal(err)
 	}

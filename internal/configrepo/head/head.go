@@ -38,9 +38,10 @@ type Limits struct {
 	Bytes int64 // of one file
 }
 
-// Folder reads the regular files right in folder, slash-separated and relative to dir, as the last commit of the work tree around dir has them. The files
-// are keyed by folder/NAME; none are there if the commit has no such folder. commit is its full id.
-func Folder(dir, folder string, l Limits) (files map[string]string, commit string, err error) {
+// Folder reads the regular files right in folder, slash-separated and relative to dir, as the last commit of the work tree around dir has them, or the commit that
+// is back first parents before it; a clone that does not go back so far has no such commit. The files are keyed by folder/NAME; none are there if the commit has no
+// such folder. commit is its full id.
+func Folder(dir, folder string, back int, l Limits) (files map[string]string, commit string, err error) {
 	top, dotGit, err := workTree(dir)
 	if err != nil {
 		return nil, "", err
@@ -57,11 +58,36 @@ func Folder(dir, folder string, l Limits) (files map[string]string, commit strin
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot read HEAD of %s: %w", dotGit, err)
 	}
-	files, err = read(git, ref.Hash(), path.Join(top, folder), folder, l)
+	last, err := ancestor(git, ref.Hash(), back)
+	if errors.Is(err, ErrNone) {
+		return nil, "", err
+	}
+	if err == nil {
+		files, err = read(git, last, path.Join(top, folder), folder, l)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot read %s of commit %s: %w", folder, ref.Hash(), err)
 	}
-	return files, ref.Hash().String(), nil
+	return files, last.Hash.String(), nil
+}
+
+// ancestor goes back from a commit along first parents.
+func ancestor(git *filesystem.Storage, id plumbing.Hash, back int) (*object.Commit, error) {
+	for ; ; back-- {
+		if err := atMost(git, id, maxObject); err != nil {
+			return nil, err
+		}
+		commit, err := object.GetCommit(git, id)
+		if err != nil || back == 0 {
+			return commit, err
+		}
+		if len(commit.ParentHashes) == 0 {
+			return nil, ErrNone
+		}
+		if id = commit.ParentHashes[0]; git.HasEncodedObject(id) != nil {
+			return nil, ErrNone // a shallow clone
+		}
+	}
 }
 
 // workTree finds the repository around dir, and where dir is in its work tree.
@@ -137,14 +163,7 @@ func storage(dotGit string) (*filesystem.Storage, error) {
 }
 
 // read goes down from a commit to the folder at full, and names its files below folder.
-func read(git *filesystem.Storage, id plumbing.Hash, full, folder string, l Limits) (map[string]string, error) {
-	if err := atMost(git, id, maxObject); err != nil {
-		return nil, err
-	}
-	commit, err := object.GetCommit(git, id)
-	if err != nil {
-		return nil, err
-	}
+func read(git *filesystem.Storage, commit *object.Commit, full, folder string, l Limits) (map[string]string, error) {
 	tree, err := readTree(git, commit.TreeHash)
 	for part := range strings.SplitSeq(full, "/") {
 		if err != nil || tree == nil {

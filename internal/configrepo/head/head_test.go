@@ -53,7 +53,7 @@ func TestFolderOfTheLastCommit(t *testing.T) {
 		{filepath.Join(dir, "config", "deep"), "set", nil},
 		{dir, "other", nil},
 	} {
-		files, id, err := head.Folder(c.dir, c.folder, limits)
+		files, id, err := head.Folder(c.dir, c.folder, 0, limits)
 		if err != nil || id != commit || !maps.Equal(files, c.want) {
 			t.Errorf("%s of %s: %v at %s, %v", c.folder, c.dir, files, id, err)
 		}
@@ -63,7 +63,7 @@ func TestFolderOfTheLastCommit(t *testing.T) {
 func TestNoCommitIsNoError(t *testing.T) {
 	unborn, _ := committed(t, nil)
 	for _, dir := range []string{t.TempDir(), unborn} {
-		if files, _, err := head.Folder(dir, "set", limits); !errors.Is(err, head.ErrNone) || files != nil {
+		if files, _, err := head.Folder(dir, "set", 0, limits); !errors.Is(err, head.ErrNone) || files != nil {
 			t.Errorf("%s: %v, %v", dir, files, err)
 		}
 	}
@@ -81,7 +81,7 @@ func TestWhatIsReadIsBounded(t *testing.T) {
 			}
 		}
 		dir, _ := committed(t, files)
-		if read, _, err := head.Folder(dir, "set", limits); err == nil || !strings.Contains(err.Error(), want) {
+		if read, _, err := head.Folder(dir, "set", 0, limits); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, %v; want %s", slices.Collect(maps.Keys(read)), err, want)
 		}
 	}
@@ -102,7 +102,7 @@ func TestFurtherWorkTreeAndPackedObjects(t *testing.T) {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
-	files, _, err := head.Folder(further, "set", limits)
+	files, _, err := head.Folder(further, "set", 0, limits)
 	if err != nil || files["set/a"] != "one" {
 		t.Errorf("%v, %v", files, err)
 	}
