@@ -110,6 +110,10 @@ func (c cgroups) collect() {
 	}
 }
 
+// CollectControlGroups removes the control groups of scripts whose last process has ended, as every Applier does when it starts and between scripts. It is for
+// whoever has ended what the scripts started and starts no Applier any more.
+func CollectControlGroups() { findCgroups("/proc/self", 0).collect() }
+
 // cgroup is the control group of one script; nil where there are none.
 type cgroup struct {
 	dir    string

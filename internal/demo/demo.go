@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -240,6 +241,7 @@ func (d *demo) close(err error, interrupted bool) error {
 			agents = d.fleet.agents
 		}
 		left = d.procs.end(agents, endPatience())
+		apply.CollectControlGroups()
 	}
 	if d.s3 != nil {
 		left = errors.Join(left, d.s3.close())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"regexp"
 	"strings"
 	"syscall"
@@ -153,6 +154,7 @@ func (d *demoRun) leavesNothing() {
 
 // demoIsWhole checks what `demo --once` promises.
 func demoIsWhole(t *testing.T, uid int) {
+	before := controlGroups(t)
 	d := startDemo(t, uid, "--once")
 	if err := d.ends(); err != nil {
 		t.Fatalf("the demo failed: %v", err)
@@ -168,6 +170,24 @@ func demoIsWhole(t *testing.T, uid int) {
 		t.Error("escape sequences were written to a file")
 	}
 	d.leavesNothing()
+	for _, group := range controlGroups(t) {
+		if !slices.Contains(before, group) {
+			t.Errorf("control group %s is left", group)
+		}
+	}
+}
+
+// controlGroups lists those of hooks, wherever they may be.
+func controlGroups(t *testing.T) []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/gitopsd-hook-*", "/sys/fs/cgroup/*/gitopsd-hook-*", "/sys/fs/cgroup/*/*/gitopsd-hook-*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, found...)
+	}
+	return all
 }
 
 func TestDemoOnce(t *testing.T) { demoIsWhole(t, os.Getuid()) }
