@@ -10,13 +10,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
 )
 
 // copyFile copies the content of a file to a new one with mode 0600, sharing
-// the blocks where the file system can. buf is smallBuf long and may be used
-// again.
-func copyFile(from, to string, buf []byte) error {
-	done, err := copySmall(from, to, buf)
+// the blocks where the file system can, and has finish give it its attributes.
+// The new one's name is relative to the directory dir unless it is absolute. buf
+// is smallBuf long and may be used again.
+func copyFile(from string, dir int, to string, buf []byte, finish func(fd int) error) error {
+	done, err := copySmall(from, dir, to, buf, finish)
 	if done || err != nil {
 		return err
 	}
@@ -25,17 +28,33 @@ func copyFile(from, to string, buf []byte) error {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	fd, err := create(dir, to)
 	if err != nil {
 		return err
 	}
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) != nil {
+	dst := os.NewFile(uintptr(fd), to)
+	if unix.IoctlFileClone(fd, int(src.Fd())) != nil {
 		if _, err := io.Copy(dst, src); err != nil {
 			dst.Close()
 			return err
 		}
 	}
+	if err := finish(fd); err != nil {
+		dst.Close()
+		return err
+	}
 	return dst.Close()
+}
+
+// create makes a file; nothing may have its name, a link neither.
+func create(dir int, name string) (int, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
 }
 
 // smallMax is the size in bytes up to which a file is read and written at once.
@@ -46,7 +65,7 @@ const smallBuf = smallMax + 1
 
 // copySmall copies a small file with as few system calls as it takes; bundles
 // have many of them. It returns false, having made nothing, for a larger one.
-func copySmall(from, to string, buf []byte) (bool, error) {
+func copySmall(from string, dir int, to string, buf []byte, finish func(fd int) error) (bool, error) {
 	src, err := retry(func() (int, error) { return unix.Open(from, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return false, &fs.PathError{Op: "open", Path: from, Err: err}
@@ -66,11 +85,9 @@ func copySmall(from, to string, buf []byte) (bool, error) {
 	if n > smallMax {
 		return false, nil
 	}
-	dst, err := retry(func() (int, error) {
-		return unix.Open(to, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	})
+	dst, err := create(dir, to)
 	if err != nil {
-		return false, &fs.PathError{Op: "open", Path: to, Err: err}
+		return false, err
 	}
 	for buf = buf[:n]; len(buf) > 0; {
 		m, err := retry(func() (int, error) { return unix.Write(dst, buf) })
@@ -80,7 +97,11 @@ func copySmall(from, to string, buf []byte) (bool, error) {
 		}
 		buf = buf[m:]
 	}
-	if err := unix.Close(dst); err != nil {
+	if err := finish(dst); err != nil {
+		unix.Close(dst)
+		return false, err
+	}
+	if err := unix.Close(dst); err != nil && !errors.Is(err, unix.EINTR) {
 		return false, &fs.PathError{Op: "close", Path: to, Err: err}
 	}
 	return true, nil
@@ -101,10 +122,7 @@ func retry(call func() (int, error)) (int, error) {
 func copyTree(ctx context.Context, from, to string, umask uint32) error {
 	buf := make([]byte, smallBuf)
 	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
-		if err := copyFile(path, dest, buf); err != nil {
-			return err
-		}
-		return unix.Chmod(dest, unixMode(info)&^umask)
+		return copyFile(path, unix.AT_FDCWD, dest, buf, func(fd int) error { return chmod(fd, unixMode(info)&^umask) })
 	})
 }
 
@@ -112,22 +130,20 @@ func copyTree(ctx context.Context, from, to string, umask uint32) error {
 func cloneTree(ctx context.Context, from, to string) error {
 	buf := make([]byte, smallBuf)
 	return walkCopy(ctx, from, to, func(path, dest string, info fs.FileInfo) error {
-		if err := copyFile(path, dest, buf); err != nil {
-			return err
-		}
 		n, _, err := statNode(path)
 		if err != nil {
 			return err
 		}
+		a := plan.Attr{Mode: n.Mode, UID: -1, GID: -1}
 		if os.Geteuid() == 0 {
-			if err := os.Lchown(dest, n.UID, n.GID); err != nil {
+			a.UID, a.GID = n.UID, n.GID
+		}
+		return copyFile(path, unix.AT_FDCWD, dest, buf, func(fd int) error {
+			if err := setAttr(fd, a); err != nil {
 				return err
 			}
-		}
-		if err := unix.Chmod(dest, n.Mode); err != nil {
-			return err
-		}
-		return setTime(dest, n.MTimeNS)
+			return setTime(fd, n.MTimeNS)
+		})
 	})
 }
 
@@ -189,13 +205,14 @@ func unixMode(info fs.FileInfo) uint32 {
 	return mode
 }
 
-func setTime(path string, ns int64) error {
+// setTime sets the times of an open file.
+func setTime(fd int, ns int64) error {
 	ts := unix.NsecToTimespec(ns)
-	err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return &fs.PathError{Op: "utimes", Path: path, Err: err}
+	err := unix.UtimesNanoAt(fd, "", []unix.Timespec{ts, ts}, unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.EINVAL) { // before Linux 5.8
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, procPath(fd), []unix.Timespec{ts, ts}, 0)
 	}
-	return nil
+	return os.NewSyscallError("utimes", err)
 }
 
 // isMissing tells whether an error says that something is not there.

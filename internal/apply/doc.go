@@ -11,6 +11,11 @@
 // no undo: going back is a new deployment of an earlier release, which is still
 // on this disk.
 //
+// New files are built beside their destination, below open directories and
+// through no link, for whoever owns the directories around may rename what is in
+// them at any time. What has a name above that is found by it: Install promises
+// nothing about where a destination is if others can write into those directories.
+//
 // Hooks run under a supervisor, a process of its own session that outlives this
 // one. It is adopted after a restart. Every hook of a (deployment, attempt,
 // event) starts at most once: if its supervisor died too, the event has failed

@@ -114,17 +114,17 @@ const (
 	xattrContext = "security.selinux"
 )
 
-// setAttr sets what the plan says about a file or directory. The owner comes
-// first, as changing it takes setuid and setgid away.
-func setAttr(path string, a plan.Attr) error {
+// setAttr sets what the plan says about an open file or directory. The owner
+// comes first, as changing it takes setuid and setgid away.
+func setAttr(fd int, a plan.Attr) error {
 	if a.UID >= 0 || a.GID >= 0 {
-		if err := os.Lchown(path, a.UID, a.GID); err != nil {
-			return err
+		if err := redo(func() error { return unix.Fchown(fd, a.UID, a.GID) }); err != nil {
+			return os.NewSyscallError("chown", err)
 		}
 	}
 	if !a.Inherit {
-		if err := unix.Chmod(path, a.Mode); err != nil {
-			return &fs.PathError{Op: "chmod", Path: path, Err: err}
+		if err := chmod(fd, a.Mode); err != nil {
+			return err
 		}
 	}
 	for _, acl := range []struct {
@@ -134,18 +134,23 @@ func setAttr(path string, a plan.Attr) error {
 		if acl.value == nil {
 			continue
 		}
-		if err := unix.Lsetxattr(path, acl.name, acl.value, 0); err != nil {
-			return &fs.PathError{Op: "set access control list of", Path: path, Err: err}
+		if err := unix.Fsetxattr(fd, acl.name, acl.value, 0); err != nil {
+			return fmt.Errorf("cannot set the access control list: %w", err)
 		}
 	}
 	if a.Context != nil {
-		return setContext(path, a.Context)
+		return setContext(fd, a.Context)
 	}
 	return nil
 }
 
-// dropACLs removes the access lists of a directory that is to have none.
-func dropACLs(path string, a plan.Attr) error {
+// chmod takes the kernel's bits.
+func chmod(fd int, mode uint32) error {
+	return os.NewSyscallError("chmod", redo(func() error { return unix.Fchmod(fd, mode) }))
+}
+
+// dropACLs removes the access lists of an open directory that is to have none.
+func dropACLs(fd int, a plan.Attr) error {
 	for _, acl := range []struct {
 		name  string
 		value []byte
@@ -153,9 +158,9 @@ func dropACLs(path string, a plan.Attr) error {
 		if acl.value != nil {
 			continue
 		}
-		err := unix.Lremovexattr(path, acl.name)
+		err := unix.Fremovexattr(fd, acl.name)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
-			return &fs.PathError{Op: "remove access control list of", Path: path, Err: err}
+			return fmt.Errorf("cannot remove the access control list: %w", err)
 		}
 	}
 	return nil
@@ -187,19 +192,23 @@ func readXattr(path, name string) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// setContext changes the given parts of a path's SELinux context
+// setContext changes the given parts of an open file's SELinux context
 // (user:role:type:range) and leaves the others as the policy made them.
-func setContext(path string, c *plan.Context) error {
-	old, err := readXattr(path, xattrContext)
-	if err != nil {
-		return err
+func setContext(fd int, c *plan.Context) error {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Fgetxattr(fd, xattrContext, buf)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		n, err = 0, nil
 	}
-	text, err := mergeContext(string(old), c)
 	if err != nil {
-		return fmt.Errorf("cannot set the SELinux context of %s: %w", path, err)
+		return fmt.Errorf("cannot read the SELinux context: %w", err)
 	}
-	if err := unix.Lsetxattr(path, xattrContext, append([]byte(text), 0), 0); err != nil {
-		return &fs.PathError{Op: "set SELinux context of", Path: path, Err: err}
+	text, err := mergeContext(string(buf[:n]), c)
+	if err == nil {
+		err = unix.Fsetxattr(fd, xattrContext, append([]byte(text), 0), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set the SELinux context: %w", err)
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -39,16 +38,6 @@ func (in *installer) stage(ctx context.Context) error {
 	if err := in.fill(ctx); err != nil {
 		return err
 	}
-	for i := range in.plan.Units {
-		u := &in.plan.Units[i]
-		for j := len(u.Items) - 1; j >= 0; j-- {
-			if item := &u.Items[j]; item.Kind == plan.Dir {
-				if err := in.set(u, item); err != nil {
-					return fmt.Errorf("cannot install %s: %w", item.Path, err)
-				}
-			}
-		}
-	}
 	return in.sync()
 }
 
@@ -61,7 +50,7 @@ const stagers = 4
 func (in *installer) fill(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	files := make(chan func(buf []byte) error, 64)
+	files := make(chan stagedFile, 64)
 	var workers sync.WaitGroup
 	var first sync.Once
 	var failed error
@@ -69,10 +58,8 @@ func (in *installer) fill(ctx context.Context) error {
 		workers.Go(func() {
 			buf := make([]byte, smallBuf)
 			for file := range files {
-				if ctx.Err() != nil {
-					continue // nothing more is begun
-				}
-				if err := file(buf); err != nil {
+				// After a failure nothing more is begun.
+				if err := file.write(in.archive, buf, ctx.Err() != nil); err != nil {
 					first.Do(func() { failed = err })
 					stop()
 				}
@@ -96,60 +83,50 @@ func notInterrupted(ctx context.Context) error {
 }
 
 // walk hands out all files of the plan, and makes what else is in it.
-func (in *installer) walk(ctx context.Context, files chan<- func([]byte) error) error {
+func (in *installer) walk(ctx context.Context, files chan<- stagedFile) error {
+	var parent *openDir // of the last unit; many have the same
+	var path string
+	defer func() { parent.done() }()
 	for i := range in.plan.Units {
 		u := &in.plan.Units[i]
 		if err := in.unstage(u); err != nil {
 			return err
 		}
-		for j := range u.Items {
-			item := &u.Items[j]
-			if err := notInterrupted(ctx); err != nil {
-				return err
+		if dir := filepath.Dir(u.Stage); parent == nil || dir != path {
+			parent.done()
+			var err error
+			if parent, err = openParent(dir); err != nil {
+				return fmt.Errorf("cannot install %s: %w", u.Dest, err)
 			}
-			path := staged(u, item)
-			err := in.a.opts.Disk.Step("stage", path)
-			switch {
-			case err != nil:
-			case item.Kind == plan.Dir:
-				err = os.Mkdir(path, 0o777)
-			case item.Kind == plan.Link:
-				err = os.Symlink(item.Target, path)
-			default:
-				files <- func(buf []byte) error { return in.copy(u, item, buf) }
-			}
-			if err != nil {
-				return fmt.Errorf("cannot install %s: %w", item.Path, err)
-			}
+			path = dir
+		}
+		if err := in.build(ctx, newStaging(u, parent), files); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// staged returns where an item is built.
-func staged(u *plan.Unit, item *plan.Item) string {
-	return u.Stage + strings.TrimPrefix(item.Path, u.Dest)
-}
-
-// copy makes one file.
-func (in *installer) copy(u *plan.Unit, item *plan.Item, buf []byte) error {
-	err := copyFile(filepath.Join(in.archive, filepath.FromSlash(item.Source)), staged(u, item), buf)
-	if err == nil {
-		err = in.set(u, item)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot install %s: %w", item.Path, err)
-	}
-	return nil
-}
-
-func (in *installer) set(u *plan.Unit, item *plan.Item) error {
-	path := staged(u, item)
-	if err := setAttr(path, item.Attr); err != nil {
-		return err
-	}
-	if item.Kind == plan.File {
-		return setTime(path, item.MTimeNS)
+// build makes one unit, but for the files it hands out.
+func (in *installer) build(ctx context.Context, s *staging, files chan<- stagedFile) (err error) {
+	defer func() {
+		if err != nil {
+			s.failed.Store(true)
+		}
+		err = cmp.Or(err, s.done())
+	}()
+	for j := range s.unit.Items {
+		item := &s.unit.Items[j]
+		if err := notInterrupted(ctx); err != nil {
+			return err
+		}
+		err := in.a.opts.Disk.Step("stage", s.unit.Stage+s.rel(item))
+		if err == nil {
+			err = s.add(item, files)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot install %s: %w", item.Path, err)
+		}
 	}
 	return nil
 }
@@ -163,21 +140,6 @@ func (in *installer) unstage(u *plan.Unit) error {
 		return err
 	}
 	return removeTree(u.Stage)
-}
-
-// removeTree removes a tree even where directories in it are not writable.
-func removeTree(path string) error {
-	err := os.RemoveAll(path)
-	if err == nil {
-		return nil
-	}
-	filepath.WalkDir(path, func(p string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			os.Chmod(p, 0o700)
-		}
-		return nil
-	})
-	return os.RemoveAll(path)
 }
 
 // commit puts everything in place.
@@ -216,10 +178,7 @@ func (in *installer) swap(u *plan.Unit) error {
 	dir := u.Items[0].Kind == plan.Dir
 	switch {
 	case u.Old == plan.None:
-		if err := in.a.opts.Disk.Step("place", u.Dest); err != nil {
-			return err
-		}
-		return renameNew(u.Stage, u.Dest)
+		return in.place(u, renameNew)
 	case u.Old == plan.Dir || dir:
 		if err := in.move("save", u.Dest, u.Saved); err != nil && !isMissing(err) {
 			return err
@@ -229,7 +188,23 @@ func (in *installer) swap(u *plan.Unit) error {
 			return err
 		}
 	}
-	return in.move("place", u.Stage, u.Dest)
+	return in.place(u, os.Rename)
+}
+
+// place gives what was built its name. Whoever owns the directory around it may
+// have put something else there; what is seen to be of another kind is not placed.
+func (in *installer) place(u *plan.Unit, rename func(from, to string) error) error {
+	if err := in.a.opts.Disk.Step("place", u.Dest); err != nil {
+		return err
+	}
+	n, _, err := statNode(u.Stage)
+	if err != nil {
+		return err
+	}
+	if n.Kind != u.Items[0].Kind {
+		return fmt.Errorf("a %s was put in the place of the %s made at %s", n.Kind, u.Items[0].Kind, u.Stage)
+	}
+	return rename(u.Stage, u.Dest)
 }
 
 // save gives a file or link a second name, so that its own is never missing.
@@ -261,11 +236,17 @@ func renameNew(from, to string) error {
 	return nil
 }
 
+// change sets the attributes of a directory; anything else in its place is left alone.
 func change(path string, a plan.Attr) error {
-	if err := dropACLs(path, a); err != nil {
+	fd, err := openPlain(unix.AT_FDCWD, path)
+	if err != nil {
 		return err
 	}
-	return setAttr(path, a)
+	defer unix.Close(fd)
+	if err := dropACLs(fd, a); err != nil {
+		return err
+	}
+	return setAttr(fd, a)
 }
 
 // undo restores what was there before. placed tells whether renames may have
@@ -286,7 +267,12 @@ func (in *installer) undo(placed bool) error {
 			if err := in.a.opts.Disk.Step("restore", c.Path); err != nil {
 				return err
 			}
-			if err := change(c.Path, in.before[i]); err != nil {
+			err := change(c.Path, in.before[i])
+			if isMissing(err) || errors.Is(err, unix.ELOOP) {
+				in.a.log.Warn("cannot restore the attributes of a directory: it is gone", "path", c.Path, "error", err)
+				continue
+			}
+			if err != nil {
 				return fmt.Errorf("cannot restore the attributes of %s: %w", c.Path, err)
 			}
 		}
