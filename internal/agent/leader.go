@@ -186,13 +186,18 @@ func (l *leader) orphan(ctx context.Context, run *setRun, t *term, w *world) boo
 	run.set.View(func(consensus.Machine) { views = run.machine.Groups() })
 	ok := true
 	for _, v := range views {
-		if v.Orphaned || isBroken(w, v) {
+		if isBroken(w, v) {
 			continue
 		}
 		if g, still := w.group(v.ID); still && g.Coordinators == run.spec.Name && !g.Policy.Removed {
 			continue
 		}
-		ok = l.propose(ctx, run, t.number, rollout.Orphan{Group: v.ID, Base: v.TargetVersion}) && ok
+		var orphan rollout.Orphan
+		var needed bool
+		run.set.View(func(consensus.Machine) { orphan, needed = run.machine.OrphanNeeded(v.ID) })
+		if needed {
+			ok = l.propose(ctx, run, t.number, orphan) && ok
+		}
 	}
 	return ok
 }

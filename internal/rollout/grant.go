@@ -163,6 +163,7 @@ func (g *group) may(t *turn, d *deployment, h *host) may {
 func (g *group) give(t *turn, d *deployment, r *row, h *host) {
 	s := &t.m.s
 	s.GrantSeq++
+	g.Used = true
 	h.Grant = &Grant{
 		Token: Token{Epoch: s.Epoch, Index: s.Index, Seq: s.GrantSeq}, Group: g.ID, Deployment: d.ID, Host: h.Name,
 		Kind: d.Kind, Creator: d.Creator, Attempt: 1, Spec: d.Spec,

@@ -20,6 +20,7 @@ func (g *group) hello(t *turn, from string, c Hello) string {
 	if h == nil {
 		return refused
 	}
+	g.Used = g.Used || c.Running.SpecHash != ""
 	if h.Known && h.Boot != c.Boot {
 		g.rebooted(t, h)
 	}

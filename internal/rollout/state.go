@@ -84,6 +84,7 @@ type group struct {
 	Mixed      bool          `json:"mixed,omitempty"`   // a deployment ended otherwise than well and nothing has tidied up since
 	Blocked    bool          `json:"blocked,omitempty"` // until a person or another target
 	Count      uint64        `json:"count"`             // deployments so far; part of their ids
+	Used       bool          `json:"used,omitempty"`    // a host was granted to change once, or said that it has something of the group
 
 	Hosts    []*host       `json:"hosts,omitempty"`
 	Active   *deployment   `json:"active,omitempty"`

@@ -30,8 +30,9 @@ func (m *Machine) target(t *turn, c Target) string {
 	})
 }
 
-// orphan notes that a group left git. One that never ran leaves nothing behind
-// that could go on running: it is forgotten.
+// orphan notes that a group left git. One that is known never to have run leaves
+// nothing behind that could go on running: it is forgotten, at once or when the
+// last of its members has said so.
 func (m *Machine) orphan(c Orphan) string {
 	forget := false
 	refused := m.inGroup(c.Group, func(g *group) string {
@@ -50,12 +51,17 @@ func (m *Machine) orphan(c Orphan) string {
 	return refused
 }
 
-// neverRan says whether no host ever had anything of the group, nor was granted
-// to get it.
+// neverRan says whether it is known that no host has anything of the group: none
+// was ever granted to get it, and every member has said that it has nothing. A
+// member that says nothing may run it.
 func (g *group) neverRan() bool {
-	granted := func(d *deployment) bool { return d != nil && d.Granted > 0 }
-	used := func(h *host) bool { return h.Grant != nil || h.Touched || h.Running.SpecHash != "" }
-	return g.Running.SpecHash == "" && !granted(g.Active) && !granted(g.CatchUp) && !slices.ContainsFunc(g.History, granted) && !slices.ContainsFunc(g.Hosts, used)
+	granted := func(d *deployment) bool { return d != nil && d.Granted > 0 } // of a state older than Used
+	if g.Used || g.Running.SpecHash != "" || granted(g.Active) || granted(g.CatchUp) || slices.ContainsFunc(g.History, granted) {
+		return false
+	}
+	return !slices.ContainsFunc(g.Hosts, func(h *host) bool {
+		return !h.Known || h.Grant != nil || h.Touched || h.Running.SpecHash != ""
+	})
 }
 
 func (g *group) staleBase(base uint64) string {
@@ -142,14 +148,15 @@ func (m *Machine) asks(g *group, t Target) bool {
 		equalJSON(t.Members, g.Members) && equalJSON(t.Policy, g.Desired.Policy)
 }
 
-// OrphanNeeded returns the command that says the group left git, and whether it
-// has not been said yet.
+// OrphanNeeded returns the command that says the group left git, and whether
+// proposing it would change anything: it has not been said yet, or the group can
+// be forgotten by now.
 func (m *Machine) OrphanNeeded(group string) (Orphan, bool) {
 	g, _, ok := m.find(group)
 	if !ok {
 		return Orphan{}, false
 	}
-	return Orphan{Group: group, Base: g.TargetVersion}, !g.Orphaned
+	return Orphan{Group: group, Base: g.TargetVersion}, !g.Orphaned || g.neverRan()
 }
 
 // equalJSON compares two values as they would travel: nil and empty are equal.
