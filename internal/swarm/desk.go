@@ -17,6 +17,7 @@ type leaseRequest struct {
 	Host    string        `json:"host"`            // believed only where the connection proves none
 	Index   bundle.Digest `json:"index,omitempty"` // of the index that pieces are counted by; "": may this host read the index, or the whole archive?
 	GiveUp  bool          `json:"giveUp,omitempty"`
+	Done    bool          `json:"done,omitempty"` // its turn to read is over, and it has what it read
 	Have    []byte        `json:"have,omitempty"`
 	Seen    []byte        `json:"seen,omitempty"`
 	Holding []int         `json:"holding,omitempty"`
@@ -49,6 +50,8 @@ const (
 	dealtMax      = 4 << 20                // pieces of them together
 	receiveMax    = 2                      // indexes received at a time
 	dealingIdle   = 5 * time.Minute        // a dealing nobody asked about for so long begins anew, with its budget
+	openedMax     = 8                      // dealings that one host brought and no other asked about, and
+	openedPieces  = dealtMax / 4           // pieces of them; its own go first
 	indexLease    = 6 * time.Second        // to read an index, or to say that the archive is still being read
 	indexRenew    = 2 * time.Second        // how often it is said
 	indexRest     = 500 * time.Millisecond // after it was given up, nobody gets it for so long, doubling,
@@ -84,19 +87,7 @@ type dealing struct {
 	pieces int
 	start  time.Time
 	asked  time.Time // guarded by the desk
-}
-
-// scouting is who reads the index of a bundle, or the whole of it.
-type scouting struct {
-	host   string
-	until  time.Time
-	asked  time.Time
-	rest   time.Time // nobody before
-	last   string    // who gave it up last; another host goes first
-	tries  int
-	wasted int64  // bytes
-	spent  bool   // too many
-	reason string // why the last read failed, with its host
+	by     string    // who brought the index, as long as nobody else asked; guarded by the desk
 }
 
 func newDesk() desk {
@@ -115,8 +106,8 @@ func (d *desk) receive() bool {
 
 func (d *desk) received() { <-d.slots }
 
-// open makes a dealing, unless there is one.
-func (d *desk) open(digest bundle.Digest, index *bundle.Index, realm string, now time.Time) {
+// open makes a dealing, unless there is one. by is the host that brought the index; "" for this one.
+func (d *desk) open(digest bundle.Digest, index *bundle.Index, realm, by string, now time.Time) {
 	key := dealingKey{digest, index.Digest(), realm}
 	sizes := make([]int64, index.Len())
 	for i := range sizes {
@@ -127,32 +118,41 @@ func (d *desk) open(digest bundle.Digest, index *bundle.Index, realm string, now
 	if old := d.dealings[key]; old != nil && now.Sub(old.asked) < dealingIdle {
 		return
 	}
-	d.dealings[key] = &dealing{dealer: plan.NewDealer(sizes), pieces: len(sizes), start: now, asked: now}
-	for d.tooMany() {
-		var oldest dealingKey
-		for k, one := range d.dealings {
-			if k != key && (oldest.digest == "" || one.asked.Before(d.dealings[oldest].asked)) {
-				oldest = k
-			}
-		}
-		if oldest.digest == "" {
-			return
-		}
-		delete(d.dealings, oldest)
+	d.dealings[key] = &dealing{dealer: plan.NewDealer(sizes), pieces: len(sizes), start: now, asked: now, by: by}
+	own := func(one *dealing) bool { return by != "" && one.by == by }
+	for d.more(own, openedMax, openedPieces) && d.drop(key, own) {
+	}
+	single := func(one *dealing) bool { return one.by != "" }
+	all := func(*dealing) bool { return true }
+	for d.more(all, dealingsMax, dealtMax) && (d.drop(key, single) || d.drop(key, all)) {
 	}
 }
 
-// tooMany says whether a dealing must go. The lock is held.
-func (d *desk) tooMany() bool {
-	pieces := 0
+// more says whether some dealings are more than so many, or have more pieces. The lock is held.
+func (d *desk) more(which func(*dealing) bool, dealings, pieces int) bool {
 	for _, one := range d.dealings {
-		pieces += one.pieces
+		if which(one) {
+			dealings--
+			pieces -= one.pieces
+		}
 	}
-	return len(d.dealings) > dealingsMax || pieces > dealtMax
+	return dealings < 0 || pieces < 0
 }
 
-// find returns a dealing that is in use, or nil.
-func (d *desk) find(key dealingKey, now time.Time) *dealing {
+// drop takes away the one of some dealings that was asked about longest ago, but not the newest; false where there is none. The lock is held.
+func (d *desk) drop(newest dealingKey, which func(*dealing) bool) bool {
+	var oldest dealingKey
+	for k, one := range d.dealings {
+		if k != newest && which(one) && (oldest.digest == "" || one.asked.Before(d.dealings[oldest].asked)) {
+			oldest = k
+		}
+	}
+	delete(d.dealings, oldest)
+	return oldest.digest != ""
+}
+
+// find returns a dealing that is in use, or nil. One that a second host asks about belongs to nobody alone.
+func (d *desk) find(key dealingKey, host string, now time.Time) *dealing {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	one := d.dealings[key]
@@ -160,6 +160,9 @@ func (d *desk) find(key dealingKey, now time.Time) *dealing {
 		return nil
 	}
 	one.asked = now
+	if one.by != host {
+		one.by = ""
+	}
 	return one
 }
 
@@ -181,14 +184,14 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 		return s.desk.scout(scoutKey{digest, realm}, q, now), nil
 	}
 	key := dealingKey{digest, q.Index, realm}
-	d := s.desk.find(key, now)
+	d := s.desk.find(key, q.Host, now)
 	if d == nil {
 		if h := s.holdingOf(digest); h.index == nil || h.index.Digest() != q.Index {
 			return leaseAnswer{Version: leaseVersion, NeedIndex: true}, nil
 		} else {
-			s.desk.open(digest, h.index, realm, now)
+			s.desk.open(digest, h.index, realm, "", now)
 		}
-		if d = s.desk.find(key, now); d == nil {
+		if d = s.desk.find(key, q.Host, now); d == nil {
 			return leaseAnswer{Version: leaseVersion, NeedIndex: true}, nil
 		}
 	}
@@ -197,66 +200,4 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	lease := d.dealer.Deal(plan.Request{Host: q.Host, Have: q.Have, Seen: q.Seen, Holding: q.Holding, Others: q.Others, Wrong: q.Wrong, Failed: plain(q.Failed, saysMax),
 		Read: q.Read, Rate: q.Rate, Hosts: q.Hosts, Partial: q.Partial}, now.Sub(d.start))
 	return leaseAnswer{Version: leaseVersion, Pieces: lease.Pieces, For: lease.For.Milliseconds(), Retry: lease.Retry.Milliseconds(), Why: lease.Why}, nil
-}
-
-// scout says whether a host may read the index. Only one does; it says again and again that it is still at it.
-func (d *desk) scout(key scoutKey, q leaseRequest, now time.Time) leaseAnswer {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	one := d.scouts[key]
-	if one == nil || now.Sub(one.asked) >= dealingIdle {
-		for k, old := range d.scouts {
-			if len(d.scouts) >= dealingsMax && now.Sub(old.asked) >= indexLease {
-				delete(d.scouts, k)
-			}
-		}
-		if one == nil && len(d.scouts) >= dealingsMax {
-			return leaseAnswer{Version: leaseVersion, Why: "too many bundles are read at once", Retry: time.Second.Milliseconds()}
-		}
-		one = &scouting{}
-		d.scouts[key] = one
-	}
-	one.asked = now
-	taken := one.host != "" && one.host != q.Host && now.Before(one.until)
-	switch {
-	case q.GiveUp && one.host == q.Host:
-		one.giveUp(q, now)
-		return leaseAnswer{Version: leaseVersion}
-	case q.GiveUp:
-		return leaseAnswer{Version: leaseVersion}
-	case taken:
-		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads its index from the origin" + one.before(), Retry: time.Second.Milliseconds()}
-	}
-	rest := one.rest
-	if one.last == q.Host {
-		rest = rest.Add(time.Second)
-	}
-	if one.host != q.Host && now.Before(rest) {
-		why := "waiting to read its index from the origin again"
-		if one.spent {
-			why = fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for nothing", one.wasted)
-		}
-		return leaseAnswer{Version: leaseVersion, Why: why + one.before(), Retry: rest.Sub(now).Milliseconds()}
-	}
-	one.host, one.until = q.Host, now.Add(indexLease)
-	return leaseAnswer{Version: leaseVersion, Yes: true, For: indexLease.Milliseconds()}
-}
-
-// before tells why the last read of the index failed, if one did.
-func (s *scouting) before() string {
-	if s.reason == "" {
-		return ""
-	}
-	return "; the last failure: " + s.reason
-}
-
-// giveUp lets the origin rest after a read that failed, for long once too much was read for nothing.
-func (s *scouting) giveUp(q leaseRequest, now time.Time) {
-	s.host, s.last, s.reason = "", q.Host, q.Host+": "+plain(q.Failed, saysMax)
-	s.wasted += min(max(q.Read, 0), bundle.MaxArchiveBytes)
-	rest := min(indexRest<<min(s.tries, 8), indexRestMax)
-	if s.spent = s.wasted > max(wastedMin, q.Of/2); s.spent {
-		rest = indexRestOut
-	}
-	s.tries, s.rest = s.tries+1, now.Add(rest)
 }

@@ -370,7 +370,7 @@ func TestTheDeskKeepsItsBounds(t *testing.T) {
 		h := f.start("web-1")
 		for i := range 3 * dealingsMax {
 			a := foreign(t, 5000+i, byte(i))
-			h.swarm.desk.open(a.ref.Digest, a.index, "", time.Now())
+			h.swarm.desk.open(a.ref.Digest, a.index, "", "", time.Now())
 			if _, err := h.swarm.deal(a.ref.Digest, leaseRequest{Version: leaseVersion, Host: "x"}); err != nil {
 				t.Fatal(err)
 			}

@@ -196,14 +196,19 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 		x.because(answer.Why)
 		return nil, min(max(time.Duration(answer.Retry)*time.Millisecond, askPauseMin), askPauseMax), nil
 	}
-	stop, before := x.renew(ctx), x.read()
+	before := x.read()
+	stop := x.renew(ctx, before)
 	if x.pin == "" {
 		err = x.scout(ctx, origin, where)
 	} else {
 		index, err = x.readIndex(ctx, origin, where)
 	}
 	stop()
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		told, cancel := context.WithTimeout(ctx, indexHedge)
+		_, _ = x.askLease(told, leaseRequest{Done: true}) // unheard, the lease runs out by itself
+		cancel()
+	} else if ctx.Err() == nil {
 		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: plain(err.Error(), saysMax), Read: x.read() - before, Of: x.ref.Size})
 	}
 	return index, 0, err
@@ -216,8 +221,8 @@ func (x *exchange) read() int64 {
 	return x.fromOrigin
 }
 
-// renew tells the dealer again and again that this host still reads.
-func (x *exchange) renew(ctx context.Context) (stop func()) {
+// renew tells the dealer again and again that this host still reads, and how much since before.
+func (x *exchange) renew(ctx context.Context, before int64) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -229,7 +234,7 @@ func (x *exchange) renew(ctx context.Context) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-again.C:
-				_, _ = x.askLease(ctx, leaseRequest{})
+				_, _ = x.askLease(ctx, leaseRequest{Read: x.read() - before})
 			}
 		}
 	}()

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -307,5 +308,6 @@ func (s *Swarm) serveDealing(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "cannot use the index: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	s.desk.open(digest, index, s.site(requester(r, "")).realm(), time.Now())
+	by := requester(r, "")
+	s.desk.open(digest, index, s.site(by).realm(), cmp.Or(by, "?"), time.Now())
 }

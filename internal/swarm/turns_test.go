@@ -1,0 +1,200 @@
+package swarm
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+)
+
+// line is one dealer's desk and a clock.
+type line struct {
+	t    *testing.T
+	desk desk
+	now  time.Time
+}
+
+func newLine(t *testing.T) *line { return &line{t: t, desk: newDesk(), now: time.Unix(1e9, 0)} }
+
+func bundleOf(n int) scoutKey {
+	return scoutKey{bundle.DigestOf([32]byte{byte(n), byte(n >> 8), 1}), ""}
+}
+
+// asks says whether it is a host's turn at a bundle now.
+func (l *line) asks(host string, key scoutKey, q leaseRequest) bool {
+	q.Version, q.Host = leaseVersion, host
+	return l.desk.scout(key, q, l.now).Yes
+}
+
+// pass lets hosts ask every second for so long, and says who had the turn at the end, and whether it was the first of them all the time.
+func (l *line) pass(howLong time.Duration, read func() int64, hosts ...string) (last string, always bool) {
+	always = true
+	for end := l.now.Add(howLong); l.now.Before(end); l.now = l.now.Add(time.Second) {
+		for _, h := range hosts {
+			q := leaseRequest{}
+			if read != nil && h == hosts[0] {
+				q.Read = read()
+			}
+			if l.asks(h, bundleOf(1), q) {
+				last, always = h, always && h == hosts[0]
+			}
+		}
+	}
+	return last, always
+}
+
+func TestATurnEndsWithoutProgress(t *testing.T) {
+	l := newLine(t)
+	if last, always := l.pass(scoutIdle-time.Second, nil, "evil", "web-1"); last != "evil" || !always {
+		t.Errorf("before its time is up %s reads", last)
+	}
+	l.now = l.now.Add(2 * time.Second)
+	if l.asks("evil", bundleOf(1), leaseRequest{}) || !l.asks("web-1", bundleOf(1), leaseRequest{}) {
+		t.Error("the turn of a host that holds it does not end")
+	}
+	if l.asks("evil", bundleOf(1), leaseRequest{GiveUp: true, Read: 1 << 50}); !l.asks("web-1", bundleOf(1), leaseRequest{}) {
+		t.Error("a host gives up another's turn")
+	}
+	l.now = l.now.Add(indexLease) // web-1 is gone
+	if !l.asks("web-2", bundleOf(1), leaseRequest{}) || l.asks("evil", bundleOf(1), leaseRequest{}) {
+		t.Error("who wasted its turn is not last in line")
+	}
+}
+
+func TestATurnLastsWithProgressButNotForEver(t *testing.T) {
+	l := newLine(t)
+	read := int64(0)
+	slow := func() int64 { read += scoutStep; return read }
+	if last, always := l.pass(scoutMax-time.Second, slow, "web-1", "web-2"); last != "web-1" || !always {
+		t.Errorf("after %d bytes %s reads", read, last)
+	}
+	if last, _ := l.pass(3*time.Second, slow, "web-1", "web-2"); last != "web-2" {
+		t.Errorf("a host that always says it gets on is never followed by another: %s reads", last)
+	}
+	alone := newLine(t)
+	if last, _ := alone.pass(2*scoutMax, nil, "web-1"); last != "web-1" {
+		t.Error("a host that nobody waits for loses its turn")
+	}
+}
+
+func TestOneHostHoldsFewTurnsAndOpensFewLines(t *testing.T) {
+	l := newLine(t)
+	granted := 0
+	for range 100 {
+		granted = 0
+		for i := range dealingsMax {
+			if l.asks("evil", bundleOf(i), leaseRequest{}) {
+				granted++
+			}
+		}
+		if granted > scoutsHeld {
+			t.Fatalf("one host reads %d bundles at a time, want at most %d", granted, scoutsHeld)
+		}
+		l.now = l.now.Add(3 * time.Second)
+	}
+	if granted == 0 || len(l.desk.scouts) > scoutsOpened {
+		t.Errorf("%d turns, %d lines of one host", granted, len(l.desk.scouts))
+	}
+	if !l.asks("web-1", bundleOf(1000), leaseRequest{}) {
+		t.Error("one host keeps others from reading another bundle")
+	}
+}
+
+func TestWhoHasWhatItReadHoldsNoTurn(t *testing.T) {
+	l := newLine(t)
+	for i := range 2 * scoutsHeld {
+		if !l.asks("web-1", bundleOf(i), leaseRequest{}) {
+			t.Fatalf("it has no turn at bundle %d", i)
+		}
+		l.asks("web-1", bundleOf(i), leaseRequest{Done: true})
+		if l.asks("web-2", bundleOf(i), leaseRequest{}) {
+			t.Fatalf("bundle %d is read again, although a host has it", i)
+		}
+	}
+	l.now = l.now.Add(indexLease)
+	if !l.asks("web-2", bundleOf(0), leaseRequest{}) {
+		t.Error("nobody reads what the host that had it has lost")
+	}
+}
+
+// TestABundleComesAlthoughAMemberHoldsItsTurn: by claiming it again and again, or by giving it up with invented losses.
+func TestABundleComesAlthoughAMemberHoldsItsTurn(t *testing.T) {
+	a := packed(t, 5, 100<<10)
+	for _, giveUp := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			f, s := newFleet(t, "web-1"), &source{a: a}
+			defer f.close()
+			var hosts []*host
+			for _, n := range names(3) {
+				hosts = append(hosts, f.start(n))
+			}
+			c := &http.Client{Transport: f.start("evil").client}
+			say := func(q leaseRequest) {
+				q.Version, q.Host = leaseVersion, "evil"
+				body, _ := json.Marshal(q)
+				if resp, err := c.Post("http://web-1/v1/swarm/"+a.ref.Digest.Hex()+"/lease", "application/json", bytes.NewReader(body)); err == nil {
+					resp.Body.Close()
+				}
+			}
+			say(leaseRequest{})
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				for {
+					if giveUp {
+						say(leaseRequest{GiveUp: true, Failed: "x", Read: 1 << 50, Of: 1})
+					}
+					say(leaseRequest{})
+					select {
+					case <-stop:
+						return
+					case <-time.After(2 * time.Second):
+					}
+				}
+			}()
+			begun := time.Now()
+			var all []*fetching
+			for _, h := range hosts {
+				all = append(all, h.persist(t.Context(), h.job(a, s)))
+			}
+			wait(t, a, all...)
+			if took := time.Since(begun); took > indexRestOut+2*scoutIdle { // of the bubble's clock
+				t.Errorf("it took %v", took)
+			}
+			close(stop)
+			<-stopped
+		})
+	}
+}
+
+func TestInventedDealingsPushNoOtherOut(t *testing.T) {
+	d, now := newDesk(), time.Unix(1e9, 0)
+	real := foreign(t, 9000, 200)
+	key := dealingKey{real.ref.Digest, real.index.Digest(), ""}
+	d.open(real.ref.Digest, real.index, "", "web-1", now)
+	for i := range 3 * dealingsMax {
+		now = now.Add(time.Millisecond)
+		d.open(bundleOf(i).digest, real.index, "", "evil", now)
+	}
+	if d.find(key, "web-1", now) == nil {
+		t.Error("one host's inventions push another's dealing out")
+	}
+	if n := len(d.dealings); n != openedMax+1 {
+		t.Errorf("%d dealings are kept, want the real one and %d", n, openedMax)
+	}
+	// Who brings what others use cannot let it be dropped by inventing more.
+	d.open(bundleOf(1000).digest, real.index, "", "evil", now)
+	if d.find(dealingKey{bundleOf(1000).digest, real.index.Digest(), ""}, "web-2", now) == nil {
+		t.Fatal("it is not dealt")
+	}
+	for i := range 3 * dealingsMax {
+		now = now.Add(time.Millisecond)
+		d.open(bundleOf(i).digest, real.index, "", "evil", now)
+	}
+	if d.find(dealingKey{bundleOf(1000).digest, real.index.Digest(), ""}, "web-2", now) == nil {
+		t.Error("a dealing that others use is dropped with its bringer's inventions")
+	}
+}
