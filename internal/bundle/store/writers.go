@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type attributes struct {
 // need thirteen for a small file where six do, and trees have many.
 type sharedDir struct {
 	*os.File
+	name  string // below the root
 	fd    int
 	users atomic.Int32
 }
@@ -41,7 +43,7 @@ func openShared(root *os.Root, name string) (*sharedDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &sharedDir{File: dir, fd: int(dir.Fd())}
+	d := &sharedDir{File: dir, name: name, fd: int(dir.Fd())}
 	d.users.Store(1)
 	return d, nil
 }
@@ -52,7 +54,7 @@ func (d *sharedDir) done() {
 	}
 }
 
-// create makes a file that must not exist; base is one name, and is not followed.
+// create makes a file that must not exist; base is one name, and is not followed. Errors name it below the root.
 func (d *sharedDir) create(base string, a attributes, fill func(fd int) error) error {
 	fd := -1
 	err := retry(func() (err error) {
@@ -60,7 +62,7 @@ func (d *sharedDir) create(base string, a attributes, fill func(fd int) error) e
 		return err
 	})
 	if err != nil {
-		return &fs.PathError{Op: "create", Path: base, Err: err}
+		return &fs.PathError{Op: "create", Path: path.Join(d.name, base), Err: err}
 	}
 	err = fill(fd)
 	if err == nil && a.owned {
@@ -79,7 +81,7 @@ func (d *sharedDir) create(base string, a attributes, fill func(fd int) error) e
 		}
 	}
 	if err != nil {
-		return &fs.PathError{Op: "write", Path: base, Err: err}
+		return &fs.PathError{Op: "write", Path: path.Join(d.name, base), Err: err}
 	}
 	return nil
 }
