@@ -24,7 +24,7 @@ func waitCommand() *cobra.Command {
 		Short: "Wait until a commit's deployment has ended, and exit with its outcome",
 		Long: "Wait until the commit, or a descendant of it, is verified and its deployment, with the rollback of one that failed, has ended. What changes meanwhile goes " +
 			"to standard error. Exit codes: 0 succeeded or nothing to change, 4 failed, or the group matches no host, 5 rolled back or held back, 6 stopped or paused, 7 timeout, " +
-			"8 no quorum, 9 agent unreachable, 11 refused.",
+			"8 timeout without a quorum, 9 agent unreachable, 11 refused.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := flags.client()
@@ -41,7 +41,11 @@ func waitCommand() *cobra.Command {
 			case err != nil && cmd.Context().Err() != nil:
 				return exitError{code: codeError, err: fmt.Errorf("interrupted: %s", standing(args[0], awaited, ""))}
 			case err != nil && ctx.Err() != nil:
-				return exitError{code: codeTimeout, err: fmt.Errorf("gave up after %s: %s", timeout, standing(args[0], awaited, "still "))}
+				code := codeTimeout
+				if awaited.Code == status.CodeNoQuorum {
+					code = codeNoQuorum
+				}
+				return exitError{code: code, err: fmt.Errorf("gave up after %s: %s", timeout, standing(args[0], awaited, "still "))}
 			case err != nil:
 				return agentError(err)
 			}

@@ -54,6 +54,13 @@ func TestWaitThatGivesUpSaysHowFarItWas(t *testing.T) {
 	if code != codeTimeout || !strings.HasSuffix(text, "gave up after 1s: shop is still InProgress: of 3 hosts 1 Pending, 2 Succeeded; wave 2, web-3 in progress") {
 		t.Errorf("exit %d\n%s", code, text)
 	}
+	lost := progress("coordinator set web has no leader", 2, 1)
+	lost.Code = status.CodeNoQuorum
+	deploying(t, lost)
+	text, code = typed(t, "wait", "shop", "--timeout", "1s")
+	if code != codeNoQuorum || !strings.HasSuffix(text, "still InProgress without a leader: of 3 hosts 1 Pending, 2 Succeeded; coordinator set web has no leader") {
+		t.Errorf("exit %d\n%s", code, text)
+	}
 	deploying(t)
 	text, code = typed(t, "wait", "shop", "--timeout", "1s")
 	if code != codeTimeout || text != "gave up after 1s: shop: the agent has not answered" {

@@ -47,18 +47,33 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 		group = r.followed(run, g, w, func(m *rollout.Machine) { taken = m.Taken(targetOf(w, g)) })
 	}
 	if !taken {
-		return status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, nil
+		return withoutLeader(status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, run, true), nil
 	}
 	if commit == "" {
 		if answer, newer := r.newerThanHere(w, group); newer {
 			return answer, nil
 		}
 	}
-	answer := outcomeOf(group)
+	answer := withoutLeader(outcomeOf(group), run, false)
 	if commit == "" {
 		answer.Message = r.withHearsay(answer.Message, "")
 	}
 	return answer, nil
+}
+
+// withoutLeader makes an answer that is not final one of a set without a leader, if that is so; say adds it to the message, where it is not yet.
+func withoutLeader(a status.Awaited, run *setRun, say bool) status.Awaited {
+	if a.Done || run == nil {
+		return a
+	}
+	st := run.set.Status()
+	if !st.Quorum {
+		a.Code = status.CodeNoQuorum
+	}
+	if say {
+		a.Message = withLeader(a.Message, st)
+	}
+	return a
 }
 
 // newerThanHere says whether git has a newer commit that does not take effect: whoever waits for the newest one must not take the state before it for its outcome.

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/rollout"
@@ -35,4 +38,31 @@ func TestUnusableFilesAreNoSuccess(t *testing.T) {
 	if _, unusable := unusableHere(w, status.Group{Group: "shop/web2", ID: "01OTHER"}); unusable {
 		t.Error("a sound group is taken for broken")
 	}
+}
+
+// TestWaitSaysThatNobodyLeads stops two voters of three and commits: the one that is left knows the commit, and that nothing comes of it now.
+func TestWaitSaysThatNobodyLeads(t *testing.T) {
+	f := newTestFleet(t, "web-1", "web-2", "web-3")
+	defer f.end()
+	for _, h := range f.hosts {
+		h.start()
+	}
+	if a := f.hosts[0].await(f.deploy(f.release("one", ""), "")); a.Code != 0 {
+		t.Fatalf("release one: %+v", a)
+	}
+	f.hosts[1].end()
+	f.hosts[2].end()
+	commit := f.deploy(f.release("two", ""), "")
+	until(t, func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		a, err := status.NewClient(f.hosts[0].config.Socket).Wait(ctx, "website", commit, false)
+		if err != nil {
+			return err.Error()
+		}
+		if a.Done || a.Code != status.CodeNoQuorum || !strings.Contains(a.Message, "has no leader") {
+			return fmt.Sprintf("an answer that says so: %+v", a)
+		}
+		return ""
+	})
 }

@@ -155,16 +155,22 @@ type Operation struct {
 // Awaited answers one question of `gitopsd wait`.
 type Awaited struct {
 	Done    bool   `json:"done"`
-	Code    int    `json:"code"`
+	Code    int    `json:"code"` // of an answer that is not final: CodeNoQuorum, or 0
 	State   string `json:"state"`
 	Message string `json:"message"`
 	Group   Group  `json:"group"`
 }
 
-// Progress is what of an answer is worth a line while one waits: the state, and how many hosts stand how. It stays the same while only times and numbers of bytes
+// CodeNoQuorum is the exit code of whoever gives up waiting while nothing can be decided.
+const CodeNoQuorum = 8
+
+// Progress is what of an answer is worth a line while one waits: the state, whether nobody leads, and how many hosts stand how. It stays the same while only times and numbers of bytes
 // move on.
 func (a Awaited) Progress() string {
-	counts, order := map[string]int{}, []string{}
+	state, counts, order := a.State, map[string]int{}, []string{}
+	if !a.Done && a.Code == CodeNoQuorum {
+		state += " without a leader"
+	}
 	for _, h := range a.Group.Hosts {
 		if counts[h.Status] == 0 {
 			order = append(order, h.Status)
@@ -177,13 +183,13 @@ func (a Awaited) Progress() string {
 		parts = append(parts, fmt.Sprintf("%d %s", counts[s], s))
 	}
 	if len(parts) == 0 {
-		return a.State
+		return state
 	}
 	hosts := "hosts"
 	if len(a.Group.Hosts) == 1 {
 		hosts = "host"
 	}
-	return fmt.Sprintf("%s: of %d %s %s", a.State, len(a.Group.Hosts), hosts, strings.Join(parts, ", "))
+	return fmt.Sprintf("%s: of %d %s %s", state, len(a.Group.Hosts), hosts, strings.Join(parts, ", "))
 }
 
 // StateInvalidConfig is the state of a group whose files in the commit in effect cannot be used: nothing new starts, and what runs goes on.
