@@ -80,6 +80,7 @@ type Agent struct {
 	repo      atomic.Pointer[configrepo.Repo]
 	store     *store.Store
 	swarm     *swarm.Swarm
+	needed    needs // who needs which bundle
 	applier   *apply.Applier
 
 	source  *source
@@ -314,7 +315,7 @@ func (a *Agent) buildBytes() error {
 		return err
 	}
 	a.swarm, err = swarm.New(swarm.Options{Host: c.Host, Store: a.store, Listener: a.transport.Listener(transport.BundleALPN), Client: a.transport.HTTPClient(transport.BundleALPN),
-		Upload: c.Limits.Upload, Download: c.Limits.Download, Log: a.log.With("station", "swarm"), Site: a.site})
+		Upload: c.Limits.Upload, Download: c.Limits.Download, Log: a.log.With("station", "swarm"), Site: a.site, Needs: a.needs})
 	if err != nil {
 		return err
 	}

@@ -263,6 +263,14 @@ func (s *Swarm) sendPiece(w http.ResponseWriter, r *http.Request, data []byte, l
 	return nil
 }
 
+// errStranger answers a host that asks for what it does not need.
+const errStranger = "no group of the host has this bundle"
+
+// needs says whether a host may need a bundle, for all that is known.
+func (s *Swarm) needs(host string, digest bundle.Digest) bool {
+	return s.o.Needs == nil || s.o.Needs(host, digest)
+}
+
 // serveLease answers a host that asks this one, as dealer, what to read from the origin.
 func (s *Swarm) serveLease(w http.ResponseWriter, r *http.Request) {
 	digest, ok := digestOf(w, r)
@@ -274,7 +282,10 @@ func (s *Swarm) serveLease(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "cannot read the request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	q.Host = requester(r, q.Host)
+	if q.Host = requester(r, q.Host); !s.needs(q.Host, digest) {
+		http.Error(w, errStranger, http.StatusForbidden)
+		return
+	}
 	answer, err := s.deal(digest, q)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -288,6 +299,11 @@ func (s *Swarm) serveLease(w http.ResponseWriter, r *http.Request) {
 func (s *Swarm) serveDealing(w http.ResponseWriter, r *http.Request) {
 	digest, ok := digestOf(w, r)
 	if !ok {
+		return
+	}
+	by := requester(r, "")
+	if !s.needs(by, digest) {
+		http.Error(w, errStranger, http.StatusForbidden)
 		return
 	}
 	if !s.desk.receive() {
@@ -308,6 +324,5 @@ func (s *Swarm) serveDealing(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "cannot use the index: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	by := requester(r, "")
 	s.desk.open(digest, index, s.site(by).realm(), cmp.Or(by, "?"), time.Now())
 }

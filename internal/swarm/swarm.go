@@ -116,6 +116,8 @@ type Options struct {
 	Log      *slog.Logger // nil discards
 
 	Site func(host string) Site // where a host is; must not block; nil: all hosts are in one site
+	// Needs is false for a host of which it is known that no group of its own has the bundle: nothing is dealt to it. nil: any may need any.
+	Needs func(host string, digest bundle.Digest) bool
 }
 
 // Swarm is this host's part in every bundle's distribution.

@@ -198,3 +198,43 @@ func TestInventedDealingsPushNoOtherOut(t *testing.T) {
 		t.Error("a dealing that others use is dropped with its bringer's inventions")
 	}
 }
+
+// TestNothingIsDealtToAHostWithoutAGroupThatHasTheBundle: neither a turn, nor room for what it brings.
+func TestNothingIsDealtToAHostWithoutAGroupThatHasTheBundle(t *testing.T) {
+	a := packed(t, 5, 100<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		h := f.start("web-1", func(o *Options) {
+			o.Needs = func(host string, digest bundle.Digest) bool { return host == "web-2" || digest != a.ref.Digest }
+		})
+		c := &http.Client{Transport: f.start("evil").client}
+		post := func(digest bundle.Digest, what string, body []byte) int {
+			resp, err := c.Post("http://web-1/v1/swarm/"+digest.Hex()+"/"+what, "application/json", bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			return resp.StatusCode
+		}
+		ask := func(host string) []byte {
+			body, _ := json.Marshal(leaseRequest{Version: leaseVersion, Host: host})
+			return body
+		}
+		if code := post(a.ref.Digest, "lease", ask("evil")); code != http.StatusForbidden {
+			t.Errorf("a stranger's question for a turn: %d", code)
+		}
+		if code := post(a.ref.Digest, "dealing", a.index.Encode()); code != http.StatusForbidden {
+			t.Errorf("a stranger's index: %d", code)
+		}
+		if code := post(a.ref.Digest, "lease", ask("web-2")); code != http.StatusOK {
+			t.Errorf("a host of the group: %d", code)
+		}
+		if code := post(bundleOf(1).digest, "dealing", a.index.Encode()); code != http.StatusOK {
+			t.Errorf("a bundle of which nothing is known: %d", code)
+		}
+		if n := len(h.swarm.desk.dealings); n != 1 {
+			t.Errorf("%d dealings, want one", n)
+		}
+	})
+}
