@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,13 +260,30 @@ log: {level: info, format: text}
 	}
 	return await(ctx, "the agents are ready", func() bool {
 		for i := range f.bed.spec.hosts {
-			report, err := status.NewClient(f.socket(i)).Report(ctx, "")
-			if err != nil || len(report.Notices) > 0 {
+			if !ready(ctx, f.socket(i)) {
 				return false
 			}
 		}
 		return true
 	})
+}
+
+// ready says whether an agent is ready and has nothing to complain about. Only then has its coordinator set a leader: a fleet that deploys is not being born, and the
+// first election is not what is measured.
+func ready(ctx context.Context, socket string) bool {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", socket) }
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/readyz", nil)
+	if err != nil {
+		return false
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return false
+	}
+	defer answer.Body.Close()
+	report, err := status.NewClient(socket).Report(ctx, "")
+	return answer.StatusCode == http.StatusOK && err == nil && len(report.Notices) == 0
 }
 
 func (f *fleet) socket(i int) string { return f.path(hostName(i), "api.sock") }

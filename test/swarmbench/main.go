@@ -54,7 +54,7 @@ func main() {
 	flag.StringVar(&o.versitygw, "versitygw", "", "the S3 server's `program`")
 	flag.IntVar(&o.runs, "runs", 3, "`runs` of each measurement; the median is printed")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folders of runs, agents' logs included")
-	flag.StringVar(&only, "only", "", "run measurements whose name matches this `expression`")
+	flag.StringVar(&only, "only", "", "run measurements whose name and number of hosts (as in \"gitopsd N=4\") match this `expression`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -83,7 +83,7 @@ func measure(ctx context.Context, o options, only string) (bool, error) {
 	fmt.Printf("%-34s %3s %9s %6s %8s %8s %8s %7s %7s\n", "measurement", "N", "link", "MiB", "floor s", "median s", "max s", "ratio", "egress")
 	good := true
 	for _, m := range table() {
-		if !pattern.MatchString(m.name) {
+		if !pattern.MatchString(fmt.Sprintf("%s N=%d", m.name, m.bed.hosts)) {
 			continue
 		}
 		runs := o.runs
