@@ -46,7 +46,8 @@ func (x *exchange) followMembers(ctx context.Context) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for host, p := range x.peers {
-		if share, far := x.graph.Far[host]; far != p.far || share != p.share {
+		share, far := x.graph.Far[host]
+		if share.Away = x.away(host, share); far != p.far || share != p.share {
 			p.far, p.share = far, share
 			x.place(host, p, nil)
 		}
@@ -65,6 +66,20 @@ func (x *exchange) followMembers(ctx context.Context) {
 	for host, share := range x.graph.Far {
 		x.follow(ctx, host, share, true)
 	}
+}
+
+// away says which gateways of this site do not exchange the bundle, of those that share the way to a host of another one. A member that does not fetch it, or not yet,
+// would keep its share from the whole site. The lock is held.
+func (x *exchange) away(far string, share plan.Share) (slots uint16) {
+	if share.Of <= 1 || x.index == nil || !x.heardEnough() {
+		return 0
+	}
+	for slot, host := range x.graph.Out[x.s.site(far).Name] {
+		if p := x.peers[host]; p != nil && (!p.live || p.view.index != x.index.Digest()) {
+			slots |= 1 << slot
+		}
+	}
+	return slots
 }
 
 // redraw chooses the neighbours, if members or their sites changed.

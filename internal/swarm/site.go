@@ -49,7 +49,7 @@ type links struct {
 
 // linked is one bundle's way to other sites.
 type linked struct {
-	gateways map[string]int // of this site, by other site
+	gateways map[string][]string // of this site, by other site
 	ways     map[string]*link
 	used     uint64
 }
@@ -84,7 +84,7 @@ func (l *links) of(digest bundle.Digest) *linked {
 }
 
 // drawn notes how many hosts of this site are gateways of a bundle to each of the others.
-func (l *links) drawn(digest bundle.Digest, gateways map[string]int) {
+func (l *links) drawn(digest bundle.Digest, gateways map[string][]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.of(digest).gateways = gateways
@@ -104,7 +104,7 @@ func (l *links) enter(digest bundle.Digest, from Site, to string) (limit *rate.L
 		way = &link{limit: rate.NewLimiter(0, 0)}
 		one.ways[to] = way
 	}
-	n := one.gateways[to]
+	n := len(one.gateways[to])
 	if n == 0 {
 		n = plan.Gateways
 	}

@@ -70,6 +70,23 @@ func TestASiteWithoutRouteGetsItsBytesFromTheOther(t *testing.T) {
 	})
 }
 
+// TestAGatewayThatDoesNotFetchKeepsNothingBack has a member that is a gateway of its site and never begins. Its share waited for as long as a busy one is given, and
+// where hosts are slow the others gave up before that.
+func TestAGatewayThatDoesNotFetchKeepsNothingBack(t *testing.T) {
+	a := packed(t, 30, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-2"), &source{a: a}
+		defer f.close()
+		all := placed(f, 4, false) // web-1 and web-3 are in one site, web-2 and web-4 in the other
+		wait(t, a, all[1].fetch(t.Context(), all[1].job(a, s)))
+		begin := time.Now()
+		wait(t, a, all[0].fetch(t.Context(), all[0].job(a, nil)))
+		if took := time.Since(begin); took >= time.Second { // of the bubble's clock; a request is late after a quarter of it at least, and a gateway after four times that
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 func TestALargeGroupListensToFewAndReadsTheOriginOnce(t *testing.T) {
 	a := foreign(t, 3<<20, 9)
 	bubble(t, func(t *testing.T) {
@@ -117,8 +134,8 @@ func TestALinkBetweenSitesIsSharedByTheGateways(t *testing.T) {
 		if got := enter("one", "b").Limit(); got != (4<<20)/plan.Gateways {
 			t.Errorf("before anything is drawn: %v bytes a second", got)
 		}
-		l.drawn("one", map[string]int{"b": 2})
-		l.drawn("two", map[string]int{"b": 1}) // whose gateway is alone, and says nothing of the first bundle's
+		l.drawn("one", map[string][]string{"b": {"web-1", "web-2"}})
+		l.drawn("two", map[string][]string{"b": {"web-3"}}) // whose gateway is alone, and says nothing of the first bundle's
 		limit := enter("one", "b")
 		if limit.Limit() != 2<<20 || limit != enter("one", "b") {
 			t.Errorf("of two gateways: %v bytes a second", limit.Limit())
@@ -186,7 +203,7 @@ func TestALinkServesFewAtATime(t *testing.T) {
 		t.Error("a slot that was given back is taken")
 	}
 	for n := range 2 * linksMax {
-		l.drawn(bundle.Digest(fmt.Sprint(n)), map[string]int{"b": 1})
+		l.drawn(bundle.Digest(fmt.Sprint(n)), map[string][]string{"b": {"web-1"}})
 	}
 	if len(l.bundles) != linksMax {
 		t.Errorf("%d bundles are remembered", len(l.bundles))

@@ -17,13 +17,27 @@ type Host struct{ Name, Site string }
 
 // Graph is who a host listens to.
 type Graph struct {
-	Near []string         // of its own site, sorted
-	Far  map[string]Share // of other sites, with its share of what comes from there
-	Out  map[string]int   // by other site, how many hosts of the own site are gateways to it
+	Near []string            // of its own site, sorted
+	Far  map[string]Share    // of other sites, with its share of what comes from there
+	Out  map[string][]string // by other site, the hosts of the own site that are gateways to it, in the order of their slots
 }
 
-// Share is one of several equal parts of a bundle's pieces.
-type Share struct{ Slot, Of int }
+// Share is one of several equal parts of a bundle's pieces, and which of those nobody cares for now.
+type Share struct {
+	Slot, Of int
+	Away     uint16 // a bit for each slot whose gateway does not exchange the bundle; its pieces belong to the next one that does
+}
+
+// Has says whether a piece belongs to the share. Each belongs to one only, if all know the same of who is away.
+func (s Share) Has(piece int) bool {
+	for k := range s.Of {
+		slot := (piece + k) % s.Of
+		if slot == s.Slot || s.Away&(1<<slot) == 0 {
+			return slot == s.Slot
+		}
+	}
+	return true
+}
 
 // Neighbours chooses whom self listens to among all members. Hosts that know the same members choose the same graph, in which each edge has two directions. Within a
 // site it is a full mesh, or, beyond MeshMax hosts, what some rings in random order make together: no host has more than a bounded number of neighbours, the site is
@@ -39,7 +53,7 @@ func Neighbours(self Host, all []Host, seed uint64) Graph {
 	me := point{self.Name, hashOf(self.Name)}
 	own := append(sites[self.Site], me)
 	near := around(me, own, MeshMax, seed)
-	g := Graph{Far: map[string]Share{}, Out: map[string]int{}}
+	g := Graph{Far: map[string]Share{}, Out: map[string][]string{}}
 	var others []point
 	for site := range sites {
 		if site != self.Site {
@@ -50,14 +64,14 @@ func Neighbours(self Host, all []Host, seed uint64) Graph {
 	for _, site := range around(home, append(others, home), 2*rings, seed) {
 		pair := mix(seed + mix(home.hash) + mix(hashOf(site)))
 		ours := first(own, Gateways, pair)
-		g.Out[site] = len(ours)
+		g.Out[site] = ours
 		slot := slices.Index(ours, self.Name)
 		if slot < 0 {
 			continue
 		}
 		near = append(near, ours...)
 		for _, name := range first(sites[site], Gateways, pair) {
-			g.Far[name] = Share{slot, len(ours)}
+			g.Far[name] = Share{Slot: slot, Of: len(ours)}
 		}
 	}
 	slices.Sort(near)

@@ -104,11 +104,34 @@ func TestManyDeadBeforeAnybodyNoticed(t *testing.T) {
 	}
 }
 
+func TestEachPieceBelongsToOneGatewayThatIsThere(t *testing.T) {
+	for away := range uint16(1 << 4) {
+		for piece := range 9 {
+			var owners []int
+			for slot := range 4 {
+				if (Share{Slot: slot, Of: 4, Away: away}).Has(piece) && away&(1<<slot) == 0 {
+					owners = append(owners, slot)
+				}
+			}
+			switch {
+			case away == 15 && len(owners) == 0:
+			case len(owners) != 1:
+				t.Errorf("away %04b: piece %d belongs to %v", away, piece, owners)
+			case away&(1<<(piece%4)) == 0 && owners[0] != piece%4:
+				t.Errorf("away %04b: piece %d went from its own gateway to %v", away, piece, owners)
+			}
+		}
+	}
+	if alone := (Share{}); !alone.Has(7) {
+		t.Error("no shares, and a piece belongs to nobody")
+	}
+}
+
 func TestGatewaysShareWhatTheyBring(t *testing.T) {
 	slots := map[int]int{}
 	for name, g := range drawn(hostsOf(200, 2)) {
 		for other, share := range g.Far {
-			if share.Of != Gateways || g.Out["site-0"]+g.Out["site-1"] != Gateways {
+			if share.Of != Gateways || len(g.Out["site-0"])+len(g.Out["site-1"]) != Gateways {
 				t.Errorf("%s brings %v from %s, gateways %v", name, share, other, g.Out)
 			}
 			slots[share.Slot]++

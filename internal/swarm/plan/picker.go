@@ -15,8 +15,9 @@ const (
 	againTimes = 3
 	againMin   = 250 * time.Millisecond
 	againMax   = 5 * time.Second
-	bringTimes = 4 // what another host is to bring from another site is waited for so many times as long
-	slowTimes  = 4 // a peer that takes so many times longer than the faster half
+	bringTimes = 4               // what another host is to bring from another site is waited for so many times as long
+	bringMax   = 8 * time.Second // and at most: less than an exchange without progress lasts
+	slowTimes  = 4               // a peer that takes so many times longer than the faster half
 	slowMin    = 200 * time.Millisecond
 	timedFew   = 8                // peers: too few for the first of them to have been compared with most
 	slowFor    = 15 * time.Second // is asked for so long only for what others do not have
@@ -110,7 +111,7 @@ func (p *Picker) SetFarPeer(host string, have Bits, share Share) {
 	s := p.peer(host)
 	s.ours = newWords(len(p.sizes))
 	for i := range p.sizes {
-		if share.Of <= 1 || i%share.Of == share.Slot {
+		if share.Has(i) {
 			s.ours.set(i)
 		}
 	}
@@ -385,7 +386,7 @@ func (p *Picker) bring(s *source, k int, now time.Duration) uint64 {
 		i := k<<6 + bits.TrailingZeros64(others)
 		switch {
 		case p.due[i] == 0:
-			p.due[i] = now + bringTimes*p.overdue()
+			p.due[i] = now + min(bringTimes*p.overdue(), bringMax)
 		case now >= p.due[i]:
 			want |= others & -others
 		}
