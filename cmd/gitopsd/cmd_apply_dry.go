@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,7 +14,7 @@ import (
 )
 
 // stateFileMax bounds one file that a dry run copies, as the applier bounds what it reads.
-const stateFileMax = 256 << 20
+const stateFileMax = 16 << 30
 
 // dryRun checks a deployment without a trace: a copy of the state's small files, with links to the releases, stands for the state directory,
 // and the bundle is unpacked beside it. Both are gone afterwards.
@@ -98,29 +99,31 @@ func mirrorState(state, scratch, groupID string) error {
 // copyState copies files of the state; one that is missing stays missing.
 func copyState(state, scratch string, names ...string) error {
 	for _, name := range names {
-		info, err := os.Stat(filepath.Join(state, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if info.Size() > stateFileMax {
-			return fmt.Errorf("%s has %d bytes, more than %d", filepath.Join(state, name), info.Size(), stateFileMax)
-		}
-		data, err := os.ReadFile(filepath.Join(state, name))
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(scratch, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return err
-		}
-		if err := os.WriteFile(to, data, 0o600); err != nil {
+		if err := copyStateFile(filepath.Join(state, name), filepath.Join(scratch, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+func copyStateFile(name, to string) error {
+	from, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, io.LimitReader(from, stateFileMax+1))
+	if err == nil && n > stateFileMax {
+		err = fmt.Errorf("%s has more than %d bytes", name, int64(stateFileMax))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // permissionHint adds to a lack of permission what the user uid can do about it.

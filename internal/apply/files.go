@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 
 	"github.com/gitopsd/gitopsd/internal/apply/plan"
@@ -24,24 +23,34 @@ func (d *Deployment) behavior() appspec.FileExistsBehavior { return d.FileExists
 
 // claimState is claim.json: what a group is putting in place.
 type claimState struct {
-	Version     int          `json:"version"`
-	Application string       `json:"application"`
-	Release     Key          `json:"release"`
-	Entries     []plan.Entry `json:"entries"`
+	claimHeader
+	Entries []plan.Entry // path and kind, without directories
+}
+
+// claimHeader is its first line; an entry a line follows.
+type claimHeader struct {
+	Version     int    `json:"version"`
+	Application string `json:"application"`
+	Release     Key    `json:"release"`
+}
+
+type claimEntry struct {
+	Path string    `json:"path"`
+	Kind plan.Kind `json:"kind"`
 }
 
 func (a *Applier) claimFile(groupID string) string {
 	return filepath.Join(a.groupDir(groupID), "claim.json")
 }
 
+// claim reads a group's claim, nil if it has none.
 func (a *Applier) claim(groupID string) (*claimState, error) {
 	var s claimState
-	err := readState(a.claimFile(groupID), &s)
-	if errors.Is(err, fs.ErrNotExist) {
+	err := readRecords(a.claimFile(groupID), stateVersion, &s.claimHeader, func(e claimEntry) {
+		s.Entries = append(s.Entries, plan.Entry{Path: verbatim(e.Path), Kind: e.Kind})
+	})
+	if missing(err) {
 		return nil, nil
-	}
-	if err == nil && s.Version != stateVersion {
-		err = fmt.Errorf("cannot read %s: format version %d is not known, only %d", a.claimFile(groupID), s.Version, stateVersion)
 	}
 	if err != nil {
 		return nil, err
@@ -49,7 +58,35 @@ func (a *Applier) claim(groupID string) (*claimState, error) {
 	return &s, nil
 }
 
-func (r *run) planFile() string { return filepath.Join(r.a.deploymentDir(r.key), "plan.json") }
+// claimHead reads a claim without its entries, nil if there is none.
+func (a *Applier) claimHead(groupID string) (*claimHeader, error) {
+	var h claimHeader
+	err := readHeader(a.claimFile(groupID), stateVersion, &h)
+	if missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &h, nil
+}
+
+// writeClaim claims what a plan puts in place.
+func (r *run) writeClaim(p *plan.Plan) error {
+	head := claimHeader{Version: stateVersion, Application: r.d.ApplicationName, Release: r.key}
+	return r.a.writeRecords(r.a.claimFile(r.d.GroupID), head, func(w *recordWriter) error {
+		for i := range p.Installed {
+			e := &p.Installed[i]
+			if e.Kind == plan.Dir {
+				continue
+			}
+			if err := w.put(claimEntry{plain(e.Path), e.Kind}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
 
 // install carries out the Install event. A failure restores the old version; an
 // interruption does too, and leaves the event to be begun again.
@@ -111,22 +148,7 @@ func (r *run) unfinished() (*installer, error) {
 	if r.story.install == "" || r.story.install == phaseUndone {
 		return nil, nil
 	}
-	var s savedPlan
-	if err := readState(r.planFile(), &s); err != nil {
-		return nil, err
-	}
-	if s.Version != plan.Version {
-		return nil, fmt.Errorf("cannot read plan %s: format version %d is not known, only %d", r.planFile(), s.Version, plan.Version)
-	}
-	return r.newInstaller(&s), nil
-}
-
-func (r *run) newInstaller(s *savedPlan) *installer {
-	in := &installer{a: r.a, plan: s.Plan, before: s.Before}
-	if r.c.release != nil {
-		in.archive = r.c.release.dir
-	}
-	return in
+	return r.savedInstall()
 }
 
 // prepareInstall makes the plan and makes it durable, after which the paths in
@@ -150,33 +172,27 @@ func (r *run) prepareInstall(ctx context.Context) (*installer, *Error, error) {
 	if err := r.a.checkSpace(p); err != nil {
 		return nil, installFault(err.Error(), false), nil
 	}
-	s := &savedPlan{Version: plan.Version, Plan: p}
+	in := r.newInstaller(p)
 	for _, c := range p.Changes {
 		before, err := readAttr(c.Path)
 		if err != nil {
 			return nil, installFault(err.Error(), false), nil
 		}
-		s.Before = append(s.Before, before)
+		in.before = append(in.before, before)
 	}
-	claim := claimState{Version: stateVersion, Application: r.d.ApplicationName, Release: r.key}
-	for _, e := range p.Installed {
-		if e.Kind != plan.Dir {
-			claim.Entries = append(claim.Entries, plan.Entry{Path: e.Path, Kind: e.Kind})
-		}
-	}
-	if err := r.a.writeState(r.a.claimFile(r.d.GroupID), claim); err != nil {
+	if err := r.writeClaim(p); err != nil {
 		return nil, nil, err
 	}
-	if err := r.a.writeState(r.planFile(), s); err != nil {
+	if err := r.savePlan(in); err != nil {
 		return nil, nil, err
 	}
-	return r.newInstaller(s), nil, nil
+	return in, nil, nil
 }
 
 // unclaim forgets the plan of an Install that was cut short before the journal
 // named it: what it claims would be kept from other groups for good.
 func (r *run) unclaim() error {
-	claim, err := r.a.claim(r.d.GroupID)
+	claim, err := r.a.claimHead(r.d.GroupID)
 	if err != nil || claim == nil || claim.Release != r.key {
 		return err
 	}
@@ -205,13 +221,13 @@ func (r *run) undoInstall(in *installer) error {
 
 // finishInstall records what is in place now, and removes what was saved.
 func (r *run) finishInstall(rep EventReport, in *installer) (EventReport, error) {
-	state := installedState{Version: stateVersion, Application: r.d.ApplicationName, Release: r.key, Entries: in.plan.Installed}
+	state := installedState{installedHeader{Application: r.d.ApplicationName, Release: r.key}, in.plan.Installed}
 	for _, group := range in.plan.Adopted {
 		if err := r.disown(group); err != nil {
 			return rep, err
 		}
 	}
-	if err := r.a.writeState(r.a.installedFile(r.d.GroupID), state); err != nil {
+	if err := r.a.writeInstalled(r.d.GroupID, state); err != nil {
 		return rep, err
 	}
 	if err := r.a.opts.Disk.Remove(r.a.claimFile(r.d.GroupID)); err != nil {
@@ -237,10 +253,9 @@ func (r *run) finishInstall(rep EventReport, in *installer) (EventReport, error)
 
 // disown takes a group's files away from it: they became ours.
 func (r *run) disown(group string) error {
-	s, err := r.a.installed(group)
+	head, err := r.a.installedHead(group)
 	if err != nil {
 		return err
 	}
-	s.Entries = nil
-	return r.a.writeState(r.a.installedFile(group), s)
+	return r.a.writeInstalled(group, installedState{installedHeader: head})
 }

@@ -16,22 +16,37 @@ import (
 
 // host answers the planner's questions about this host, each path once.
 type host struct {
-	nodes  map[string]plan.Node
+	nodes  map[string]plan.Node // but for files
+	files  map[string]hostFile
 	users  map[string]int
 	groups map[string]int
 	buf    []byte
 }
 
+// hostFile is what there is to know of a file; most paths are files.
+type hostFile struct {
+	size, mtimeNS int64
+	mode          uint32
+	uid, gid      uint32
+}
+
 func newHost() *host {
-	return &host{nodes: map[string]plan.Node{}, users: map[string]int{}, groups: map[string]int{}, buf: make([]byte, 256<<10)}
+	return &host{nodes: map[string]plan.Node{}, files: map[string]hostFile{}, users: map[string]int{}, groups: map[string]int{}, buf: make([]byte, 64<<10)}
 }
 
 // Lstat implements plan.Host.
 func (h *host) Lstat(p string) plan.Node {
+	if f, ok := h.files[p]; ok {
+		return plan.Node{Kind: plan.File, Mode: f.mode, UID: int(f.uid), GID: int(f.gid), Size: f.size, MTimeNS: f.mtimeNS}
+	}
 	if n, ok := h.nodes[p]; ok {
 		return n
 	}
 	n, _, err := statNode(p)
+	if n.Kind == plan.File {
+		h.files[p] = hostFile{n.Size, n.MTimeNS, n.Mode, uint32(n.UID), uint32(n.GID)}
+		return n
+	}
 	if err == nil && n.Kind == plan.Link {
 		n.Leads, n.Real = leads(p)
 	}
@@ -130,7 +145,7 @@ func setAttr(fd int, a plan.Attr) error {
 	for _, acl := range []struct {
 		name  string
 		value []byte
-	}{{xattrAccess, a.Access}, {xattrDefault, a.Default}} {
+	}{{xattrAccess, a.ACL().Access}, {xattrDefault, a.ACL().Default}} {
 		if acl.value == nil {
 			continue
 		}
@@ -154,7 +169,7 @@ func dropACLs(fd int, a plan.Attr) error {
 	for _, acl := range []struct {
 		name  string
 		value []byte
-	}{{xattrAccess, a.Access}, {xattrDefault, a.Default}} {
+	}{{xattrAccess, a.ACL().Access}, {xattrDefault, a.ACL().Default}} {
 		if acl.value != nil {
 			continue
 		}
@@ -173,11 +188,17 @@ func readAttr(path string) (plan.Attr, error) {
 		return plan.Attr{}, err
 	}
 	a := plan.Attr{Mode: n.Mode, UID: n.UID, GID: n.GID}
-	if a.Access, err = readXattr(path, xattrAccess); err != nil {
+	var lists plan.Lists
+	if lists.Access, err = readXattr(path, xattrAccess); err != nil {
 		return a, err
 	}
-	a.Default, err = readXattr(path, xattrDefault)
-	return a, err
+	if lists.Default, err = readXattr(path, xattrDefault); err != nil {
+		return a, err
+	}
+	if lists.Access != nil || lists.Default != nil {
+		a.Lists = &lists
+	}
+	return a, nil
 }
 
 func readXattr(path, name string) ([]byte, error) {

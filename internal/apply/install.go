@@ -16,13 +16,6 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply/plan"
 )
 
-// savedPlan is plan.json: what Install does and what its undo needs to know.
-type savedPlan struct {
-	Version int         `json:"version"`
-	Plan    *plan.Plan  `json:"plan"`
-	Before  []plan.Attr `json:"before"` // of the directories in Plan.Changes
-}
-
 // installer carries out one plan. Every step may run twice: what is done is
 // read from the tree.
 type installer struct {
@@ -88,7 +81,7 @@ func (in *installer) walk(ctx context.Context, files chan<- stagedFile) error {
 	var path string
 	defer func() { parent.done() }()
 	for i := range in.plan.Units {
-		u := &in.plan.Units[i]
+		u := in.plan.Unit(i)
 		if err := in.unstage(u); err != nil {
 			return err
 		}
@@ -153,14 +146,15 @@ func (in *installer) commit() error {
 		}
 	}
 	for i := range in.plan.Removals {
-		r := &in.plan.Removals[i]
+		r := in.plan.Removal(i)
 		if err := in.move("remove", r.Path, r.Saved); err != nil && !isMissing(err) {
 			return fmt.Errorf("cannot remove %s: %w", r.Path, err)
 		}
 	}
 	for i := range in.plan.Units {
-		if err := in.swap(&in.plan.Units[i]); err != nil {
-			return fmt.Errorf("cannot put %s in place: %w", in.plan.Units[i].Dest, err)
+		u := in.plan.Unit(i)
+		if err := in.swap(u); err != nil {
+			return fmt.Errorf("cannot put %s in place: %w", u.Dest, err)
 		}
 	}
 	return in.sync()
@@ -254,11 +248,13 @@ func change(path string, a plan.Attr) error {
 func (in *installer) undo(placed bool) error {
 	if placed {
 		for i := range in.plan.Units {
-			if err := in.restore(&in.plan.Units[i]); err != nil {
-				return fmt.Errorf("cannot restore %s: %w", in.plan.Units[i].Dest, err)
+			u := in.plan.Unit(i)
+			if err := in.restore(u); err != nil {
+				return fmt.Errorf("cannot restore %s: %w", u.Dest, err)
 			}
 		}
-		for _, r := range in.plan.Removals {
+		for i := range in.plan.Removals {
+			r := in.plan.Removal(i)
 			if err := in.move("restore", r.Saved, r.Path); err != nil && !isMissing(err) {
 				return fmt.Errorf("cannot restore %s: %w", r.Path, err)
 			}
@@ -278,8 +274,9 @@ func (in *installer) undo(placed bool) error {
 		}
 	}
 	for i := range in.plan.Units {
-		if err := in.unstage(&in.plan.Units[i]); err != nil {
-			return fmt.Errorf("cannot remove %s: %w", in.plan.Units[i].Stage, err)
+		u := in.plan.Unit(i)
+		if err := in.unstage(u); err != nil {
+			return fmt.Errorf("cannot remove %s: %w", u.Stage, err)
 		}
 	}
 	return in.sync()
@@ -321,12 +318,12 @@ func exists(path string) bool {
 // clean removes what was saved and the directories that became empty.
 func (in *installer) clean() error {
 	for i := range in.plan.Units {
-		if err := in.discard(in.plan.Units[i].Saved); err != nil {
+		if err := in.discard(in.plan.Unit(i).Saved); err != nil {
 			return err
 		}
 	}
-	for _, r := range in.plan.Removals {
-		if err := in.discard(r.Saved); err != nil {
+	for i := range in.plan.Removals {
+		if err := in.discard(in.plan.Removal(i).Saved); err != nil {
 			return err
 		}
 	}

@@ -440,7 +440,7 @@ func TestStateVersion(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(w.dir, "state", "version"), []byte("gitopsd apply 9\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(w.options()); err == nil || !strings.Contains(err.Error(), "version 1") {
+	if _, err := New(w.options()); err == nil || !strings.Contains(err.Error(), "version 2") {
 		t.Error(err)
 	}
 }

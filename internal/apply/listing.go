@@ -15,21 +15,98 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply/plan"
 )
 
-// listing is files.json: every path of a release with the digests of its files.
-type listing struct {
-	Version int          `json:"version"`
-	Nodes   []listedNode `json:"nodes"`
+// listingFile lists every path of a release in the order of plan.LessPath, with
+// the digests of its files.
+const listingFile = "files.json"
+
+type listingHeader struct {
+	Version int `json:"version"`
 }
 
 type listedNode struct {
-	Path    []byte    `json:"path"` // names need not be UTF-8
+	Path    string    `json:"path"`
 	Node    plan.Node `json:"node"`
 	CTimeNS int64     `json:"ctimeNs"` // a file whose ctime and size are unchanged has the digest listed
 }
 
-// listRelease lists the tree at dir, without the digests of its files.
-func listRelease(ctx context.Context, dir string) (*listing, error) {
-	out := &listing{Version: stateVersion}
+func (n listedNode) plain() listedNode {
+	n.Path, n.Node.Target, n.Node.Real = plain(n.Path), plain(n.Node.Target), plain(n.Node.Real)
+	return n
+}
+
+// knownListing reads a listing beside a walk of the same tree.
+type knownListing struct {
+	batches chan []listedNode
+	quit    chan struct{}
+	done    chan error
+	batch   []listedNode
+}
+
+// openListing begins to read a listing, in its own goroutine until close.
+func openListing(file string) (*knownListing, error) {
+	var head listingHeader
+	r, err := openRecords(file, stateVersion, &head)
+	if err != nil {
+		return nil, err
+	}
+	k := &knownListing{batches: make(chan []listedNode, 2), quit: make(chan struct{}), done: make(chan error, 1)}
+	go k.read(r)
+	return k, nil
+}
+
+func (k *knownListing) read(r *recordReader) {
+	for more := true; more; {
+		batch := make([]listedNode, 0, 128)
+		for len(batch) < cap(batch) && more {
+			var n listedNode
+			if more = r.next(&n); more {
+				n.Path = verbatim(n.Path)
+				batch = append(batch, n)
+			}
+		}
+		select {
+		case k.batches <- batch:
+		case <-k.quit:
+			k.done <- r.file.Close()
+			return
+		}
+	}
+	err := r.close()
+	close(k.batches)
+	k.done <- err
+}
+
+// find returns what is listed for a path, nil if it is not. Paths are asked for
+// in their order.
+func (k *knownListing) find(p string) *listedNode {
+	for {
+		for len(k.batch) > 0 && plan.LessPath(k.batch[0].Path, p) {
+			k.batch = k.batch[1:]
+		}
+		if len(k.batch) > 0 {
+			if k.batch[0].Path == p {
+				return &k.batch[0]
+			}
+			return nil
+		}
+		var ok bool
+		if k.batch, ok = <-k.batches; !ok {
+			return nil
+		}
+	}
+}
+
+// close ends reading; the error is for a listing that is damaged as far as it was read.
+func (k *knownListing) close() error {
+	close(k.quit)
+	return <-k.done
+}
+
+// listRelease calls each with every path of the tree at dir, in order, and the
+// digest of every file. That of a file unchanged since it was listed is taken
+// from known, which may be nil.
+func listRelease(ctx context.Context, dir string, known *knownListing, each func(listedNode) error) error {
+	buf := make([]byte, 128<<10)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -37,67 +114,40 @@ func listRelease(ctx context.Context, dir string) (*listing, error) {
 		if err != nil || path == dir {
 			return err
 		}
-		rel, _ := filepath.Rel(dir, path)
 		node, ctime, err := statNode(path)
 		if err != nil {
 			return err
 		}
-		if node.Kind == plan.Link {
-			node.Leads, node.Real = leadsInside(dir, path)
-		}
-		out.Nodes = append(out.Nodes, listedNode{Path: []byte(rel), Node: node, CTimeNS: ctime})
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot list release: %w", err)
-	}
-	return out, nil
-}
-
-// digest adds the digests of the files below dir. Those of files unchanged
-// since before are taken from there.
-func (l *listing) digest(ctx context.Context, dir string, before *listing) error {
-	known := make(map[string]*listedNode, len(before.Nodes))
-	for i := range before.Nodes {
-		known[string(before.Nodes[i].Path)] = &before.Nodes[i]
-	}
-	buf := make([]byte, 256<<10)
-	for i := range l.Nodes {
-		n := &l.Nodes[i]
-		if n.Node.Kind != plan.File {
-			continue
-		}
-		had := known[string(n.Path)]
-		if had != nil && had.CTimeNS == n.CTimeNS && had.Node.Size == n.Node.Size && had.Node.MTimeNS == n.Node.MTimeNS {
-			n.Node.SHA256 = had.Node.SHA256
-			continue
-		}
-		err := ctx.Err()
-		if err == nil {
-			n.Node.SHA256, err = hashFile(filepath.Join(dir, string(n.Path)), buf)
+		n := listedNode{Path: path[len(dir)+1:], Node: node, CTimeNS: ctime}
+		switch node.Kind {
+		case plan.Link:
+			n.Node.Leads, n.Node.Real = leadsInside(dir, path)
+		case plan.File:
+			if n.Node.SHA256 = known.digest(&n); n.Node.SHA256 == "" {
+				n.Node.SHA256, err = hashFile(path, buf)
+			}
 		}
 		if err != nil {
-			return fmt.Errorf("cannot list release: %w", err)
+			return err
 		}
+		return each(n)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot list release: %w", err)
 	}
 	return nil
 }
 
-// tree gives the listing to the planner: files that came from git, and all of a
-// bundle that carries no times, have none.
-func (l *listing) tree(info *releaseInfo) *plan.Tree {
-	timeless := map[string]bool{}
-	for _, p := range info.Overlay {
-		timeless[p] = true
+// digest returns the digest listed for a file that is unchanged, "" for any other.
+func (k *knownListing) digest(n *listedNode) string {
+	if k == nil {
+		return ""
 	}
-	nodes := make(map[string]plan.Node, len(l.Nodes))
-	for _, n := range l.Nodes {
-		if info.Timeless || timeless[string(n.Path)] {
-			n.Node.MTimeNS = 0
-		}
-		nodes[string(n.Path)] = n.Node
+	had := k.find(n.Path)
+	if had == nil || had.CTimeNS != n.CTimeNS || had.Node.Size != n.Node.Size || had.Node.MTimeNS != n.Node.MTimeNS {
+		return ""
 	}
-	return plan.NewTree(nodes)
+	return had.Node.SHA256
 }
 
 // statNode describes a path without following a link.

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gitopsd/gitopsd/internal/apply/plan"
 	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
@@ -225,7 +224,7 @@ func (r *run) abandon(ctx context.Context) (Result, error) {
 	if err := r.takeBack(); err != nil {
 		return Result{}, err
 	}
-	in, err := r.a.installed(r.d.GroupID)
+	in, err := r.a.installedHead(r.d.GroupID)
 	if err != nil {
 		return Result{}, err
 	}
@@ -258,28 +257,27 @@ func (a *Applier) started(k Key, e appspec.Event) bool {
 // then, there is a claim, and what was saved is still there. After one that came
 // to its end what was saved goes.
 func (r *run) takeBack() error {
-	claim, err := r.a.claim(r.d.GroupID)
+	claim, err := r.a.claimHead(r.d.GroupID)
 	if err != nil {
 		return err
 	}
-	installed, err := r.a.installed(r.d.GroupID)
+	installed, err := r.a.installedHead(r.d.GroupID)
 	if err != nil {
 		return err
 	}
 	claimed, done := claim != nil && claim.Release == r.key, installed.Release == r.key
-	var s savedPlan
-	err = readState(r.planFile(), &s)
+	in, err := r.savedInstall()
 	switch {
-	case err != nil || s.Plan == nil || s.Version != plan.Version:
+	case err != nil:
 		if claimed {
 			r.warnings = append(r.warnings, "Install was under way and its plan cannot be read; what it was to replace may be half done")
 		}
 	case done:
-		if err := r.newInstaller(&s).clean(); err != nil {
+		if err := in.clean(); err != nil {
 			return err
 		}
 	case claimed:
-		if err := r.newInstaller(&s).undo(true); err != nil {
+		if err := in.undo(true); err != nil {
 			return err
 		}
 	}

@@ -137,11 +137,11 @@ func (a *Applier) checkSpec(d *Deployment, c *checked) error {
 		return err
 	}
 	c.spec = spec
-	installed, err := a.installed(d.GroupID)
+	installed, err := a.installedHead(d.GroupID)
 	if err != nil {
 		return err
 	}
-	c.idle = len(spec.Files) == 0 && len(installed.Entries) == 0
+	c.idle = len(spec.Files) == 0 && installed.Entries == 0
 	for _, p := range spec.Unusable() {
 		c.refuse(appspec.Install, c.release.AppSpec+":"+p.String(), true)
 	}
@@ -275,7 +275,7 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 	c.report.Warnings = append(c.report.Warnings, p.Warnings...)
 	c.report.Changes = PlanCounts{Unchanged: p.Unchanged, Removed: len(p.Removals), Kept: len(p.Kept), Bytes: p.SizeBytes}
 	for _, u := range p.Units {
-		c.report.Changes.Written += len(u.Items)
+		c.report.Changes.Written += u.Count
 	}
 	if err := a.checkSpace(p); err != nil {
 		c.refuse(appspec.Install, err.Error(), false)
@@ -287,57 +287,68 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 // removes what the group has in place. A trial takes what another Install of the
 // group is putting in place at this moment for installed.
 func (a *Applier) makePlan(ctx context.Context, d *Deployment, c *checked, trial bool) (*plan.Plan, []plan.Problem, error) {
-	spec, tree, modTime := &appspec.Spec{}, plan.NewTree(nil), d.CommitTime
+	in := plan.Input{
+		Spec: &appspec.Spec{}, Release: plan.NewTree(nil), Host: newHost(), Root: a.opts.DestinationRoot, WorkDir: a.opts.WorkDir,
+		Behavior: d.behavior(), Umask: a.umask, Privileged: os.Geteuid() == 0, UID: os.Geteuid(), GIDs: ownGroups(),
+		Application: d.ApplicationName, Tag: tagOf(d.Key()),
+	}
+	modTime := d.CommitTime
 	if c.release != nil {
 		var err error
-		if tree, err = a.releaseTree(ctx, c.release); err != nil {
+		if in.Release, err = a.releaseTree(ctx, c.release); err != nil {
 			return nil, nil, err
 		}
-		spec = c.spec
+		in.Spec = c.spec
 		if modTime.IsZero() {
 			modTime = c.release.Created
 		}
 	}
-	var claimed []plan.Entry
-	if claim, err := a.claim(d.GroupID); err != nil {
-		return nil, nil, err
-	} else if claim != nil && trial {
-		claimed = claim.Entries
-	}
-	previous, err := a.installed(d.GroupID)
-	if err != nil {
+	in.ModTimeNS = modTime.UnixNano()
+	var err error
+	if in.Previous, err = a.previous(d.GroupID, trial); err != nil {
 		return nil, nil, err
 	}
-	others, err := a.claims(d)
-	if err != nil {
+	if in.Others, err = a.claims(d); err != nil {
 		return nil, nil, err
 	}
-	p, problems := plan.Build(plan.Input{
-		Spec: spec, Release: tree, Host: newHost(), Root: a.opts.DestinationRoot, WorkDir: a.opts.WorkDir,
-		Behavior: d.behavior(), Umask: a.umask, Privileged: os.Geteuid() == 0, UID: os.Geteuid(), GIDs: ownGroups(),
-		Application: d.ApplicationName, Tag: tagOf(d.Key()), ModTimeNS: modTime.UnixNano(),
-		Previous: append(claimed, previous.Entries...), Others: others,
-	})
+	p, problems := plan.Build(in)
 	return p, problems, nil
 }
 
-// releaseTree lists a release as it is now: scripts may have changed it since it
-// was unpacked.
-func (a *Applier) releaseTree(ctx context.Context, info *releaseInfo) (*plan.Tree, error) {
-	var before listing
-	read := make(chan error, 1)
-	go func() { read <- readState(filepath.Join(a.releaseDir(info.Key), "files.json"), &before) }()
-	files, err := listRelease(ctx, info.dir)
-	if readErr := <-read; readErr != nil {
-		return nil, readErr
-	}
-	if err == nil {
-		err = files.digest(ctx, info.dir, &before)
-	}
+// previous lists what the group has in place and, for a trial, is putting there.
+func (a *Applier) previous(groupID string, trial bool) ([]plan.Entry, error) {
+	claim, err := a.claim(groupID)
 	if err != nil {
 		return nil, err
 	}
-	return files.tree(info), nil
+	installed, err := a.installed(groupID)
+	if err != nil || claim == nil || !trial {
+		return installed.Entries, err
+	}
+	return append(claim.Entries, installed.Entries...), nil
+}
+
+// releaseTree lists a release as it is now: scripts may have changed it since it
+// was unpacked. Files that came from git, and all of a bundle that carries no
+// times, have none.
+func (a *Applier) releaseTree(ctx context.Context, info *releaseInfo) (*plan.Tree, error) {
+	timeless := map[string]bool{}
+	for _, p := range info.Overlay {
+		timeless[p] = true
+	}
+	tree := plan.NewTree(nil)
+	known, err := openListing(filepath.Join(a.releaseDir(info.Key), listingFile))
+	if err != nil {
+		return nil, err
+	}
+	err = listRelease(ctx, info.dir, known, func(n listedNode) error {
+		if info.Timeless || timeless[n.Path] {
+			n.Node.MTimeNS = 0
+		}
+		tree.Add(n.Path, n.Node)
+		return nil
+	})
+	return tree, errors.Join(err, known.close())
 }
 
 // claims lists what other groups have in place or are putting in place.
@@ -377,7 +388,8 @@ func (a *Applier) claims(d *Deployment) ([]plan.Owned, error) {
 func (a *Applier) checkSpace(p *plan.Plan) error {
 	need, nodes := map[uint64]int64{}, map[uint64]int64{}
 	where := map[uint64]string{}
-	for _, u := range p.Units {
+	for i := range p.Units {
+		u := p.Unit(i)
 		dir := topExisting(filepath.Dir(u.Dest))
 		dev, err := device(dir)
 		if err != nil {

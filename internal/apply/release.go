@@ -165,17 +165,13 @@ func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string)
 		info.Overlay = append(info.Overlay, filepath.ToSlash(filepath.Clean(f.Path)))
 	}
 	info.AppSpec = findAppSpec(archive, d.AppSpecName)
-	files, err := listRelease(ctx, archive)
-	if err == nil {
-		err = files.digest(ctx, archive, &listing{})
-	}
+	err = a.writeRecords(filepath.Join(making, listingFile), listingHeader{stateVersion}, func(w *recordWriter) error {
+		return listRelease(ctx, archive, nil, func(n listedNode) error {
+			info.SizeBytes += n.Node.Size
+			return w.put(n.plain())
+		})
+	})
 	if err != nil {
-		return nil, err
-	}
-	for _, f := range files.Nodes {
-		info.SizeBytes += f.Node.Size
-	}
-	if err := a.writeState(filepath.Join(making, "files.json"), files); err != nil {
 		return nil, err
 	}
 	return info, a.writeRelease(making, info)
@@ -309,7 +305,7 @@ func (a *Applier) Releases(groupID string) ([]Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	installed, err := a.installed(groupID)
+	installed, err := a.installedHead(groupID)
 	if err != nil {
 		return nil, err
 	}

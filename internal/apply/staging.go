@@ -41,14 +41,14 @@ func newStaging(u *plan.Unit, parent *openDir) *staging {
 }
 
 // rel is an item's path below the top, "" for the top itself.
-func (s *staging) rel(item *plan.Item) string { return strings.TrimPrefix(item.Path, s.unit.Dest) }
+func (s *staging) rel(item *plan.Entry) string { return strings.TrimPrefix(item.Path, s.unit.Dest) }
 
 // stagedFile is a file on its way.
 type stagedFile struct {
 	s    *staging
 	dir  *openDir
 	base string
-	item *plan.Item
+	item *plan.Entry
 }
 
 // write makes the file, unless it is to be skipped.
@@ -73,7 +73,7 @@ func (f stagedFile) write(archive string, buf []byte, skip bool) (err error) {
 }
 
 // add makes a directory or link, or hands out a file.
-func (s *staging) add(item *plan.Item, files chan<- stagedFile) error {
+func (s *staging) add(item *plan.Entry, files chan<- stagedFile) error {
 	dir, base := s.parent, s.base
 	if rel := s.rel(item); rel != "" {
 		var err error
@@ -100,7 +100,7 @@ func (s *staging) add(item *plan.Item, files chan<- stagedFile) error {
 
 // makingMode is what a directory is made with: one whose mode the plan tells is
 // closed until it has it.
-func makingMode(item *plan.Item) uint32 {
+func makingMode(item *plan.Entry) uint32 {
 	if item.Attr.Inherit {
 		return 0o777
 	}
@@ -109,7 +109,7 @@ func makingMode(item *plan.Item) uint32 {
 
 // begin makes the top. Root makes it closed, finds out which mode it would have
 // had, and gives it that in the end; others could lose its setgid bit by that.
-func (s *staging) begin(item *plan.Item) error {
+func (s *staging) begin(item *plan.Entry) error {
 	closed := item.Attr.Inherit && os.Geteuid() == 0
 	mode := makingMode(item)
 	if closed {

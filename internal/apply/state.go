@@ -27,7 +27,7 @@ import (
 //	groups/GROUP/releases/ID.ATTEMPT/          release.json, files.json, archive/
 //	groups/GROUP/deployments/ID.ATTEMPT/       deployment.json, journal, plan.json, hooks/EVENT/;
 //	                                           journal.damaged-N was set aside
-const stateVersion = 1
+const stateVersion = 2
 
 // Bounds of what is read back from the state directory, in bytes.
 const (
@@ -136,10 +136,16 @@ func readState(path string, v any) error {
 
 // installedState is groups/GROUP/installed.json.
 type installedState struct {
-	Version     int          `json:"version"`
-	Application string       `json:"application"`
-	Release     Key          `json:"release"`
-	Entries     []plan.Entry `json:"entries"`
+	installedHeader
+	Entries []plan.Entry
+}
+
+// installedHeader is its first line; an entry a line follows.
+type installedHeader struct {
+	Version     int    `json:"version"`
+	Application string `json:"application"`
+	Release     Key    `json:"release"`
+	Entries     int    `json:"entries"` // how many follow
 }
 
 func (a *Applier) installedFile(groupID string) string {
@@ -148,15 +154,44 @@ func (a *Applier) installedFile(groupID string) string {
 
 // installed returns what a group has in place, nothing if it never installed.
 func (a *Applier) installed(groupID string) (installedState, error) {
-	var s installedState
-	err := readState(a.installedFile(groupID), &s)
-	if errors.Is(err, fs.ErrNotExist) {
-		return installedState{Version: stateVersion}, nil
-	}
-	if err == nil && s.Version != stateVersion {
-		err = fmt.Errorf("cannot read %s: format version %d is not known, only %d", a.installedFile(groupID), s.Version, stateVersion)
+	s := installedState{installedHeader: installedHeader{Version: stateVersion}}
+	err := readRecords(a.installedFile(groupID), stateVersion, &s.installedHeader, func(e plan.Entry) {
+		if s.Entries == nil {
+			s.Entries = make([]plan.Entry, 0, min(s.installedHeader.Entries, recordsAhead))
+		}
+		s.Entries = append(s.Entries, verbatimEntry(e))
+	})
+	if missing(err) {
+		return s, nil
 	}
 	return s, err
+}
+
+// recordsAhead bounds what is made room for by a header's word alone.
+const recordsAhead = 1 << 20
+
+// installedHead returns all but the entries.
+func (a *Applier) installedHead(groupID string) (installedHeader, error) {
+	h := installedHeader{Version: stateVersion}
+	err := readHeader(a.installedFile(groupID), stateVersion, &h)
+	if missing(err) {
+		return h, nil
+	}
+	return h, err
+}
+
+// writeInstalled records what a group has in place.
+func (a *Applier) writeInstalled(groupID string, s installedState) error {
+	s.installedHeader.Version, s.installedHeader.Entries = stateVersion, len(s.Entries)
+	return a.writeRecords(a.installedFile(groupID), s.installedHeader, func(w *recordWriter) error {
+		for _, e := range s.Entries {
+			e.Source = ""
+			if err := w.put(plainEntry(e)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // pointer names a release of a group: good.json and recent.json.

@@ -32,13 +32,13 @@ type aclEntry struct {
 // owner's, group's and others' from the mode, the mask from the group's bits
 // where a named entry needs one and none is given. A list that says no more
 // than the mode is nil.
-func (b *builder) acl(t *target, p *appspec.Permission) (access, inherited []byte) {
+func (b *builder) acl(t *target, p *appspec.Permission) *Lists {
 	u, g, o := uint16(t.attr.Mode>>6&7), uint16(t.attr.Mode>>3&7), uint16(t.attr.Mode&7)
 	var base, def []aclEntry
 	for _, a := range p.ACLs {
 		e, ok := b.ace(a)
 		if !ok {
-			return nil, nil
+			return nil
 		}
 		list := &base
 		if a.Default {
@@ -47,16 +47,16 @@ func (b *builder) acl(t *target, p *appspec.Permission) (access, inherited []byt
 		for _, other := range *list {
 			if other.tag == e.tag && other.id == e.id {
 				b.problem(Invalid, "%sthe access control list for %s names %s twice", prefix, p.Object, a)
-				return nil, nil
+				return nil
 			}
 		}
 		*list = append(*list, e)
 	}
-	access = encodeACL(complete(base, u, g, o))
+	lists := &Lists{Access: encodeACL(complete(base, u, g, o))}
 	if len(def) > 0 {
-		inherited = encodeACL(complete(def, u, g, o))
+		lists.Default = encodeACL(complete(def, u, g, o))
 	}
-	return access, inherited
+	return lists
 }
 
 func (b *builder) ace(a appspec.ACE) (aclEntry, bool) {
@@ -133,9 +133,10 @@ func encodeACL(list []aclEntry) []byte {
 // Shown returns the mode as stat shows it: where an access list has a mask, that
 // stands in the group's place.
 func (a Attr) Shown() uint32 {
-	for at := 4; at+8 <= len(a.Access); at += 8 {
-		if binary.LittleEndian.Uint16(a.Access[at:]) == tagMask {
-			return a.Mode&^0o070 | uint32(binary.LittleEndian.Uint16(a.Access[at+2:]))<<3
+	access := a.ACL().Access
+	for at := 4; at+8 <= len(access); at += 8 {
+		if binary.LittleEndian.Uint16(access[at:]) == tagMask {
+			return a.Mode&^0o070 | uint32(binary.LittleEndian.Uint16(access[at+2:]))<<3
 		}
 	}
 	return a.Mode

@@ -1,27 +1,20 @@
 package plan
 
 import (
-	"bytes"
-	"fmt"
-	"path"
 	"strings"
 )
 
 // layOut turns the targets into units of one rename each.
 func (b *builder) layOut() {
-	var unit *Unit
-	flush := func() {
-		if unit != nil {
-			b.plan.Units = append(b.plan.Units, *unit)
-			unit = nil
-		}
-	}
-	for _, p := range b.sorted() {
+	unit, dest := -1, "" // the one being laid out
+	paths := b.sorted()
+	b.plan.Installed = make([]Entry, 0, len(paths))
+	for _, p := range paths {
 		t := b.targets[p]
-		inside := unit != nil && strings.HasPrefix(p, unit.Dest+"/")
+		inside := unit >= 0 && strings.HasPrefix(p, dest+"/")
 		entry := b.entry(t)
 		if !inside {
-			flush()
+			unit = -1
 			if t.exists {
 				b.plan.Installed = append(b.plan.Installed, entry)
 				b.change(t)
@@ -32,28 +25,17 @@ func (b *builder) layOut() {
 				b.plan.Unchanged++
 				continue
 			}
-			unit = &Unit{Dest: p, Old: t.old}
-			unit.Stage, unit.Saved = b.names(p)
+			unit, dest = len(b.plan.Units), p
+			b.plan.Units = append(b.plan.Units, Extent{First: len(b.plan.Installed), Old: t.old})
 		}
+		entry.Source = t.source
 		b.plan.Installed = append(b.plan.Installed, entry)
-		unit.Items = append(unit.Items, Item{Path: p, Kind: entry.Kind, Source: t.source, Target: entry.Target, Size: entry.Size, MTimeNS: entry.MTimeNS, Attr: t.attr})
+		b.plan.Units[unit].Count++
 		if entry.Kind == File {
 			b.plan.SizeBytes += entry.Size
 		}
 	}
-	flush()
 }
-
-// names makes the temporary names beside a path.
-func (b *builder) names(p string) (stage, saved string) {
-	n := len(b.plan.Units) + len(b.plan.Removals)
-	base := path.Join(parent(p), fmt.Sprintf("%s%s-%d", TempPrefix, b.in.Tag, n))
-	return base + ".new", base + ".old"
-}
-
-// TempPrefix begins the name of everything Install keeps beside a destination
-// for a while.
-const TempPrefix = ".gitopsd-"
 
 func (b *builder) entry(t *target) Entry {
 	e := Entry{Path: t.path, Kind: Dir, Attr: t.attr}
@@ -90,19 +72,26 @@ func (b *builder) unchanged(t *target, want Entry) (Entry, bool) {
 		n.Mode != want.Attr.Shown(),
 		want.Attr.UID >= 0 && n.UID != want.Attr.UID,
 		want.Attr.GID >= 0 && n.GID != want.Attr.GID,
-		!b.in.Host.Same(had):
+		!b.in.Host.Same(*had):
 		return Entry{}, false
 	}
-	had.MTimeNS = n.MTimeNS
-	return had, true
+	kept := *had
+	kept.MTimeNS = n.MTimeNS
+	return kept, true
 }
+
+// nothing is the entry of a path that no deployment made.
+var nothing = &Entry{}
 
 // change sets the attributes of a directory of ours that stays.
 func (b *builder) change(t *target) {
 	n := b.in.Host.Lstat(t.path)
-	had := b.previous[t.path]
+	had := nothing
+	if e, ours := b.previous[t.path]; ours {
+		had = e
+	}
 	if n.Mode == t.attr.Shown() && (t.attr.UID < 0 || n.UID == t.attr.UID) && (t.attr.GID < 0 || n.GID == t.attr.GID) &&
-		bytes.Equal(had.Attr.Access, t.attr.Access) && bytes.Equal(had.Attr.Default, t.attr.Default) && t.attr.Context == nil {
+		had.Attr.ACL().equal(t.attr.ACL()) && t.attr.Context == nil {
 		return
 	}
 	b.plan.Changes = append(b.plan.Changes, Change{Path: t.path, New: t.attr})
@@ -110,7 +99,7 @@ func (b *builder) change(t *target) {
 
 func (a Attr) equal(b Attr) bool {
 	same := a.Context == nil && b.Context == nil || a.Context != nil && b.Context != nil && *a.Context == *b.Context
-	return same && a.Mode == b.Mode && a.Inherit == b.Inherit && a.UID == b.UID && a.GID == b.GID && bytes.Equal(a.Access, b.Access) && bytes.Equal(a.Default, b.Default)
+	return same && a.Mode == b.Mode && a.Inherit == b.Inherit && a.UID == b.UID && a.GID == b.GID && a.ACL().equal(b.ACL())
 }
 
 // clean plans the removal of what earlier deployments put in place and this one
@@ -134,11 +123,10 @@ func (b *builder) clean() {
 			b.plan.Rmdir = append(b.plan.Rmdir, p)
 		case e.Kind != n.Kind:
 			b.keep(p, "it is something else now")
-		case e.Kind == Link && n.Target != e.Target, e.Kind == File && !b.in.Host.Same(e):
+		case e.Kind == Link && n.Target != e.Target, e.Kind == File && !b.in.Host.Same(*e):
 			b.keep(p, "it was changed since it was installed")
 		default:
-			_, saved := b.names(p)
-			b.plan.Removals = append(b.plan.Removals, Removal{Path: p, Saved: saved})
+			b.plan.Removals = append(b.plan.Removals, p)
 		}
 	}
 }
@@ -178,11 +166,11 @@ func (p *Plan) Touched() []string {
 			out = append(out, dir)
 		}
 	}
-	for _, u := range p.Units {
-		add(parent(u.Dest))
+	for _, x := range p.Units {
+		add(parent(p.Installed[x.First].Path))
 	}
-	for _, r := range p.Removals {
-		add(parent(r.Path))
+	for _, removed := range p.Removals {
+		add(parent(removed))
 	}
 	for _, c := range p.Changes {
 		add(c.Path)

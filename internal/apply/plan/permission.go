@@ -125,7 +125,7 @@ func (b *builder) setOn(t *target, p *appspec.Permission) {
 		t.attr.Mode, t.attr.Inherit = p.Mode.Bits(), false
 	}
 	if p.ACLs != nil {
-		t.attr.Access, t.attr.Default = b.acl(t, p)
+		t.attr.Lists = b.acl(t, p)
 	}
 	if p.Context != nil {
 		b.setContext(t, p.Context)

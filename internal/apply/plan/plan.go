@@ -1,11 +1,16 @@
 package plan
 
 import (
+	"bytes"
+	"fmt"
+	"path"
+	"strconv"
+
 	"github.com/gitopsd/gitopsd/internal/appspec"
 )
 
 // Version of the plan's and the entries' encoding.
-const Version = 1
+const Version = 2
 
 // Host answers questions about the host's files. Paths are absolute, with the
 // destination root before them.
@@ -31,6 +36,7 @@ type Entry struct {
 	MTimeNS int64  `json:"mtimeNs,omitempty"`
 	SHA256  string `json:"sha256,omitempty"`
 	Target  string `json:"target,omitempty"`
+	Source  string `json:"source,omitempty"` // in the release, of what a unit puts in place
 	Attr    Attr   `json:"attr"`
 }
 
@@ -40,9 +46,26 @@ type Attr struct {
 	Inherit bool     `json:"inherit,omitempty"` // a directory keeps the mode it is made with, which its parent may add to
 	UID     int      `json:"uid"`               // -1: left as it comes
 	GID     int      `json:"gid"`
-	Access  []byte   `json:"access,omitempty"`  // system.posix_acl_access
-	Default []byte   `json:"default,omitempty"` // system.posix_acl_default
+	Lists   *Lists   `json:"lists,omitempty"`
 	Context *Context `json:"context,omitempty"`
+}
+
+// Lists are the access lists of a path, as the kernel's extended attributes.
+type Lists struct {
+	Access  []byte `json:"access,omitempty"`  // system.posix_acl_access
+	Default []byte `json:"default,omitempty"` // system.posix_acl_default
+}
+
+// ACL returns the access lists, empty ones if there are none.
+func (a Attr) ACL() Lists {
+	if a.Lists == nil {
+		return Lists{}
+	}
+	return *a.Lists
+}
+
+func (l Lists) equal(m Lists) bool {
+	return bytes.Equal(l.Access, m.Access) && bytes.Equal(l.Default, m.Default)
 }
 
 // Context is the part of an SELinux context that is set; empty parts are left.
@@ -97,31 +120,27 @@ type Problem struct {
 	Message string
 }
 
-// Item is one path to be put in place.
-type Item struct {
-	Path    string `json:"path"`
-	Kind    Kind   `json:"kind"`
-	Source  string `json:"source,omitempty"` // in the release
-	Target  string `json:"target,omitempty"` // of a link
-	Size    int64  `json:"size,omitempty"`
-	MTimeNS int64  `json:"mtimeNs,omitempty"`
-	Attr    Attr   `json:"attr"`
-}
-
 // Unit is put in place by one rename: a file or link in a directory that
 // exists, or a new directory with all below it.
 type Unit struct {
-	Dest  string `json:"dest"`
-	Stage string `json:"stage"` // where it is built, beside Dest
-	Saved string `json:"saved"` // where what was at Dest is kept until Install is done
-	Old   Kind   `json:"old"`   // what was at Dest
-	Items []Item `json:"items"` // the first is Dest itself; directories before what is in them
+	Dest  string
+	Stage string  // where it is built, beside Dest
+	Saved string  // where what was at Dest is kept until Install is done
+	Old   Kind    // what was at Dest
+	Items []Entry // the first is Dest itself; directories before what is in them
+}
+
+// Extent is what a plan holds of a unit; a plan may have very many.
+type Extent struct {
+	First int  `json:"first"` // where its items begin in Plan.Installed
+	Count int  `json:"count"` // of its items
+	Old   Kind `json:"old,omitempty"`
 }
 
 // Removal takes away what the previous revision had and this one has not.
 type Removal struct {
-	Path  string `json:"path"`
-	Saved string `json:"saved"`
+	Path  string
+	Saved string
 }
 
 // Change sets attributes of a directory that exists.
@@ -139,25 +158,59 @@ type Kept struct {
 // Plan is what Install does. Units, removals and changes are independent of
 // each other's order.
 type Plan struct {
-	Version   int       `json:"version"`
-	Units     []Unit    `json:"units"`
-	Removals  []Removal `json:"removals"`
-	Changes   []Change  `json:"changes"`
-	Rmdir     []string  `json:"rmdir"` // emptied directories, deepest first; those that are not empty stay
-	Kept      []Kept    `json:"kept"`
-	Installed []Entry   `json:"installed"` // what is in place afterwards, sorted
-	Adopted   []string  `json:"adopted"`   // groups whose files became ours
-	Unchanged int       `json:"unchanged"`
-	SizeBytes int64     `json:"sizeBytes"` // to be copied
-	Warnings  []string  `json:"warnings"`
+	Tag       string // part of temporary names
+	Units     []Extent
+	Removals  []string // paths
+	Changes   []Change
+	Rmdir     []string // emptied directories, deepest first; those that are not empty stay
+	Kept      []Kept
+	Installed []Entry  // what is in place afterwards, sorted
+	Adopted   []string // groups whose files became ours
+	Unchanged int
+	SizeBytes int64 // to be copied
+	Warnings  []string
+}
+
+// Unit makes the i-th unit.
+func (p *Plan) Unit(i int) *Unit {
+	x := p.Units[i]
+	u := &Unit{Old: x.Old, Items: p.Installed[x.First : x.First+x.Count]}
+	u.Dest = u.Items[0].Path
+	u.Stage, u.Saved = p.beside(u.Dest, i, ".new"), p.beside(u.Dest, i, ".old")
+	return u
+}
+
+// Removal makes the i-th removal.
+func (p *Plan) Removal(i int) Removal {
+	path := p.Removals[i]
+	return Removal{Path: path, Saved: p.beside(path, len(p.Units)+i, ".old")}
+}
+
+// TempPrefix begins the name of everything Install keeps beside a destination
+// for a while.
+const TempPrefix = ".gitopsd-"
+
+// beside makes the n-th temporary name beside a path.
+func (p *Plan) beside(dest string, n int, end string) string {
+	return path.Join(parent(dest), TempPrefix+p.Tag+"-"+strconv.Itoa(n)+end)
+}
+
+// Check tells what is wrong with a plan that was read back.
+func (p *Plan) Check() error {
+	for i, x := range p.Units {
+		if x.First < 0 || x.Count < 1 || x.First > len(p.Installed)-x.Count {
+			return fmt.Errorf("unit %d has items %d to %d of %d", i, x.First, x.First+x.Count, len(p.Installed))
+		}
+	}
+	return nil
 }
 
 // Build makes the plan. With problems the plan is of no use.
 func Build(in Input) (*Plan, []Problem) {
 	b := &builder{
-		in: in, plan: &Plan{Version: Version},
+		in: in, plan: &Plan{Tag: in.Tag},
 		targets: map[string]*target{}, retained: map[string]bool{},
-		previous: map[string]Entry{}, others: map[string]int{},
+		previous: map[string]*Entry{}, others: map[string]int{},
 		told: map[string]bool{},
 	}
 	if b.in.WorkDir == "" {
@@ -174,6 +227,7 @@ func Build(in Input) (*Plan, []Problem) {
 	for _, f := range in.Spec.Files {
 		b.addSource(f)
 	}
+	b.in.Release = nil // what is needed of it the targets have
 	b.adopt()
 	b.judgeAll()
 	b.setPermissions()

@@ -139,7 +139,8 @@ func render(p *Plan, problems []Problem) string {
 	if len(problems) > 0 {
 		return b.String()
 	}
-	for _, u := range p.Units {
+	for i := range p.Units {
+		u := p.Unit(i)
 		old := ""
 		if u.Old != None {
 			old = " over a " + string(u.Old)
@@ -149,7 +150,8 @@ func render(p *Plan, problems []Problem) string {
 			fmt.Fprintf(&b, "  %s %s %s%s\n", item.Kind, item.Path, attrText(item.Attr), from(item))
 		}
 	}
-	for _, r := range p.Removals {
+	for i := range p.Removals {
+		r := p.Removal(i)
 		fmt.Fprintf(&b, "remove %s\n", r.Path)
 	}
 	for _, c := range p.Changes {
@@ -172,7 +174,7 @@ func render(p *Plan, problems []Problem) string {
 	return b.String()
 }
 
-func from(item Item) string {
+func from(item Entry) string {
 	switch {
 	case item.Kind == Link:
 		return " -> " + item.Target
@@ -190,7 +192,7 @@ func attrText(a Attr) string {
 	if a.UID > 0 || a.GID > 0 {
 		text += fmt.Sprintf(" %d:%d", a.UID, a.GID)
 	}
-	for _, acl := range [][]byte{a.Access, a.Default} {
+	for _, acl := range [][]byte{a.ACL().Access, a.ACL().Default} {
 		if acl != nil {
 			text += " acl" + aclText(acl)
 		}
@@ -262,7 +264,7 @@ func TestLessPathPutsContentsAfterTheirDirectory(t *testing.T) {
 		paths := rapid.SliceOfN(rapid.StringMatching(`/[ab!]{1,2}(/[ab!]{1,2}){0,3}`), 2, 12).Draw(rt, "paths")
 		sortPaths(paths)
 		for i := 1; i < len(paths); i++ {
-			if !lessPath(paths[i-1], paths[i]) && paths[i-1] != paths[i] {
+			if !LessPath(paths[i-1], paths[i]) && paths[i-1] != paths[i] {
 				rt.Fatalf("%q before %q", paths[i-1], paths[i])
 			}
 			for j := i + 1; j < len(paths); j++ {
@@ -310,7 +312,8 @@ func TestPlanProperty(t *testing.T) {
 			return
 		}
 		seen := map[string]bool{}
-		for _, u := range p.Units {
+		for i := range p.Units {
+			u := p.Unit(i)
 			for other := range seen {
 				if below(u.Dest, other) || below(other, u.Dest) {
 					rt.Fatalf("units %s and %s overlap", u.Dest, other)
@@ -321,7 +324,8 @@ func TestPlanProperty(t *testing.T) {
 				rt.Fatalf("%s: old is %q, on the disk %q", u.Dest, u.Old, host[u.Dest].Kind)
 			}
 		}
-		for _, r := range p.Removals {
+		for i := range p.Removals {
+			r := p.Removal(i)
 			for _, e := range p.Installed {
 				if e.Path == r.Path {
 					rt.Fatalf("%s is removed and ours", r.Path)

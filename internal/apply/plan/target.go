@@ -18,13 +18,16 @@ const prefix = "The deployment failed because "
 type target struct {
 	path   string
 	source string // in the release, empty for a directory made on the way
-	node   Node
+	node   *Node
 	dir    bool
 	attr   Attr
 	set    bool // a permission was applied
 	exists bool // a directory that stays, its attributes are ours
 	old    Kind
 }
+
+// nowhere is the node of a directory that the release does not have.
+var nowhere = &Node{}
 
 type builder struct {
 	in       Input
@@ -33,7 +36,7 @@ type builder struct {
 	hinted   bool // what to do about files that exist has been said
 	targets  map[string]*target
 	retained map[string]bool
-	previous map[string]Entry
+	previous map[string]*Entry
 	others   map[string]int // path -> index in in.Others
 	problems []Problem
 	told     map[string]bool
@@ -57,7 +60,8 @@ func (b *builder) warn(format string, args ...any) {
 }
 
 func (b *builder) indexOwners() {
-	for _, e := range b.in.Previous {
+	for i := range b.in.Previous {
+		e := &b.in.Previous[i]
 		b.previous[e.Path] = e
 	}
 	for i, o := range b.in.Others {
@@ -103,7 +107,7 @@ func (b *builder) addSource(f appspec.File) {
 }
 
 // directory tells whether a node is copied as a directory, and which.
-func (b *builder) directory(n Node, at string) (string, bool) {
+func (b *builder) directory(n *Node, at string) (string, bool) {
 	if n.Kind == Dir {
 		return at, true
 	}
@@ -135,7 +139,7 @@ func (b *builder) addDir(dest, source string) {
 		}
 		return
 	}
-	b.targets[dest] = &target{path: dest, source: source, dir: true}
+	b.targets[dest] = &target{path: dest, source: source, node: nowhere, dir: true}
 }
 
 // maxDepth bounds the depth of a tree, and with it loops of links.
@@ -167,7 +171,7 @@ func (b *builder) tooMany() bool { return len(b.problems) >= 100 }
 // loops tells whether a link at is inside the directory it leads to.
 func loops(dir, at string) bool { return dir == "." || strings.HasPrefix(at, dir+"/") }
 
-func (b *builder) addFile(n Node, source, dest string) {
+func (b *builder) addFile(n *Node, source, dest string) {
 	if n.Kind == Other {
 		b.problem(Invalid, "%s%s in the revision is neither file, directory nor link", prefix, source)
 		return
@@ -202,7 +206,8 @@ func (b *builder) adopt() {
 			continue
 		}
 		b.plan.Adopted = append(b.plan.Adopted, o.GroupID)
-		for _, e := range o.Entries {
+		for j := range o.Entries {
+			e := &o.Entries[j]
 			if _, own := b.previous[e.Path]; !own {
 				b.previous[e.Path] = e
 			}
@@ -222,11 +227,11 @@ func (b *builder) sorted() []string {
 }
 
 func sortPaths(paths []string) {
-	sort.Slice(paths, func(i, j int) bool { return lessPath(paths[i], paths[j]) })
+	sort.Slice(paths, func(i, j int) bool { return LessPath(paths[i], paths[j]) })
 }
 
-// lessPath orders paths by their elements: / counts less than any other byte.
-func lessPath(a, b string) bool {
+// LessPath orders paths by their elements: / counts less than any other byte.
+func LessPath(a, b string) bool {
 	for i := 0; i < len(a) && i < len(b); i++ {
 		if a[i] != b[i] {
 			return a[i] == '/' || b[i] != '/' && a[i] < b[i]

@@ -1,8 +1,9 @@
 package plan
 
 import (
+	"fmt"
 	"path"
-	"sort"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,17 @@ const (
 	Link  Kind = "link"
 	Other Kind = "other" // a device, socket or pipe
 )
+
+// UnmarshalText implements encoding.TextUnmarshaler without a string for each.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for _, known := range [...]Kind{None, File, Dir, Link, Other} {
+		if string(text) == string(known) {
+			*k = known
+			return nil
+		}
+	}
+	return fmt.Errorf("%.20q is no kind of file", text)
+}
 
 // Node is one path of a release or of the host.
 type Node struct {
@@ -37,33 +49,32 @@ type Node struct {
 // Tree is the listing of a release. Paths are relative with slashes; the root
 // is ".".
 type Tree struct {
-	nodes    map[string]Node
+	nodes    map[string]*Node
 	children map[string][]string
 }
 
-// NewTree makes a Tree of nodes by path. Directories above a node need not be
-// listed.
+// NewTree makes a Tree of nodes by path.
 func NewTree(nodes map[string]Node) *Tree {
-	t := &Tree{nodes: make(map[string]Node, len(nodes)+1), children: map[string][]string{}}
-	t.nodes["."] = Node{Kind: Dir, Mode: 0o755}
+	t := &Tree{nodes: map[string]*Node{".": {Kind: Dir, Mode: 0o755}}, children: map[string][]string{}}
 	for p, n := range nodes {
-		p = path.Clean(p)
-		_, known := t.nodes[p]
-		t.nodes[p] = n
-		for !known && p != "." {
-			dir, base := path.Split(p)
-			dir = path.Clean(dir)
-			t.children[dir] = append(t.children[dir], base)
-			if _, known = t.nodes[dir]; !known {
-				t.nodes[dir] = Node{Kind: Dir, Mode: 0o755}
-			}
-			p = dir
-		}
-	}
-	for _, c := range t.children {
-		sort.Strings(c)
+		t.Add(p, n)
 	}
 	return t
+}
+
+// Add adds a node. Directories above it need not be added.
+func (t *Tree) Add(p string, n Node) {
+	p = path.Clean(p)
+	_, known := t.nodes[p]
+	t.nodes[p] = &n
+	for !known && p != "." {
+		dir, base := parent(p), path.Base(p)
+		t.children[dir] = append(t.children[dir], base)
+		if _, known = t.nodes[dir]; !known {
+			t.nodes[dir] = &Node{Kind: Dir, Mode: 0o755}
+		}
+		p = dir
+	}
 }
 
 // Files counts the files and their bytes.
@@ -79,16 +90,22 @@ func (t *Tree) Files() (count int, sizeBytes int64) {
 
 // Lookup returns the node at p after following the links to directories in the
 // path above it, and the path it was found at.
-func (t *Tree) Lookup(p string) (Node, string) {
+func (t *Tree) Lookup(p string) (*Node, string) {
 	p = path.Clean(p)
 	if p == "." {
 		return t.nodes["."], "."
+	}
+	if n := t.nodes[p]; n != nil && t.nodes[parent(p)].Kind == Dir { // mostly
+		return n, p
 	}
 	at := "."
 	parts := strings.Split(p, "/")
 	for i, part := range parts {
 		at = path.Join(at, part)
 		n := t.nodes[at]
+		if n == nil {
+			break
+		}
 		if i == len(parts)-1 {
 			return n, at
 		}
@@ -98,8 +115,14 @@ func (t *Tree) Lookup(p string) (Node, string) {
 			break
 		}
 	}
-	return Node{}, ""
+	return nowhere, ""
 }
 
 // Children returns the sorted names in a directory.
-func (t *Tree) Children(dir string) []string { return t.children[path.Clean(dir)] }
+func (t *Tree) Children(dir string) []string {
+	names := t.children[path.Clean(dir)]
+	if !slices.IsSorted(names) {
+		slices.Sort(names)
+	}
+	return names
+}
