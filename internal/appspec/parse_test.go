@@ -335,3 +335,46 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestBracketsAndDirectives: measured with the agent's parser.
+func TestBracketsAndDirectives(t *testing.T) {
+	rows := []struct {
+		src     string
+		refused bool
+	}{
+		{"%YAML 1.1\n---\n" + header, false},
+		{"%YAML 1.2\n---\n" + header, false},
+		{"# x\n%YAML 1.2 # y\n---\n" + header, false},
+		{"%YAML 1.3\n---\n" + header, true},
+		{"%YAML 2.2\n---\n" + header, true},
+		{"%YAML 1.22\n---\n" + header, true},
+		{header + "x: [:]\n", true},
+		{header + "x: [: a]\n", true},
+		{header + "x: {: a}\n", true},
+		{header + "x: {a: b, : c}\n", true},
+		{header + "x: {? : c}\n", false},
+		{header + "x: {?\n  : c}\n", false},
+		{header + "x: {? a\n  b : c}\n", false},
+		{header + "x: {? a\n  : c}\n", false},
+		{header + "x: {a\n  b: c}\n", true},
+		{header + "x: {a\n  : c}\n", true},
+		{header + "x: {a\n  b, c: d}\n", false},
+		{header + "x: [a\n  b: c]\n", true},
+		{header + "x: {a: b,\n  c: d\n    e}\n", false},
+		{header + "x: {a: b, \"c\": d}\n", false},
+	}
+	for _, row := range rows {
+		_, _, err := Parse([]byte(row.src), Options{})
+		if (err != nil) != row.refused {
+			t.Errorf("%q: %v", row.src, err)
+		}
+	}
+}
+
+// TestBytesThatAreNoTextAreShown: a tag can put any byte into a value that a message shows.
+func TestBytesThatAreNoTextAreShown(t *testing.T) {
+	_, _, err := Parse([]byte(header+"permissions:\n  - object: /srv\n    context: {name: !!binary 4P9h}\n"), Options{})
+	if err == nil || !strings.Contains(err.Error(), `({"name"=>"\xE0\xFFa"})`) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package appspec
 
 import (
+	"fmt"
 	"math"
 	"math/big"
 	"strconv"
@@ -81,8 +82,14 @@ func writeQuoted(b *strings.Builder, text string) {
 	const escapes = "\a\b\t\n\v\f\r\x1b\"\\"
 	const letters = `abtnvfre"\`
 	b.WriteByte('"')
-	for i, r := range text {
-		next := text[i+utf8.RuneLen(max(r, 0)):]
+	for next := text; next != ""; {
+		r, size := utf8.DecodeRuneInString(next)
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(b, `\x%02X`, next[0])
+			next = next[1:]
+			continue
+		}
+		next = next[size:]
 		at := strings.IndexRune(escapes, r)
 		switch {
 		case at >= 0:

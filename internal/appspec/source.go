@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -163,8 +165,11 @@ func isMarker(row []byte, marker string) bool {
 // maxMended bounds how often compose mends a text.
 const maxMended = 32
 
+// yamlTwo is a directive that says the text is YAML 1.2.
+var yamlTwo = regexp.MustCompile(`^%YAML[ \t]+0*1\.0*2(?:\s|$)`)
+
 // compose parses the first document of text into nodes; nil for a text without a document. The library is stricter than the agent's in
-// three places, where the text is mended and parsed again: it wants a marker where a document ends, while the agent takes what follows
+// four places, where the text is mended and parsed again: it takes no directive for YAML 1.2, to which the agent pays no heed; it wants a marker where a document ends, while the agent takes what follows
 // the root node for another document, which it does not read (end says where that is, parsed is the text before it); it wants a blank
 // before a comment that follows a quoted scalar; and it does not take a dash alone for a scalar within brackets.
 func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Problem) {
@@ -180,6 +185,10 @@ func compose(text []byte) (root *yaml.Node, parsed []byte, end Position, p *Prob
 		case mended == maxMended:
 		case end == (Position{}) && strings.HasPrefix(syntax.Message, "did not find expected <document "):
 			text, end = before, at
+			continue
+		case syntax.Message == "found incompatible YAML document" && yamlTwo.Match(rest):
+			minor := len(before) + bytes.IndexByte(rest, '2')
+			text = append(append(append([]byte(nil), text[:minor]...), '1'), text[minor+1:]...)
 			continue
 		case syntax.Message == "found a comment without preceding whitespace" && len(rest) > 0 && rest[0] == '#':
 			text = append(append(append([]byte(nil), before...), ' '), rest...)
@@ -271,18 +280,27 @@ func (r *reader) checkNode(node *yaml.Node, at Position) *Problem {
 	return nil
 }
 
-// checkFlowKeys refuses what the agent's library does not take between braces: a plain key whose colon stands on a later line, and one
-// whose colon is followed by a bracket or a comma.
+// checkFlowKeys refuses what the agent's library does not take within brackets: a colon without a key, a plain key of several lines or
+// whose colon stands on a later line, and one whose colon is followed by a bracket or a comma. After a question mark all are fine.
 func (r *reader) checkFlowKeys(node *yaml.Node) *Problem {
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := node.Content[i]
-		if key.Kind != yaml.ScalarNode || key.Style != 0 || key.Value == "" || key.Anchor != "" {
+		if key.Kind != yaml.ScalarNode || key.Style != 0 || key.Anchor != "" || r.before(key.Line, key.Column) == '?' {
 			continue
 		}
 		line, column := key.Line, key.Column
+		if isBare(key) {
+			if r.char(line, column) == ':' {
+				return &Problem{Position: Position{line, column}, Message: "did not find expected node content while parsing a flow node", Hint: "put a key before the colon"}
+			}
+			continue
+		}
 		for _, c := range key.Value {
+			if r.char(line, column) != c && isBare(node.Content[i+1]) {
+				return nil // a key of several lines, which is fine without a colon
+			}
 			if r.char(line, column) != c {
-				return nil // the key itself goes over several lines
+				return &Problem{Position: Position{key.Line, key.Column}, Message: "did not find expected ',' or '}' while parsing a flow mapping", Hint: "write the key on one line"}
 			}
 			column++
 		}
@@ -302,6 +320,30 @@ func (r *reader) checkFlowKeys(node *yaml.Node) *Problem {
 		}
 	}
 	return nil
+}
+
+// isBare says whether node stands for nothing in the text.
+func isBare(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.Value == "" && node.Style == 0 && node.Anchor == ""
+}
+
+// before is the last character before a place of the text that is neither blank nor a line break; 0 without one.
+func (r *reader) before(line, column int) rune {
+	for ; line > 0; line, column = line-1, math.MaxInt {
+		var last rune
+		for _, c := range r.lines[line-1] {
+			if column--; column == 0 {
+				break
+			}
+			if !isBlank(c) {
+				last = c
+			}
+		}
+		if last != 0 {
+			return last
+		}
+	}
+	return 0
 }
 
 // char is the character at a place of the text; 0 beyond it.
