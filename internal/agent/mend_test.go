@@ -44,7 +44,7 @@ func TestARottenBundleIsMended(t *testing.T) {
 	}
 	found, _ := b.store.Lookup(g.Revision.Digest)
 	flip(t, found.Path, found.Ref.Index.Piece(1).Offset)
-	if _, err := found.ReadPiece(1); err == nil {
+	if _, err := found.ReadPiece(1, nil); err == nil {
 		t.Fatal("rot is handed out")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -55,7 +55,7 @@ func TestARottenBundleIsMended(t *testing.T) {
 		if !ok {
 			return false
 		}
-		_, err := again.ReadPiece(1)
+		_, err := again.ReadPiece(1, nil)
 		return err == nil && len(b.store.Suspects()) == 0
 	})
 	cancel()

@@ -74,6 +74,7 @@ type Index struct {
 	rawSum    [sha256.Size]byte // of the tar; zero if foreign
 	pieces    []Piece
 	encoded   []byte
+	digest    Digest // of encoded
 }
 
 // Framed reports whether the pieces are zstd frames of our own format rather than fixed pieces of a foreign archive.
@@ -115,7 +116,7 @@ func (x *Index) PayloadDigest() Digest { return DigestOf(x.sum) }
 func (x *Index) ArchiveSize() int64 { return x.PayloadSize() + int64(x.tailSize()) }
 
 // Digest is the digest of the encoded index: what a revision's `index:` pins.
-func (x *Index) Digest() Digest { return DigestBytes(x.encoded) }
+func (x *Index) Digest() Digest { return x.digest }
 
 // Encode returns the index in its stored form. The caller must not change it.
 func (x *Index) Encode() []byte { return x.encoded }
@@ -189,7 +190,7 @@ func (x *Index) encode() {
 			out = append(out, p.RawSum[:]...)
 		}
 	}
-	x.encoded = out
+	x.encoded, x.digest = out, DigestBytes(out)
 }
 
 // DecodeIndex reads an encoded index. It refuses anything but the one encoding an index has, so that equal indexes have equal digests.

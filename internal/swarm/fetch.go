@@ -70,6 +70,7 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 // leave forgets an exchange but for what it cost.
 func (s *Swarm) leave(x *exchange) {
 	progress := x.progress()
+	s.uploads.drawn(x.digest, 0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.exchanges, x.digest)

@@ -362,8 +362,11 @@ func (x *exchange) readPieces(ctx context.Context, origin Origin, pieces []int) 
 		read += int64(n)
 		x.countOrigin(n)
 	}}
+	buf := x.s.buffers.take()
+	defer func() { x.s.buffers.give(buf) }()
 	for _, i := range pieces {
-		data := make([]byte, x.sizes[i])
+		data := slices.Grow(buf[:0], int(x.sizes[i]))[:x.sizes[i]]
+		buf = data
 		if _, err := io.ReadFull(source, data); err != nil {
 			return read, -1, because(ctx, err)
 		}

@@ -97,8 +97,12 @@ func (x *exchange) redraw(members []string) {
 	graph := plan.Neighbours(self, all, x.lot)
 	x.mu.Lock()
 	x.drawn, x.home, x.graph = all, self.Site, graph
+	if x.picker != nil {
+		x.picker.Swarm(len(all))
+	}
 	x.mu.Unlock()
 	x.s.links.drawn(x.digest, graph.Out)
+	x.s.uploads.drawn(x.digest, len(all))
 }
 
 // follow listens to a host, if nobody does yet. The lock is held.
@@ -311,8 +315,11 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 	}
 	defer resp.Body.Close()
 	body := &meter{ctx: ctx, r: resp.Body, w: w, limit: x.s.down, note: func(n int) { x.countPeer(want.Host, n) }}
+	buf := x.s.buffers.take()
+	defer func() { x.s.buffers.give(buf) }()
 	for i := want.From; i < want.From+want.Count; i++ {
-		data := make([]byte, x.sizes[i])
+		data := slices.Grow(buf[:0], int(x.sizes[i]))[:x.sizes[i]]
+		buf = data
 		if _, err := io.ReadFull(body, data); err != nil {
 			return kept, fmt.Errorf("cannot read piece %d from %s: %w", i, want.Host, because(ctx, err))
 		}

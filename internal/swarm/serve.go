@@ -55,7 +55,7 @@ func digestOf(w http.ResponseWriter, r *http.Request) (bundle.Digest, bool) {
 type holding struct {
 	index   *bundle.Index
 	have    plan.Bits
-	read    func(i int) ([]byte, error)
+	read    func(i int, buf []byte) ([]byte, error)
 	state   state
 	done    bool
 	members int
@@ -121,6 +121,7 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "too many hosts listen", http.StatusServiceUnavailable)
 		return
 	}
+	defer s.uploads.listen(digest)()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	news, control := &newsWriter{w: bufio.NewWriter(w)}, http.NewResponseController(w)
 	if _, err := news.w.WriteString(newsMagic); err != nil {
@@ -152,21 +153,24 @@ func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsW
 	defer alive.Stop()
 	gap := time.NewTimer(plan.NewsGap(h.members))
 	defer gap.Stop()
-	for open := false; ; {
+	var changed <-chan struct{} // of no interest before the gap is over: in a busy exchange that would be most of what this host does
+	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-gap.C:
-			open = true
 		case <-alive.C:
 			return true
 		case <-appeared:
 			appeared = s.appeared.wait()
-			h = s.holdingOf(digest)
-		case <-h.changed:
-			h = s.holdingOf(digest)
+			if h = s.holdingOf(digest); !h.done && changed == nil {
+				continue
+			}
+		case <-changed:
 		}
-		if (open || h.done) && news.differs(h.view()) {
+		h = s.holdingOf(digest)
+		changed = h.changed
+		if news.differs(h.view()) {
 			return true
 		}
 	}
@@ -221,12 +225,15 @@ func (s *Swarm) servePieces(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	buf := s.buffers.take()
+	defer func() { s.buffers.give(buf) }()
 	for i := from; i < from+count; i++ {
-		data, err := h.read(i)
+		data, err := h.read(i, buf)
 		if err != nil {
 			s.log.Warn("a piece on this disk cannot be served", "digest", digest.Short(), "piece", i, "error", err)
 			panic(http.ErrAbortHandler)
 		}
+		buf = data
 		if s.sendPiece(w, r, data, link) != nil {
 			return
 		}

@@ -294,10 +294,10 @@ func TestABundleDoesNotTakeAllUploads(t *testing.T) {
 		}
 		return n
 	}
-	if a, b := count("a"), count("b"); a != plan.UploadsMax || b != plan.UploadsMax {
+	if a, b := count("a"), count("b"); a != plan.RequestsMax || b != plan.RequestsMax {
 		t.Errorf("%d and %d requests are served at a time", a, b)
 	}
-	if rest := count("c") + count("d") + count("e"); rest != uploadsMax-2*plan.UploadsMax {
+	if rest := count("c") + count("d") + count("e"); rest != uploadsMax-2*plan.RequestsMax {
 		t.Errorf("%d more", rest)
 	}
 	s.release("a")

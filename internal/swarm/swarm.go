@@ -41,7 +41,7 @@ import (
 // Bounds of the exchange.
 const (
 	fetchesMax   = 8                       // bundles fetched at a time; others wait for their turn
-	uploadsMax   = 32                      // runs of pieces served at a time, all bundles, and plan.UploadsMax of one; more are turned away at once
+	uploadsMax   = 32                      // runs of pieces served at a time, all bundles, and of one as many as plan.Flows says; more are turned away at once
 	streamsMax   = 2048                    // news told at a time
 	hearFirst    = 500 * time.Millisecond  // before the origin is read, peers that do not answer are waited for so long
 	stallMax     = 10 * time.Second        // without any progress before Fetch gives up for now
@@ -126,6 +126,7 @@ type Swarm struct {
 	log      *slog.Logger
 	up, down *rate.Limiter
 	uploads  slots
+	buffers  buffers
 	links    links
 	streams  chan struct{}
 	fetches  chan struct{}
@@ -156,7 +157,7 @@ func New(o Options) (*Swarm, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: slots{taken: map[bundle.Digest]int{}}, links: newLinks(), streams: make(chan struct{}, streamsMax),
+	return &Swarm{o: o, log: o.Log, up: limiter(o.Upload), down: limiter(o.Download), uploads: newSlots(), links: newLinks(), streams: make(chan struct{}, streamsMax),
 		fetches: make(chan struct{}, fetchesMax), desk: newDesk(), exchanges: map[bundle.Digest]*exchange{}, past: map[bundle.Digest]past{}}, nil
 }
 

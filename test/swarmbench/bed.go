@@ -143,7 +143,10 @@ func (b *bed) cut(ctx context.Context, name string) error {
 	return run(ctx, "ip", "-n", b.ns("fabric"), "link", "set", "p-"+name, "down")
 }
 
-// sent counts the bytes that left a host, headers of every segment included.
+// headerBytes is what Ethernet, IP and TCP with timestamps put before the payload of a segment.
+const headerBytes = 14 + 20 + 32
+
+// sent counts the bytes that left a host as TCP's payload: HTTP's headers and what was sent twice included, acknowledgements not.
 func (b *bed) sent(ctx context.Context, name string) (int64, error) {
 	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", b.ns(name), "tc", "-s", "qdisc", "show", "dev", "eth0", "root").Output()
 	if err != nil {
@@ -151,9 +154,15 @@ func (b *bed) sent(ctx context.Context, name string) (int64, error) {
 	}
 	fields := strings.Fields(string(out))
 	for i, f := range fields {
-		if f == "Sent" && i+1 < len(fields) {
-			return strconv.ParseInt(fields[i+1], 10, 64)
+		if f != "Sent" || i+3 >= len(fields) {
+			continue
 		}
+		sum, err := strconv.ParseInt(fields[i+1], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		segments, err := strconv.ParseInt(fields[i+3], 10, 64)
+		return sum - headerBytes*segments, err
 	}
 	return 0, fmt.Errorf("cannot count what left %s: tc says %q", name, out)
 }

@@ -138,7 +138,7 @@ func (f *fleet) watch(ctx context.Context, m measurement, commit string, before 
 		}
 	}
 	after, err := f.bed.sent(ctx, originHost)
-	return outcome{all: end.Sub(begun), egress: float64(after-before) * wire / float64(m.mib<<20)}, err
+	return outcome{all: end.Sub(begun), egress: float64(after-before) / float64(m.mib<<20)}, err
 }
 
 // logged finds the first line of an agent's log with a message and a word, and its time.
@@ -271,7 +271,9 @@ log: {level: info, format: text}
 // ready says whether an agent is ready and has nothing to complain about. Only then has its coordinator set a leader: a fleet that deploys is not being born, and the
 // first election is not what is measured.
 func ready(ctx context.Context, socket string) bool {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", socket) }
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}
 	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/readyz", nil)
 	if err != nil {

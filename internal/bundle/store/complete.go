@@ -22,8 +22,8 @@ type Bundle struct {
 	store *Store
 }
 
-// ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed it: the bundle is among Store.Suspects from then on.
-func (b *Bundle) ReadPiece(i int) ([]byte, error) {
+// ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed it: the bundle is among Store.Suspects from then on. The result lies in buf where that has room for it.
+func (b *Bundle) ReadPiece(i int, buf []byte) ([]byte, error) {
 	if b.Ref.Index == nil {
 		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), ErrNoIndex)
 	}
@@ -35,7 +35,7 @@ func (b *Bundle) ReadPiece(i int) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), err)
 	}
 	defer file.Close()
-	data, err := readPiece(file, b.Ref.Index, i)
+	data, err := readPiece(file, b.Ref.Index, i, buf)
 	if err == io.EOF {
 		err = fmt.Errorf("%w: the file is shorter than it was", ErrMismatch)
 	}

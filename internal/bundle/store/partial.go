@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -244,21 +245,21 @@ func dataSync(file *os.File) error {
 }
 
 // Read returns piece i, verified; fs.ErrNotExist if it is missing. A piece that is here but no longer what it was counts as missing from
-// then on, and the error is ErrMismatch.
-func (p *Partial) Read(i int) ([]byte, error) {
+// then on, and the error is ErrMismatch. The result lies in buf where that has room for it.
+func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 	x, here, done, err := p.piece(i)
 	switch {
 	case err != nil:
 		return nil, p.wrap("read piece of", err)
 	case done != nil:
-		return done.ReadPiece(i)
+		return done.ReadPiece(i, buf)
 	case !here:
 		return nil, p.wrap("read piece of", fs.ErrNotExist)
 	}
-	data, err := readPiece(p.file, x, i)
+	data, err := readPiece(p.file, x, i, buf)
 	if errors.Is(err, os.ErrClosed) { // completed meanwhile
 		if _, _, done, _ := p.piece(i); done != nil {
-			return done.ReadPiece(i)
+			return done.ReadPiece(i, buf)
 		}
 	}
 	if errors.Is(err, ErrMismatch) {
@@ -267,8 +268,9 @@ func (p *Partial) Read(i int) ([]byte, error) {
 	return data, p.wrap("read piece of", err)
 }
 
-func readPiece(file io.ReaderAt, x *bundle.Index, i int) ([]byte, error) {
-	data := make([]byte, x.Piece(i).Size)
+// readPiece reads and verifies a piece, in buf where that has room for it.
+func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, error) {
+	data := slices.Grow(buf[:0], x.Piece(i).Size)[:x.Piece(i).Size]
 	if _, err := file.ReadAt(data, x.Piece(i).Offset); err != nil {
 		return nil, err
 	}
@@ -317,6 +319,7 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, from []int) (pieces 
 	}
 	defer file.Close()
 	have := p.Have()
+	var buf []byte
 	for i, j := range from {
 		if err := ctx.Err(); err != nil {
 			return pieces, size, err
@@ -324,10 +327,11 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, from []int) (pieces 
 		if j < 0 || have.Has(i) {
 			continue
 		}
-		data, err := readPiece(file, b.Ref.Index, j)
+		data, err := readPiece(file, b.Ref.Index, j, buf)
 		if err != nil {
 			continue
 		}
+		buf = data
 		if err := p.Write(i, data); err != nil {
 			return pieces, size, err
 		}
@@ -364,12 +368,14 @@ func (p *Partial) fill(ctx context.Context, r io.Reader) error {
 func (p *Partial) scan(ctx context.Context) error {
 	x := p.Index()
 	found := NewBitmap(x.Len())
+	var buf []byte
 	for i := range x.Len() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		_, err := readPiece(p.file, x, i)
+		data, err := readPiece(p.file, x, i, buf)
 		if err == nil {
+			buf = data
 			found.Set(i)
 		} else if !errors.Is(err, ErrMismatch) {
 			return err

@@ -102,7 +102,7 @@ func TestPiecesInAnyOrderBecomeABundle(t *testing.T) {
 				if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
 					t.Error(err)
 				}
-				if got, err := p.Read(i); err != nil || !bytes.Equal(got, pieceOf(archive, ref.Index, i)) {
+				if got, err := p.Read(i, nil); err != nil || !bytes.Equal(got, pieceOf(archive, ref.Index, i)) {
 					t.Errorf("piece %d reads back differently: %v", i, err)
 				}
 			}
@@ -128,7 +128,7 @@ func TestPiecesInAnyOrderBecomeABundle(t *testing.T) {
 	if err != nil || !bytes.Equal(got, archive) {
 		t.Fatalf("the file differs from the archive (%v)", err)
 	}
-	if data, err := p.Read(0); err != nil || !bytes.Equal(data, pieceOf(archive, ref.Index, 0)) {
+	if data, err := p.Read(0, nil); err != nil || !bytes.Equal(data, pieceOf(archive, ref.Index, 0)) {
 		t.Errorf("a holder of the partial cannot read on: %v", err)
 	}
 	if _, err := s.Begin(ref); !errors.Is(err, fs.ErrExist) {
@@ -147,7 +147,7 @@ func TestWrongBytesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := p.Read(2); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := p.Read(2, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("reading a missing piece: %v", err)
 	}
 	if err := p.Write(ref.Index.Len(), nil); err == nil {
@@ -191,7 +191,7 @@ func TestRestartResumesFromTheBitmap(t *testing.T) {
 	if got := p.Have().Count(); got != half {
 		t.Fatalf("%d pieces after a restart, want %d", got, half)
 	}
-	if _, err := p.Read(1); !errors.Is(err, ErrMismatch) {
+	if _, err := p.Read(1, nil); !errors.Is(err, ErrMismatch) {
 		t.Fatalf("a rotten piece is served: %v", err)
 	}
 	if p.Have().Has(1) || p.Missing() != ref.Index.Len()-half+1 {
@@ -431,13 +431,13 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	file.Close()
-	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) {
+	if _, err := b.ReadPiece(2, nil); !errors.Is(err, ErrMismatch) {
 		t.Errorf("rot is served: %v", err)
 	}
-	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) || told != 1 || !slices.Equal(s.Suspects(), []bundle.Digest{ref.Digest}) {
+	if _, err := b.ReadPiece(2, nil); !errors.Is(err, ErrMismatch) || told != 1 || !slices.Equal(s.Suspects(), []bundle.Digest{ref.Digest}) {
 		t.Errorf("rot found twice is told %d times; suspects %v", told, s.Suspects())
 	}
-	if data, err := b.ReadPiece(1); err != nil || !bytes.Equal(data, pieceOf(archive, ref.Index, 1)) {
+	if data, err := b.ReadPiece(1, nil); err != nil || !bytes.Equal(data, pieceOf(archive, ref.Index, 1)) {
 		t.Errorf("a piece that is good is not served: %v", err)
 	}
 	dest := filepath.Join(t.TempDir(), "out")
@@ -452,7 +452,7 @@ func TestRotInACompleteBundleDemotesIt(t *testing.T) {
 	if p.Missing() != 1 {
 		t.Errorf("%d pieces to fetch again, want 1", p.Missing())
 	}
-	if _, err := p.Read(2); !errors.Is(err, fs.ErrNotExist) || len(s.Suspects()) != 0 {
+	if _, err := p.Read(2, nil); !errors.Is(err, fs.ErrNotExist) || len(s.Suspects()) != 0 {
 		t.Errorf("a partial hands rot out: %v; suspects %v", err, s.Suspects())
 	}
 	fetchAll(t, s, archive, ref)
@@ -483,7 +483,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 		have := p.Have()
 		for i := range ref.Index.Len() {
 			if have.Has(i) {
-				if got, err := p.Read(i); err != nil || !bytes.Equal(got, pieceOf(archive, ref.Index, i)) {
+				if got, err := p.Read(i, nil); err != nil || !bytes.Equal(got, pieceOf(archive, ref.Index, i)) {
 					return fmt.Errorf("the bitmap promises piece %d: %v", i, err)
 				}
 			} else if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
@@ -526,7 +526,7 @@ func TestASuspectThatIsGoodIsNoneAnyMore(t *testing.T) {
 	if err := os.Truncate(b.Path, ref.Index.Piece(2).Offset+1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.ReadPiece(2); !errors.Is(err, ErrMismatch) || len(s.Suspects()) != 1 {
+	if _, err := b.ReadPiece(2, nil); !errors.Is(err, ErrMismatch) || len(s.Suspects()) != 1 {
 		t.Errorf("%v, suspects %v", err, s.Suspects())
 	}
 	if err := os.WriteFile(b.Path, archive, 0o600); err != nil {

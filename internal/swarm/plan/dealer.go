@@ -20,6 +20,11 @@ const (
 	runsPerHost  = 4               // and of one host;
 	readersMax   = 32              // leases at a time over all hosts in any case
 	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
+	slowStart    = 4               // leases of runMin are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
+	slowStartFor = 2 * time.Second // but not for longer than this
+	behindTimes  = 3               // a host that has less than one in so many of the pieces that landed somewhere is behind, and reads only
+	behindFor    = 2 * time.Second // if no other was dealt any for so long, and for twice ReportEvery; but nobody is behind before
+	behindFrom   = 4               // one in so many pieces landed
 	rateUnknown  = 1 << 20         // bytes in a second assumed of a host that has not read anything yet
 	budgetShare  = 2               // one part in two of the bundle may leave the origin twice,
 	budgetMin    = 4 << 20         // bytes, but at least so much;
@@ -71,6 +76,7 @@ type Lease struct {
 type holder struct {
 	host  string
 	until time.Duration
+	dealt bool // by this dealer; otherwise it was told of it
 }
 
 // account is what the dealer knows of one host.
@@ -82,6 +88,7 @@ type account struct {
 	alone    int64         // bytes that it read and nobody else was heard to have
 	dealt    int           // pieces it has because they were dealt to it,
 	got      int           // and others,
+	behind   time.Duration // since when it is; 0 while it is not
 	fed      time.Duration // whose number last changed then, or it saw any that it lacks
 }
 
@@ -100,6 +107,7 @@ type Dealer struct {
 	spent  int64         // bytes that left the origin, as far as hosts said, and those of lost leases
 	first  time.Duration // of the first request
 	asked  bool
+	ahead  time.Duration // when a host that is not behind was dealt something last
 
 	failures int // in a row, of all hosts
 	probe    time.Duration
@@ -148,6 +156,10 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
+	case now-d.first < slowStartFor && d.underWay() >= slowStart*runMin+d.hadSum:
+		return Lease{Why: "the first pieces are on their way to other hosts", Retry: retryMin}
+	case d.behind(r, a, now):
+		return Lease{Why: "hosts that have more of it read it first", Retry: d.again(r, retryMax)}
 	case all >= readersMax*d.runBytes(r.Hosts):
 		return Lease{Why: "enough is on its way to other hosts", Retry: d.again(r, retryMax)}
 	}
@@ -159,6 +171,30 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent, d.total, d.reason), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
+}
+
+// behind says whether a host has so much less than others that those should read: what it reads it would pass on late, since its link is slow, or full with what it
+// lacks.
+func (d *Dealer) behind(r Request, a *account, now time.Duration) bool {
+	landed := d.had.Count()
+	if landed < len(d.sizes)/behindFrom || behindTimes*r.Have.Count() >= landed {
+		a.behind = 0
+		return false
+	}
+	if a.behind == 0 {
+		a.behind = now
+	}
+	return now-a.behind < starvedFor && now-d.ahead < max(behindFor, 2*ReportEvery(r.Hosts))
+}
+
+// underWay is how many bytes of leases that this dealer dealt have not landed.
+func (d *Dealer) underWay() (sum int64) {
+	for i, h := range d.leases {
+		if h.dealt {
+			sum += d.sizes[i]
+		}
+	}
+	return sum
 }
 
 // again is when to ask again: later in a large swarm, where somebody else asks meanwhile.
@@ -415,7 +451,7 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	}
 	length := min(max(leaseMin, 3*time.Duration(float64(size)/float64(rate)*float64(time.Second))), leaseMax)
 	for _, i := range run {
-		d.leases[i] = holder{host: r.Host, until: now + length}
+		d.leases[i] = holder{host: r.Host, until: now + length, dealt: true}
 		if d.had.Has(i) {
 			d.had.Clear(i)
 			d.hadSum -= d.sizes[i]
@@ -425,6 +461,9 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	}
 	if d.failures >= probeAfter {
 		d.probe = now + min(failMin<<min(d.failures-probeAfter, 10), failMax)
+	}
+	if d.hosts[r.Host].behind == 0 {
+		d.ahead = now
 	}
 	return Lease{Pieces: run, For: length}
 }

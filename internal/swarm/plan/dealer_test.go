@@ -500,3 +500,82 @@ func TestALargeSwarmIsToldToComeBackOneByOne(t *testing.T) {
 		t.Errorf("a hundred hosts come back at %d moments", len(times))
 	}
 }
+
+func TestLittleIsDealtBeforeAnythingLanded(t *testing.T) {
+	sizes := make([]int64, 512)
+	for i := range sizes {
+		sizes[i] = 128 << 10
+	}
+	d := NewDealer(sizes)
+	have, dealt := NewBits(len(sizes)), 0
+	var first []int
+	for i := range 16 {
+		lease := d.Deal(Request{Host: fmt.Sprint("h", i), Hosts: 16}, 0)
+		if len(lease.Pieces) == 0 && lease.Retry > 100*time.Millisecond {
+			t.Fatalf("to wait for the first pieces: %+v", lease)
+		}
+		dealt += len(lease.Pieces)
+		first = append(first, lease.Pieces...)
+	}
+	if dealt < slowStart || dealt > slowStart+1 { // a lease has two of these pieces
+		t.Errorf("%d pieces were dealt at once, expected %d", dealt, slowStart)
+	}
+	for _, i := range first {
+		have.Set(i)
+	}
+	for i := range 16 {
+		dealt += len(d.Deal(Request{Host: fmt.Sprint("h", i), Seen: have, Hosts: 16}, time.Millisecond).Pieces)
+	}
+	if dealt < 3*slowStart || dealt > 3*slowStart+1 {
+		t.Errorf("%d pieces were dealt after the first landed, expected as many as landed and %d", dealt, slowStart)
+	}
+	late := NewDealer(sizes)
+	late.Deal(Request{Host: "h0", Hosts: 16}, 0)
+	var end int
+	for i := range 16 {
+		end += len(late.Deal(Request{Host: fmt.Sprint("h", i), Hosts: 16}, slowStartFor).Pieces)
+	}
+	if end < 16 {
+		t.Errorf("%d pieces are dealt where nothing lands for long", end)
+	}
+}
+
+func TestAHostFarBehindReadsOnlyWhatNobodyElseAsksFor(t *testing.T) {
+	d := NewDealer(even(100))
+	landed := NewBits(100)
+	for i := range 60 {
+		landed.Set(i)
+	}
+	little := bitsOf(0, 1, 2)
+	if lease := d.Deal(Request{Host: "ahead", Have: landed, Hosts: 3}, 0); len(lease.Pieces) == 0 {
+		t.Fatalf("%+v", lease)
+	}
+	slow := func(now time.Duration) Lease {
+		return d.Deal(Request{Host: "behind", Have: little, Seen: landed, Hosts: 3}, now)
+	}
+	if lease := slow(time.Second); len(lease.Pieces) > 0 || lease.Why == "" {
+		t.Errorf("one that has 3 of 60: %+v", lease)
+	}
+	if lease := slow(behindFor); len(lease.Pieces) == 0 {
+		t.Errorf("nobody else was dealt anything for long: %+v", lease)
+	}
+	if lease := d.Deal(Request{Host: "late", Hosts: 3, Seen: landed}, 2*behindFor); len(lease.Pieces) == 0 {
+		t.Errorf("one that begins, where nobody else asks: %+v", lease)
+	}
+}
+
+// TestAHostIsNotBehindForEver has somebody far along take lease after lease and read nothing.
+func TestAHostIsNotBehindForEver(t *testing.T) {
+	d := NewDealer(even(1000))
+	landed := NewBits(1000)
+	for i := range 600 {
+		landed.Set(i)
+	}
+	for now := time.Second; now < 2*starvedFor; now += time.Second {
+		d.Deal(Request{Host: "liar", Have: landed, Hosts: 2}, now)
+		if lease := d.Deal(Request{Host: "honest", Seen: landed, Hosts: 2}, now); len(lease.Pieces) > 0 {
+			return
+		}
+	}
+	t.Error("it is")
+}

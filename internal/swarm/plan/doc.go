@@ -7,7 +7,8 @@
 // the requests what there is and what is being read.
 //
 // What left the origin is counted from what hosts say they read and from leases that ran out with their holder. It never passes the bundle's size by more than the
-// budget; once that is spent, only a trickle is dealt, and the answer says so. While the origin answers nobody, one host at a time tries it.
+// budget; once that is spent, only a trickle is dealt, and the answer says so. While the origin answers nobody, one host at a time tries it. Little is dealt before the
+// first pieces landed, and nothing to a host that is far behind while others ask.
 //
 // Neighbours draws whom a host listens to: everybody of a small site, two dozen of a large one, and, on a few gateways, hosts of other sites. Where nobody sees
 // everybody, a piece is somewhere for the dealer as long as anyone who asks shows it.

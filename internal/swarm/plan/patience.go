@@ -4,8 +4,6 @@ import "time"
 
 // Figures of patience.
 const (
-	RequestsMax = 8                     // requests to peers under way, one bundle
-	UploadsMax  = 8                     // runs of pieces served at a time, all bundles; more are turned away at once
 	PeerIdle    = 5 * time.Second       // a peer that sends nothing for so long is given up
 	Strikes     = 3                     // failures in a row before what a peer says it has counts for nothing until its rest is over
 	restMin     = 50 * time.Millisecond // a peer that is busy or failed rests so long, twice as long each time,

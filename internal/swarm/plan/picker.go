@@ -10,7 +10,6 @@ import (
 // Figures of asking peers.
 const (
 	PeerRunMax = 256 << 10   // bytes a host asks of a peer at once, but one piece at least
-	PeerAsks   = 2           // requests under way to one peer
 	againAfter = time.Second // on its way for so long (or againTimes what requests take lately), a piece is asked of a second peer when nothing else is left to ask
 	againTimes = 3
 	againMin   = 250 * time.Millisecond
@@ -45,6 +44,7 @@ type Picker struct {
 	busy    map[string]*int // requests under way by host, also to peers that were dropped
 	began   []time.Duration // of each of them
 	orphans int             // idle pieces that no peer has
+	swarm   int             // other hosts in the exchange
 	turn    uint64
 	pace    float64         // nanoseconds a byte of any peer took lately
 	due     []time.Duration // when a piece that only other sites have is everybody's; 0 while it is not such a one; nil without far peers
@@ -86,6 +86,9 @@ func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	}
 	return p
 }
+
+// Swarm notes how many other hosts are in the exchange, whether this one listens to them or not.
+func (p *Picker) Swarm(others int) { p.swarm = others }
 
 // Orphans is how many missing pieces are neither on their way nor at any peer: what must come from the origin.
 func (p *Picker) Orphans() int { return p.orphans }
@@ -350,6 +353,7 @@ func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok
 	if p.full(now) {
 		return Want{}, false
 	}
+	_, each := Flows(max(p.swarm, len(p.peers)))
 	p.turn = p.turn*6364136223846793005 + 1442695040888963407
 	able, least := make([]*source, 0, len(p.peers)), uint16(1)
 	union := newWords(len(p.sizes))
@@ -357,7 +361,7 @@ func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok
 		if !s.far && s.last && now >= s.slow {
 			p.rank(s, false)
 		}
-		if *s.busy < asks(s.host) {
+		if *s.busy < min(asks(s.host), each) {
 			able = append(able, s)
 			for k, h := range s.have {
 				if s.last {
@@ -470,7 +474,8 @@ func (p *Picker) full(now time.Duration) bool {
 			late++
 		}
 	}
-	return len(p.began)-late >= RequestsMax || len(p.began) >= 2*RequestsMax
+	all, _ := Flows(max(p.swarm, len(p.peers)))
+	return len(p.began)-late >= all || len(p.began) >= 2*all
 }
 
 // again asks a second peer for the piece that is on its way for longest.

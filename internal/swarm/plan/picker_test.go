@@ -529,3 +529,35 @@ func TestPatience(t *testing.T) {
 		t.Error("one that is well again is not trusted")
 	}
 }
+
+func TestInASmallSwarmEachPeerIsAskedOnce(t *testing.T) {
+	for _, swarm := range []struct{ others, all, each int }{{1, 8, 2}, {3, 8, 2}, {4, 8, 2}, {5, 8, 1}, {7, 8, 1}, {15, 15, 1}, {16, 16, 1}, {17, 8, 2}, {5000, 8, 2}} {
+		if all, each := Flows(swarm.others); all != swarm.all || each != swarm.each {
+			t.Errorf("with %d others: %d requests, %d to one", swarm.others, all, each)
+		}
+	}
+	p := emptyPicker(40)
+	for k := range 7 {
+		var own []int
+		for i := range 5 {
+			own = append(own, 5*k+i)
+		}
+		p.SetPeer(fmt.Sprint("peer-", k), bitsOf(own...))
+	}
+	asked := map[string]int{}
+	for {
+		w, ok := p.Pick(0, always(0))
+		if !ok {
+			break
+		}
+		asked[w.Host]++
+	}
+	if len(asked) != 7 {
+		t.Errorf("%v", asked)
+	}
+	for host, n := range asked {
+		if n != 1 {
+			t.Errorf("%s is asked %d times at once", host, n)
+		}
+	}
+}

@@ -285,6 +285,7 @@ func (s *sim) connect(h *simHost) {
 		members = slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Site != s.members[h.id].Site })
 	}
 	g := Neighbours(s.members[h.id], slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Name == "" }), s.c.seed)
+	h.picker.Swarm(len(members) - 1)
 	wanted := map[string]bool{}
 	for k, name := range slices.Concat(g.Near, slices.Sorted(maps.Keys(g.Far))) {
 		wanted[name] = true
@@ -376,7 +377,7 @@ func (s *sim) request(h *simHost, w Want) {
 		switch {
 		case peer.dead:
 			s.after(PeerIdle, func() { s.conclude(f, 0, func(p *Patience) { p.Strike(Strikes, s.now) }) })
-		case peer.serving >= UploadsMax:
+		case peer.serving >= s.uploads(peer):
 			s.out.turns++
 			s.conclude(f, 0, func(p *Patience) { p.TurnedAway(s.now) })
 		default:
@@ -385,6 +386,12 @@ func (s *sim) request(h *simHost, w Want) {
 			s.pour(&peer.up, f, func() bool { return peer.dead })
 		}
 	})
+}
+
+// uploads is how many requests a host serves at a time.
+func (s *sim) uploads(h *simHost) int {
+	all, _ := Flows(s.swarm(h) - 1)
+	return all
 }
 
 // pour puts a flow into a pipe.
