@@ -178,6 +178,9 @@ func (r *run) prepareInstall(ctx context.Context) (*installer, *Error, error) {
 		if err != nil {
 			return nil, installFault(err.Error(), false), nil
 		}
+		if c.New.Context == nil { // nor is it to be set when it is undone
+			before.Context = nil
+		}
 		in.before = append(in.before, before)
 	}
 	if err := r.writeClaim(p); err != nil {

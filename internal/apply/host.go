@@ -198,7 +198,11 @@ func readAttr(path string) (plan.Attr, error) {
 	if lists.Access != nil || lists.Default != nil {
 		a.Lists = &lists
 	}
-	return a, nil
+	label, err := readXattr(path, xattrContext)
+	if err == nil {
+		a.Context = splitContext(string(label))
+	}
+	return a, err
 }
 
 func readXattr(path, name string) ([]byte, error) {

@@ -22,3 +22,16 @@ func mergeContext(old string, c *plan.Context) (string, error) {
 	}
 	return strings.Join(parts, ":"), nil
 }
+
+// splitContext gives the parts of a context that can be set, nil if it is none.
+func splitContext(label string) *plan.Context {
+	parts := strings.SplitN(strings.TrimRight(label, "\x00"), ":", 4)
+	if len(parts) < 3 {
+		return nil
+	}
+	c := &plan.Context{User: parts[0], Type: parts[2]}
+	if len(parts) == 4 {
+		c.Range = parts[3]
+	}
+	return c
+}
