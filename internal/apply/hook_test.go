@@ -214,6 +214,11 @@ func TestRunAs(t *testing.T) {
 		t.Skip("this host has no user nobody")
 	}
 	w = newBench(t)
+	log = strings.Join(w.hook("id -un", ", runas: ''").ScriptsLog, "\n")
+	if !strings.Contains(log, "[stdout]root") {
+		t.Errorf("an empty name, which su takes for root: %s", log)
+	}
+	w = newBench(t)
 	log = strings.Join(w.hook("id -un; id -G; echo home=$HOME user=$USER", ", runas: nobody").ScriptsLog, "\n")
 	if !strings.Contains(log, "[stdout]nobody") || !strings.Contains(log, "[stdout]"+nobody.Gid) || !strings.Contains(log, "home="+nobody.HomeDir+" user=nobody") {
 		t.Errorf("as nobody: %s", log)

@@ -263,6 +263,25 @@ func TestHoldGood(t *testing.T) {
 	}
 }
 
+// A deployment without Install, as of a blue/green rollback's traffic events, leaves the files and so the last good release as they are.
+func TestOnlyInstallMakesAReleaseGood(t *testing.T) {
+	w := newBench(t)
+	dir := w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})
+	w.succeed(w.deployment("d-1", dir))
+	d := w.deployment("d-2", dir)
+	d.Events = []appspec.Event{appspec.BeforeAllowTraffic, appspec.AfterAllowTraffic}
+	w.succeed(d)
+	releases, err := w.applier().Releases("g1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range releases {
+		if r.Good != (r.DeploymentID == "d-1") {
+			t.Errorf("%s good: %v", r.DeploymentID, r.Good)
+		}
+	}
+}
+
 // What Preflight unpacked for a spec serves the deployment of that spec.
 func TestPreparedReleaseIsTakenOver(t *testing.T) {
 	w := newBench(t)

@@ -234,6 +234,9 @@ func (a *Applier) checkScripts(d *Deployment, c *checked) error {
 }
 
 func (a *Applier) checkUser(c *checked, h *host, e appspec.Event, s appspec.Script) {
+	if s.RunAs == "" && os.Geteuid() == 0 {
+		return // as for su, an empty name means root
+	}
 	id, ok := h.User(s.RunAs)
 	switch {
 	case !ok:

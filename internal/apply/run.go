@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
@@ -322,7 +323,7 @@ func (r *run) finish(rep EventReport, fault *Error, rec record) (EventReport, er
 // end writes down how the deployment ended, and keeps what is worth keeping.
 func (r *run) end(fault *Error) (Result, error) {
 	res := r.result(fault)
-	if fault == nil && r.c.release != nil && !r.d.HoldGood {
+	if fault == nil && r.c.release != nil && !r.d.HoldGood && slices.Contains(r.d.Events, appspec.Install) {
 		if err := r.a.MarkGood(r.c.release.Key); err != nil {
 			return Result{}, err
 		}

@@ -84,7 +84,7 @@ type Script struct {
 	Location       string // relative to the bundle's root; the whole string is the path, arguments are not split off
 	TimeoutSeconds int64  // greater than zero
 	RunAs          string // user's name; empty without HasRunAs: the agent's own user
-	HasRunAs       bool   // `runas` was given; an empty one is given too, and no such user exists
+	HasRunAs       bool   // `runas` was given; an empty one is given too and stands for root
 	Sudo           bool
 	Position       Position
 

@@ -103,7 +103,7 @@ func (c *checker) warnScript(s Script, item *value) {
 		c.warn(sudo.at, WarnTruthy, "sudo: %s counts as true, as everything but false and null does", clip(inspect(sudo)))
 	}
 	if s.HasRunAs && s.RunAs == "" {
-		c.warn(item.get("runas").at, WarnUnusable, "runas is an empty name, no such user exists; leave it out to run as the agent's user")
+		c.warn(item.get("runas").at, WarnUnusable, "runas is an empty name, which stands for root; leave it out to run as the agent's user")
 	}
 	if strings.ContainsAny(s.Location, " \t\n") {
 		c.warn(item.get("location").at, WarnPath, "the location %q holds a blank; the whole of it is the name of the script, arguments cannot be given", clip(s.Location))

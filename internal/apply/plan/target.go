@@ -96,10 +96,15 @@ func (b *builder) addSource(f appspec.File) {
 		b.problem(Invalid, "%sthe AppSpec file names the source %q, which the revision does not contain: No such file or directory - %s", prefix, f.Source, source)
 		return
 	}
+	dir, isDir := b.directory(node, at)
+	if !isDir && strings.HasSuffix(f.Source, "/") {
+		b.problem(Invalid, "%sthe source %q in the files section of the AppSpec file ends in a slash, but is no directory: Not a directory - %s", prefix, f.Source, source)
+		return
+	}
 	raw := b.absolute(f.Destination)
 	b.addWay(raw)
 	dest := b.rooted(raw)
-	if dir, ok := b.directory(node, at); ok {
+	if isDir {
 		b.addTree(dir, dest)
 		return
 	}
