@@ -108,6 +108,12 @@ func (b *builder) setOn(t *target, p *appspec.Permission) {
 		return
 	}
 	t.set = true
+	for _, u := range p.Unusable {
+		b.problem(Invalid, "%s%s", prefix, u.Message)
+	}
+	if len(p.Unusable) > 0 {
+		return
+	}
 	if !t.dir {
 		for _, a := range p.ACLs {
 			if a.Default {
