@@ -154,23 +154,23 @@ func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsW
 	gap := time.NewTimer(plan.NewsGap(h.members))
 	defer gap.Stop()
 	var changed <-chan struct{} // of no interest before the gap is over: in a busy exchange that would be most of what this host does
-	for {
+	for open := false; ; {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-gap.C:
+			open = true
 		case <-alive.C:
 			return true
 		case <-appeared:
 			appeared = s.appeared.wait()
-			if h = s.holdingOf(digest); !h.done && changed == nil {
-				continue
-			}
 		case <-changed:
 		}
 		h = s.holdingOf(digest)
-		changed = h.changed
-		if news.differs(h.view()) {
+		if open {
+			changed = h.changed
+		}
+		if (open || h.done) && news.differs(h.view()) {
 			return true
 		}
 	}

@@ -87,6 +87,24 @@ func TestAGatewayThatDoesNotFetchKeepsNothingBack(t *testing.T) {
 	})
 }
 
+// TestAHostThatBeginsLateIsHeardAtOnce has a host that listened to another before that one had heard of the bundle.
+func TestAHostThatBeginsLateIsHeardAtOnce(t *testing.T) {
+	a := packed(t, 30, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-2"), &source{a: a, delay: 100 * time.Millisecond}
+		defer f.close()
+		early, late := f.start("web-1"), f.start("web-2")
+		waiting := early.fetch(t.Context(), early.job(a, nil))
+		time.Sleep(newsAliveAt / 4) // of the bubble's clock
+		bringing := late.fetch(t.Context(), late.job(a, s))
+		time.Sleep(newsAliveAt / 2) // and that is before the next sign of life
+		if p := early.swarm.Progress(a.ref.Digest); p.HavePieces == 0 {
+			t.Errorf("nothing of what the other brings is here: %+v", p)
+		}
+		wait(t, a, bringing, waiting)
+	})
+}
+
 func TestALargeGroupListensToFewAndReadsTheOriginOnce(t *testing.T) {
 	a := foreign(t, 3<<20, 9)
 	bubble(t, func(t *testing.T) {

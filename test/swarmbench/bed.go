@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -143,10 +144,37 @@ func (b *bed) cut(ctx context.Context, name string) error {
 	return run(ctx, "ip", "-n", b.ns("fabric"), "link", "set", "p-"+name, "down")
 }
 
+// segmentBytes is the payload of a full segment, and
 // headerBytes is what Ethernet, IP and TCP with timestamps put before the payload of a segment.
-const headerBytes = 14 + 20 + 32
+const (
+	segmentBytes = 1448
+	headerBytes  = 14 + 20 + 32
+)
 
-// sent counts the bytes that left a host as TCP's payload: HTTP's headers and what was sent twice included, acknowledgements not.
+// sentAgain counts the segments that a host's TCP sent again.
+func (b *bed) sentAgain(ctx context.Context, name string) (int64, error) {
+	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", b.ns(name), "cat", "/proc/net/snmp").Output()
+	if err != nil {
+		return 0, fmt.Errorf("cannot count what %s sent again: %w", name, err)
+	}
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		if at := slices.Index(names, "RetransSegs"); at > 0 && at < len(fields) {
+			return strconv.ParseInt(fields[at], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("cannot count what %s sent again: /proc/net/snmp says %q", name, out)
+}
+
+// sent counts the bytes that left a host as TCP's payload: HTTP's headers included, acknowledgements and what TCP sent again not.
 func (b *bed) sent(ctx context.Context, name string) (int64, error) {
 	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", b.ns(name), "tc", "-s", "qdisc", "show", "dev", "eth0", "root").Output()
 	if err != nil {
@@ -162,7 +190,11 @@ func (b *bed) sent(ctx context.Context, name string) (int64, error) {
 			return 0, err
 		}
 		segments, err := strconv.ParseInt(fields[i+3], 10, 64)
-		return sum - headerBytes*segments, err
+		if err != nil {
+			return 0, err
+		}
+		again, err := b.sentAgain(ctx, name)
+		return sum - headerBytes*segments - segmentBytes*again, err
 	}
 	return 0, fmt.Errorf("cannot count what left %s: tc says %q", name, out)
 }

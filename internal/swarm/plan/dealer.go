@@ -22,6 +22,8 @@ const (
 	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
 	slowStart    = 4               // leases of runMin are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
 	slowStartFor = 2 * time.Second // but not for longer than this
+	evenFor      = 5 * time.Second // as long, and as long as less than one in behindFrom pieces landed, nobody reads a lease more than all do on average
+	activeFor    = 2 * time.Second // of those that asked within this
 	behindTimes  = 3               // a host that has less than one in so many of the pieces that landed somewhere is behind, and reads only
 	behindFor    = 2 * time.Second // if no other was dealt any for so long, and for twice ReportEvery; but nobody is behind before
 	behindFrom   = 4               // one in so many pieces landed
@@ -88,6 +90,8 @@ type account struct {
 	alone    int64         // bytes that it read and nobody else was heard to have
 	dealt    int           // pieces it has because they were dealt to it,
 	got      int           // and others,
+	asked    time.Duration // last
+	granted  int64         // bytes of its leases
 	behind   time.Duration // since when it is; 0 while it is not
 	fed      time.Duration // whose number last changed then, or it saw any that it lacks
 }
@@ -145,6 +149,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		a = &account{fed: now}
 		d.hosts[r.Host] = a
 	}
+	a.asked = now
 	d.hear(r, a, now)
 	held, all := d.leased(r.Host)
 	switch {
@@ -158,6 +163,8 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
 	case now-d.first < slowStartFor && d.underWay() >= slowStart*runMin+d.hadSum:
 		return Lease{Why: "the first pieces are on their way to other hosts", Retry: retryMin}
+	case all > held && d.early(r, a, now):
+		return Lease{Why: "others that began later read as much first", Retry: retryMin}
 	case d.behind(r, a, now):
 		return Lease{Why: "hosts that have more of it read it first", Retry: d.again(r, retryMax)}
 	case all >= readersMax*d.runBytes(r.Hosts):
@@ -171,6 +178,21 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent, d.total, d.reason), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
+}
+
+// early says whether a host was dealt so much more than others, in the beginning, that those should read. Who begins first has its link for itself, reads fastest, and is
+// asked by all: without this it would go on reading, and sending, more than the others, while they have nothing to give.
+func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
+	if now-d.first >= evenFor || d.had.Count() >= len(d.sizes)/behindFrom {
+		return false
+	}
+	var sum, hosts int64
+	for _, other := range d.hosts {
+		if now-other.asked < activeFor {
+			sum, hosts = sum+other.granted, hosts+1
+		}
+	}
+	return a.granted*hosts >= sum+d.runBytes(r.Hosts)*hosts
 }
 
 // behind says whether a host has so much less than others that those should read: what it reads it would pass on late, since its link is slow, or full with what it
@@ -462,7 +484,8 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	if d.failures >= probeAfter {
 		d.probe = now + min(failMin<<min(d.failures-probeAfter, 10), failMax)
 	}
-	if d.hosts[r.Host].behind == 0 {
+	a := d.hosts[r.Host]
+	if a.granted += size; a.behind == 0 {
 		d.ahead = now
 	}
 	return Lease{Pieces: run, For: length}

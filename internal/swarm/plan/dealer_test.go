@@ -579,3 +579,38 @@ func TestAHostIsNotBehindForEver(t *testing.T) {
 	}
 	t.Error("it is")
 }
+
+func TestWhoBeginsFirstLetsOthersReadAsMuch(t *testing.T) {
+	sizes := make([]int64, 512)
+	for i := range sizes {
+		sizes[i] = 128 << 10
+	}
+	d := NewDealer(sizes)
+	have := NewBits(len(sizes))
+	read := func(host string, now time.Duration) (n int) { // until it gets nothing
+		for range 20 {
+			lease := d.Deal(Request{Host: host, Have: have, Hosts: 8}, now)
+			if len(lease.Pieces) == 0 {
+				return n
+			}
+			for _, i := range lease.Pieces {
+				have.Set(i)
+			}
+			n += len(lease.Pieces)
+		}
+		return n
+	}
+	now := slowStartFor
+	if n := read("first", now); n < 16 || d.had.Count() >= len(sizes)/behindFrom {
+		t.Errorf("alone it was dealt %d pieces", n)
+	}
+	if lease := d.Deal(Request{Host: "second", Hosts: 8, Seen: have}, now); len(lease.Pieces) == 0 {
+		t.Fatalf("%+v", lease)
+	}
+	if n := read("first", now); n != 0 {
+		t.Errorf("%d pieces are dealt to the one that has most while the other reads its first", n)
+	}
+	if n := read("first", evenFor); n == 0 {
+		t.Error("nothing is dealt to it after the beginning")
+	}
+}
