@@ -113,7 +113,8 @@ type Dealer struct {
 	asked  bool
 	ahead  time.Duration // when a host that is not behind was dealt something last
 
-	failures int // in a row, of all hosts
+	failures int           // in a row, of all hosts
+	answered time.Duration // when the last lease landed; 0 before
 	probe    time.Duration
 	reason   string // of the last failure, with its host
 
@@ -155,7 +156,9 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	switch {
 	case now < a.rest:
 		return Lease{Why: "a read failed just now: " + d.reason, Retry: soon(a.rest - now)}
-	case d.failures >= probeAfter && (now < d.probe || all > 0):
+	case d.failures >= probeAfter && !d.answers(now) && all > 0:
+		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: d.again(r, 2*retryMin)}
+	case d.failures >= probeAfter && !d.answers(now) && now < d.probe:
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: soon(d.probe - now)}
 	case held >= d.share(r.Hosts, all):
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
@@ -180,6 +183,9 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	return d.grant(r, run, now)
 }
 
+// answers says whether the origin gave something to anybody lately: then those who cannot read it have no route, and hold up nobody else.
+func (d *Dealer) answers(now time.Duration) bool { return d.answered > 0 && now-d.answered < failMax }
+
 // early says whether a host was dealt so much more than others, in the beginning, that those should read. Who begins first has its link for itself, reads fastest, and is
 // asked by all: without this it would go on reading, and sending, more than the others, while they have nothing to give.
 func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
@@ -188,7 +194,7 @@ func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
 	}
 	var sum, hosts int64
 	for _, other := range d.hosts {
-		if now-other.asked < activeFor {
+		if now-other.asked < activeFor && other.failures == 0 {
 			sum, hosts = sum+other.granted, hosts+1
 		}
 	}
@@ -278,7 +284,7 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 				return
 			}
 			if d.leases[i].host == r.Host && r.Have.Has(i) {
-				a.failures, d.failures = 0, 0
+				a.failures, d.failures, d.answered = 0, 0, now
 				a.dealt++
 				if r.Partial {
 					d.alone[i] = a

@@ -329,6 +329,43 @@ func TestWhileTheOriginIsDownOneHostTries(t *testing.T) {
 	}
 }
 
+// TestHostsThatCannotReachTheOriginHoldUpNobody has half of the hosts fail at each read, at once; the others read as if those were not there.
+func TestHostsThatCannotReachTheOriginHoldUpNobody(t *testing.T) {
+	var alone time.Duration
+	for _, without := range []int{0, 4} {
+		d := NewDealer(even(200))
+		have, read, failed := NewBits(200), map[string]Lease{}, map[string]string{}
+		until, wait := map[string]time.Duration{}, map[string]time.Duration{}
+		var now time.Duration
+		for ; have.Count() < 200; now += 10 * time.Millisecond {
+			if now > time.Minute {
+				t.Fatalf("%d pieces are read after a minute, with %d hosts that cannot", have.Count(), without)
+			}
+			for i := range 4 + without {
+				host := fmt.Sprint("h", i)
+				lease := read[host]
+				if len(lease.Pieces) > 0 && now < until[host] || now < wait[host] {
+					continue
+				}
+				for _, i := range lease.Pieces {
+					have.Set(i)
+				}
+				lease = d.Deal(Request{Host: host, Have: have, Failed: failed[host], Hosts: 8}, now)
+				wait[host] = now + lease.Retry
+				if failed[host] = ""; len(lease.Pieces) > 0 && i >= 4 {
+					failed[host], lease = "no route", Lease{}
+				}
+				read[host], until[host] = lease, now+100*time.Millisecond
+			}
+		}
+		if without == 0 {
+			alone = now
+		} else if now > alone+alone/10 {
+			t.Errorf("with %d hosts that cannot read it took %v, and %v without", without, now, alone)
+		}
+	}
+}
+
 func TestABudgetThatIsSpentTrickles(t *testing.T) {
 	d := NewDealer(even(100))
 	total := int64(100 * 100 << 10)
