@@ -20,7 +20,7 @@ const (
 	runsPerHost  = 4               // and of one host;
 	readersMax   = 32              // leases at a time over all hosts in any case
 	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
-	slowStart    = 4               // leases of runMin are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
+	slowStart    = 4               // leases of runMin, or pieces if those are larger, are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
 	slowStartFor = 2 * time.Second // but not for longer than this
 	evenFor      = 5 * time.Second // as long, and as long as less than one in behindFrom pieces landed, nobody reads a lease more than all do on average
 	activeFor    = 2 * time.Second // of those that asked within this
@@ -164,7 +164,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
-	case now-d.first < slowStartFor && d.underWay() >= slowStart*runMin+d.hadSum:
+	case now-d.first < slowStartFor && d.underWay() >= slowStart*max(runMin, d.total/int64(len(d.sizes)))+d.hadSum:
 		return Lease{Why: "the first pieces are on their way to other hosts", Retry: retryMin}
 	case all > held && d.early(r, a, now):
 		return Lease{Why: "others that began later read as much first", Retry: retryMin}
