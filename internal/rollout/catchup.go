@@ -105,7 +105,7 @@ func (g *group) prune() {
 	wanted := g.prepare()
 	for _, h := range g.Hosts {
 		if len(h.Ready) > 0 {
-			h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool {
+			h.Ready = slices.DeleteFunc(h.Ready, func(r standing) bool {
 				return !slices.ContainsFunc(wanted, func(s Spec) bool { return s.SpecHash == r.SpecHash })
 			})
 		}

@@ -263,7 +263,11 @@ func (h *simHost) act(act MemberAction) {
 		}
 		h.feed(ev)
 	case ActPreflight:
-		h.feed(EvPreflight{Group: act.Group, SpecHash: act.Spec.SpecHash})
+		ev := EvPreflight{Group: act.Group, SpecHash: act.Spec.SpecHash}
+		if !h.f.calm && rapid.IntRange(0, 9).Draw(h.f.t, "preflight") == 0 {
+			ev.Refused, ev.Reason = RefusedByHost, "a file is in the way"
+		}
+		h.feed(ev)
 	case ActStartApply:
 		h.startApply(act.Grant)
 	case ActResumeApply:

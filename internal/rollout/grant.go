@@ -8,7 +8,7 @@ import (
 // allows: first those that are down already, then healthy ones.
 func (g *group) grant(t *turn) {
 	d := g.Active
-	if d == nil || !d.Opened || d.ended() || g.still() != "" || d.BakeBy > 0 || g.outage(t, d) > 0 {
+	if d == nil || !d.Opened || d.ended() || g.still() != "" || d.BakeBy > 0 || g.outage(t, d) > 0 || g.refusalsHold(d) {
 		return
 	}
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })

@@ -141,7 +141,7 @@ func (g *group) specRefused(d *deployment) (host, why string) {
 
 // waitsFor says what a deployment waits for before its first grant, if anything.
 func (g *group) waitsFor(t *turn, d *deployment) (status, why string) {
-	var fresh, dead, silent, bytes []string
+	var fresh, dead, silent, bytes, refused []string
 	lacks, others := "", 0 // why bytes cannot be had, and hosts with another reason
 	ready := 0
 	for _, mem := range g.Members {
@@ -156,6 +156,7 @@ func (g *group) waitsFor(t *turn, d *deployment) (status, why string) {
 		case g.runs(h, d.Spec) || (answered && r.Refused == ""):
 			ready++
 		case answered && r.Refused == RefusedByHost:
+			refused = append(refused, mem.Host)
 		case answered && r.Refused == RefusedByBytes:
 			if len(bytes) == 0 {
 				lacks = r.Reason
@@ -192,6 +193,9 @@ func (g *group) waitsFor(t *turn, d *deployment) (status, why string) {
 		return StateQueued, why
 	case ready == 0 && len(silent) > 0:
 		return StateQueued, sentence("no host is Ready; waiting for %s", list(silent))
+	case len(refused) > 0:
+		g.plan(t, d) // what their failures would mean
+		return g.refusalsWait(t, d)
 	}
 	return "", ""
 }

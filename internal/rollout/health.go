@@ -120,12 +120,9 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Unmoved = rowSucceeded, true
 		case dead && silent >= d.Policy.lostAfter() && h.Grant == nil:
 			r.Status, r.Reason = rowBehind, sentence("silent for %s", silent.Round(time.Second))
-		case h.Grant == nil && !h.Settle:
-			if ready, ok := h.readyFor(d.Spec.SpecHash); ok && ready.Refused == RefusedByHost {
-				r.Status, r.Reason = rowFailed, sentence("refused: %s", ready.Reason)
-			}
 		}
 	}
+	g.sweepRefusals(t, d)
 }
 
 // runs says whether a host runs a spec wholly and holds nothing open.

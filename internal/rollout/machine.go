@@ -97,7 +97,7 @@ func (m *Machine) apply(t *turn, term uint64, from string, c Command) string {
 	case Hello:
 		return m.inGroup(c.Group, func(g *group) string { return g.hello(t, from, c) })
 	case Ready:
-		return m.inGroup(c.Group, func(g *group) string { return g.ready(from, c) })
+		return m.inGroup(c.Group, func(g *group) string { return g.ready(t, from, c) })
 	case Answer:
 		return m.inGroup(c.Group, func(g *group) string { return g.answer(t, from, c) })
 	case Progress:

@@ -114,6 +114,6 @@ func (g *group) retry(t *turn) string {
 // dropRefusals asks hosts that refused a spec to look again.
 func (g *group) dropRefusals(specHash string) {
 	for _, h := range g.Hosts {
-		h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool { return r.SpecHash == specHash && r.Refused != "" })
+		h.Ready = slices.DeleteFunc(h.Ready, func(r standing) bool { return r.SpecHash == specHash && r.Refused != "" })
 	}
 }

@@ -227,9 +227,9 @@ func (m *Machine) hostView(g *group, d *deployment, r *row, name string) HostVie
 	return v
 }
 
-func readyOf(h *host, specHash string) (Ready, bool) {
+func readyOf(h *host, specHash string) (standing, bool) {
 	if h == nil {
-		return Ready{}, false
+		return standing{}, false
 	}
 	return h.readyFor(specHash)
 }
@@ -259,7 +259,10 @@ func (m *Machine) Assignments(name string) []Assignment {
 		_, member := g.member(name)
 		a := Assignment{
 			Group: g.ID, Member: member, LastGood: g.Running, Boot: h.Boot, Running: h.Running, Known: h.Known, Whole: h.Whole,
-			Last: h.Last, Ready: slices.Clone(h.Ready), Checks: g.Desired.Policy.Checks, Paused: g.Paused != nil,
+			Last: h.Last, Checks: g.Desired.Policy.Checks, Paused: g.Paused != nil,
+		}
+		for _, r := range h.Ready {
+			a.Ready = append(a.Ready, r.Ready)
 		}
 		if member && !g.Orphaned && g.Frozen == "" {
 			a.Prepare = g.prepare()

@@ -74,6 +74,9 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 			next = append(next, h.Name)
 		}
 	}
+	if status, why = g.refusalsWait(t, d); status != "" && len(busy)+len(waiting)+len(next) > 0 {
+		return status, why
+	}
 	down := g.named(d, func(r *row) bool { return g.isDown(t, r) && r.Status != rowFailed })
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
 	switch {

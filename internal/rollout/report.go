@@ -53,7 +53,7 @@ func (g *group) rebooted(t *turn, h *host) {
 	}
 }
 
-func (g *group) ready(from string, c Ready) string {
+func (g *group) ready(t *turn, from string, c Ready) string {
 	h, refused := g.from(from)
 	if h == nil {
 		return refused
@@ -64,24 +64,37 @@ func (g *group) ready(from string, c Ready) string {
 	switch c.Refused {
 	case "", RefusedBySpec, RefusedByHost, RefusedByBytes:
 	case RefusedNoMore:
-		h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool { return r.SpecHash == c.SpecHash && r.Refused != "" })
+		h.Ready = slices.DeleteFunc(h.Ready, func(r standing) bool { return r.SpecHash == c.SpecHash && r.Refused != "" })
 		return ""
 	default:
 		return fmt.Sprintf("%q is no kind of refusal", c.Refused)
 	}
-	h.Ready = slices.DeleteFunc(h.Ready, func(r Ready) bool { return r.SpecHash == c.SpecHash })
-	h.Ready = append(h.Ready, c)
-	slices.SortFunc(h.Ready, func(a, b Ready) int { return naturalCompare(a.SpecHash, b.SpecHash) })
+	h.setReady(t, c)
 	return ""
 }
 
-func (h *host) readyFor(specHash string) (Ready, bool) {
+// setReady notes how a host stands with a spec. A refusal that is worded anew is
+// as old as it was.
+func (h *host) setReady(t *turn, c Ready) {
+	s := standing{Ready: c}
+	if c.Refused == RefusedByHost {
+		s.Since = t.now
+		if before, ok := h.readyFor(c.SpecHash); ok && before.Refused == RefusedByHost {
+			s.Since = before.Since
+		}
+	}
+	h.Ready = slices.DeleteFunc(h.Ready, func(r standing) bool { return r.SpecHash == c.SpecHash })
+	h.Ready = append(h.Ready, s)
+	slices.SortFunc(h.Ready, func(a, b standing) int { return naturalCompare(a.SpecHash, b.SpecHash) })
+}
+
+func (h *host) readyFor(specHash string) (standing, bool) {
 	for _, r := range h.Ready {
 		if r.SpecHash == specHash {
 			return r, true
 		}
 	}
-	return Ready{}, false
+	return standing{}, false
 }
 
 // prepare lists the specs hosts should be Ready for, most urgent first.
@@ -148,13 +161,10 @@ func (g *group) answer(t *turn, from string, c Answer) string {
 		return ""
 	}
 	switch c.Kind {
-	case RefusedByHost:
-		r.Status, r.Reason = rowFailed, sentence("refused the grant: %s", c.Reason)
-	case RefusedBySpec:
-		h.Ready = slices.DeleteFunc(h.Ready, func(o Ready) bool { return o.SpecHash == d.Spec.SpecHash })
-		h.Ready = append(h.Ready, Ready{Group: g.ID, SpecHash: d.Spec.SpecHash, Commit: d.Spec.Commit, Refused: RefusedBySpec, Reason: c.Reason})
+	case RefusedBySpec, RefusedByHost: // as if it had said so before the grant
+		h.setReady(t, Ready{Group: g.ID, SpecHash: d.Spec.SpecHash, Commit: d.Spec.Commit, Refused: c.Kind, Reason: c.Reason})
 	case RefusedByBytes:
-		h.Ready = slices.DeleteFunc(h.Ready, func(o Ready) bool { return o.SpecHash == d.Spec.SpecHash })
+		h.Ready = slices.DeleteFunc(h.Ready, func(o standing) bool { return o.SpecHash == d.Spec.SpecHash })
 	}
 	return ""
 }

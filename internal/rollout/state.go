@@ -112,7 +112,7 @@ type host struct {
 	Whole   bool        `json:"whole,omitempty"` // the last thing installed here was installed to the end
 	Check   HealthState `json:"check,omitempty"` // verdict of the checks for Running
 	Proof   string      `json:"proof,omitempty"` // its evidence
-	Ready   []Ready     `json:"ready,omitempty"`
+	Ready   []standing  `json:"ready,omitempty"`
 	Grant   *Grant      `json:"grant,omitempty"`
 	Last    Token       `json:"last,omitzero"`    // newest grant it has answered: its own record is never older
 	Settle  bool        `json:"settle,omitempty"` // succeeded, not yet known healthy
@@ -124,6 +124,12 @@ type host struct {
 	NotUntil  time.Duration `json:"notUntil,omitempty"`  // not granted before
 	Tries     int           `json:"tries,omitempty"`     // failed catch-ups with TriedOn
 	TriedOn   string        `json:"triedOn,omitempty"`   // spec hash that failed here
+}
+
+// standing is how a host stands with a spec, as it last said.
+type standing struct {
+	Ready
+	Since time.Duration `json:"since,omitempty"` // when a refusal for the host's own state began
 }
 
 // deployment is one attempt to bring hosts to a spec.
