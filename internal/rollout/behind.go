@@ -101,9 +101,10 @@ func (g *group) behind() string {
 }
 
 // joining names the members that came after the deployment that brought what
-// the group runs, or came back without it, and have not got it yet: those that
-// will be given it, and those on which that failed as often as it is tried. A
-// dead host holds nobody up, as in a deployment.
+// the group runs, came back without it or lost it, and have not got it yet:
+// those that will be given it, and those on which that failed as often as it is
+// tried, or that refuse it for longer than a deployment waits for that. A dead
+// host holds nobody up, as in a deployment.
 func (m *Machine) joining(g *group) (coming, failed []string) {
 	if g.Running.SpecHash == "" {
 		return nil, nil
@@ -114,13 +115,14 @@ func (m *Machine) joining(g *group) (coming, failed []string) {
 		if h == nil || g.runs(h, g.Running) {
 			continue
 		}
-		if r := main.row(mem.Host); h.Known && r != nil && r.Status != rowSucceeded {
+		tried := h.TriedOn == g.Running.SpecHash && h.Tries >= catchUpTries
+		if r := main.row(mem.Host); h.Known && r != nil && r.Status == rowFailed && tried {
 			continue // the deployment's verdict counts it
 		}
 		gone, dead := m.deadFor(mem.Host)
 		open := !h.Known || h.Grant != nil || h.Settle
 		switch {
-		case !open && h.TriedOn == g.Running.SpecHash && h.Tries >= catchUpTries:
+		case !open && (tried || m.refusesForGood(g, h)):
 			failed = append(failed, mem.Host)
 		case dead && (!h.Known || gone >= g.Desired.Policy.deadAfter()):
 		case open || g.outdated(h):
@@ -128,4 +130,11 @@ func (m *Machine) joining(g *group) (coming, failed []string) {
 		}
 	}
 	return coming, failed
+}
+
+// refusesForGood says whether a host refuses what the group runs and nobody
+// need expect that to end by itself.
+func (m *Machine) refusesForGood(g *group, h *host) bool {
+	r, ok := h.readyFor(g.Running.SpecHash)
+	return ok && (r.Refused == RefusedBySpec || r.Refused == RefusedByHost && m.s.Now-r.Since >= g.Desired.Policy.readyDeadline())
 }

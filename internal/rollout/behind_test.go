@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -60,4 +61,32 @@ func TestTakenIsAllThatATargetSays(t *testing.T) {
 			t.Errorf("%s: taken is %v, want %v", what, got, one.want)
 		}
 	}
+}
+
+// TestJoiningOfHostsThatRefuse: a host that lost what the group runs and refuses
+// it is to be waited for, and when that stands for as long as a deployment would
+// wait it has failed there; however its row of the deployment reads.
+func TestJoiningOfHostsThatRefuse(t *testing.T) {
+	c := newConvo(t)
+	step := func(play string, coming, failed []string) {
+		t.Helper()
+		c.play(play)
+		v, _ := c.m.Group(c.group)
+		if v.State != StateSucceeded || !slices.Equal(v.Joining, coming) || !slices.Equal(v.JoinFailed, failed) {
+			t.Errorf("after %q: %s (%s), joining %v, failed %v, want %v and %v", play, v.State, v.Reason, v.Joining, v.JoinFailed, coming, failed)
+		}
+		if len(coming)+len(failed) > 0 && !strings.Contains(v.Reason, "; behind: ") {
+			t.Errorf("after %q the group's reason says nothing of it: %s", play, v.Reason)
+		}
+	}
+	step("lead h9 voters=h9\ntarget A hosts=a,b,c\nhello all boot=1\ndead c for=2m\nready a b for=A\ntick 1s\ndone a\ndone b\ntick 1s", nil, nil)
+	step("hello b boot=1\nrefuse b kind=host why=a_file_is_in_the_way", []string{"b"}, nil)
+	step("alive c\nhello c boot=1\nready c for=A refused=host why=disk_full", []string{"b", "c"}, nil) // left out of the deployment, not judged by it
+	step("tick 2m\nready b for=A refused=host why=another_file_is_in_the_way\ntick 2m", []string{"b", "c"}, nil)
+	step("tick 1m", nil, []string{"b", "c"})
+	step("dead b for=2m", nil, []string{"b", "c"})
+	step("alive b\nhello b boot=1\nready b for=A", []string{"b"}, []string{"c"})
+	step("accept b\nstopping b\ndone b\ntick 1s", nil, []string{"c"})
+	step("ready c for=A refused=bytes why=S3_answers_503\ntick 10m", []string{"c"}, nil)
+	step("ready c for=A refused=spec why=no_appspec.yml", nil, []string{"c"})
 }
