@@ -165,9 +165,9 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
 	case now-d.first < slowStartFor && d.underWay() >= slowStart*max(runMin, d.total/int64(len(d.sizes)))+d.hadSum:
-		return Lease{Why: "the first pieces are on their way to other hosts", Retry: retryMin}
+		return Lease{Why: "the first pieces are on their way to other hosts", Retry: d.again(r, retryMin)}
 	case all > held && d.early(r, a, now):
-		return Lease{Why: "others that began later read as much first", Retry: retryMin}
+		return Lease{Why: "others that began later read as much first", Retry: d.again(r, retryMin)}
 	case d.behind(r, a, now):
 		return Lease{Why: "hosts that have more of it read it first", Retry: d.again(r, retryMax)}
 	case all >= readersMax*d.runBytes(r.Hosts):
