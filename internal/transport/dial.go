@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -92,11 +93,11 @@ func (t *Transport) greet(ctx context.Context, raw net.Conn, host, alpn string) 
 	defer stop()
 	tc := tls.Client(raw, t.clientTLS(host, alpn))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, explainHandshake(err)
+		return nil, cancelled(ctx, explainHandshake(err))
 	}
 	hello, err := readGreeting(tc)
 	if err != nil {
-		return nil, explainHandshake(fmt.Errorf("no hello: %w", err))
+		return nil, cancelled(ctx, explainHandshake(fmt.Errorf("no hello: %w", err)))
 	}
 	if err := hello.err(); err != nil {
 		return nil, err
@@ -114,6 +115,14 @@ func (t *Transport) greet(ctx context.Context, raw net.Conn, host, alpn string) 
 		return nil, err
 	}
 	return c, nil
+}
+
+// cancelled says that the caller gave up, where that is why: the connection's deadline ends the handshake as well, and may be heard of first.
+func cancelled(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return err
 }
 
 func (t *Transport) running() bool {
