@@ -37,13 +37,16 @@ type bundles struct {
 	mu    sync.Mutex
 	costs map[string]func() swarm.Progress // by group and commit, what a fetch costs
 	said  map[string]string                // by group, why its bundle cannot be had, as logged
+
+	opened map[*context.CancelFunc]bool // fetches under way, which end when this host's origins change
 }
 
 // costsMax bounds the digests whose cost is remembered.
 const costsMax = 256
 
-// fetch makes the bundle of a verified spec complete on this disk. A refusal is for bytes, or by this host's fence: it is tried again, and never held against the spec.
-func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (rollout.RefusalKind, string) {
+// fetch makes the bundle of a verified spec complete on this disk; t follows its origin. A refusal is for bytes, or by this host's fence: it is tried again, and never
+// held against the spec.
+func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec, t *trouble) (rollout.RefusalKind, string) {
 	g, _, err := b.verifier.group(group, spec.Commit)
 	if err != nil {
 		return rollout.RefusedByBytes, err.Error()
@@ -56,7 +59,12 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		return "", ""
 	}
 	done := b.count(group, spec)
-	err = b.bring(ctx, g)
+	for again := true; again; {
+		opened, end := b.untilReopened(ctx)
+		err = b.bring(opened, g, t)
+		again = err != nil && opened.Err() != nil && ctx.Err() == nil
+		end()
+	}
 	done()
 	if errors.Is(err, errFenced) {
 		return rollout.RefusedByHost, err.Error()
@@ -71,8 +79,8 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 	return "", ""
 }
 
-// bring makes the bundle of a group's revision complete on this disk, if this host's fence allows where it comes from.
-func (b *bundles) bring(ctx context.Context, g desired.Group) error {
+// bring makes the bundle of a group's revision complete on this disk, if this host's fence allows where it comes from; t follows the origin and may be nil.
+func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error {
 	if err := b.config().Fence.allows(g); err != nil {
 		return err
 	}
@@ -87,10 +95,11 @@ func (b *bundles) bring(ctx context.Context, g desired.Group) error {
 	if err != nil {
 		return err
 	}
+	t.set(nil)
 	err = b.swarm.Fetch(ctx, swarm.Job{
 		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
 		IndexDigest: r.Index,
-		Origin:      source,
+		Origin:      watch(source, t),
 		Where:       locationOf(r),
 		Members:     func() []string { return b.members(g) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/rollout"
@@ -432,29 +433,36 @@ func (m *member) fetch(ctx context.Context, a rollout.ActFetchBundle) {
 	defer cancel()
 	var reports sync.WaitGroup
 	stop := make(chan struct{})
+	t := new(trouble)
 	reports.Go(func() {
 		pace := time.NewTicker(bundleReportPause)
 		defer pace.Stop()
+		had := int64(0)
 		for {
 			select {
 			case <-stop:
 				return
 			case <-pace.C:
-				m.sendBytes(ctx, a)
+				has := m.sendBytes(ctx, a)
+				if why := t.says(bundle.Digest(a.Spec.Digest)); why != "" && has == had {
+					m.send(ctx, rollout.EvNoBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, Reason: why})
+				}
+				had = has
 			}
 		}
 	})
-	kind, reason := m.bundles.fetch(ctx, a.Group, a.Spec)
+	kind, reason := m.bundles.fetch(ctx, a.Group, a.Spec, t)
 	close(stop)
 	reports.Wait()
 	m.sendBytes(ctx, a)
 	m.send(ctx, rollout.EvBundle{Group: a.Group, SpecHash: a.Spec.SpecHash, Refused: kind, Reason: reason})
 }
 
-// sendBytes reports what a bundle cost so far.
-func (m *member) sendBytes(ctx context.Context, a rollout.ActFetchBundle) {
+// sendBytes reports what a bundle cost so far, and returns it.
+func (m *member) sendBytes(ctx context.Context, a rollout.ActFetchBundle) int64 {
 	fromOrigin, fromPeers := m.bundles.cost(a.Group, a.Spec)
 	m.send(ctx, rollout.EvBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, FromOrigin: fromOrigin, FromPeers: fromPeers})
+	return fromOrigin + fromPeers
 }
 
 // errLapsed vetoes a deployment whose grant has lapsed, errStopped one that the agent's end came before.

@@ -52,6 +52,7 @@ func (a *Agent) Reload() error {
 	if a.opt.LogLevel != nil {
 		a.opt.LogLevel.Set(next.Log.Level)
 	}
+	a.member.bundles.reopen(&old, &next)
 	a.lookAgain()
 	a.log.Info("configuration reloaded", "needsRestart", fixed)
 	if len(fixed) > 0 {

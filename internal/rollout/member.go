@@ -196,12 +196,21 @@ func (m *Member) Step(ev MemberEvent, now time.Duration) []MemberAction {
 }
 
 // lookAgain makes what was refused for bytes or for this host's state due now.
+// Why bytes could not be had is not known any more.
 func (m *Member) lookAgain() {
 	for _, g := range m.groups {
 		for _, p := range g.prep {
 			if p.again > 0 {
 				p.again, p.tries = max(1, m.now), 0
 			}
+			if p.refused != RefusedByBytes {
+				continue
+			}
+			if p.stage == stageRefused {
+				p.stage, p.asked, p.again = p.from, false, 0
+			}
+			p.clear()
+			p.doubted = true
 		}
 	}
 }
@@ -233,6 +242,8 @@ func (m *Member) take(ev MemberEvent) {
 		m.update(ev)
 	case EvBytes:
 		m.arrived(ev)
+	case EvNoBytes:
+		m.noBytes(ev)
 	case EvLookAgain:
 		m.lookAgain()
 	case EvApplied:

@@ -80,6 +80,13 @@ type EvApplied struct {
 	Events            []EventRecord
 }
 
+// EvNoBytes says why nothing of a bundle comes while ActFetchBundle goes on. It
+// is over with the next EvBytes that shows more, or with EvBundle.
+type EvNoBytes struct {
+	Group, SpecHash string
+	Reason          string
+}
+
 // EvHealth is a new verdict of the group's checks for what runs now. Checks
 // must have been started afresh after the last EvApplied.
 type EvHealth struct {
@@ -97,7 +104,8 @@ type EvInstalled struct {
 }
 
 // EvLookAgain: something of this host's own has changed, its configuration for
-// instance; what it refused it tries again at once.
+// instance; what it refused it tries again at once, and why bytes could not be
+// had it takes back until that is known anew.
 type EvLookAgain struct{}
 
 // EvTimer: time has passed. Feed it at Member.Deadline.
@@ -111,6 +119,7 @@ func (EvPreflight) memberEvent() {}
 func (EvStopping) memberEvent()  {}
 func (EvUpdate) memberEvent()    {}
 func (EvBytes) memberEvent()     {}
+func (EvNoBytes) memberEvent()   {}
 func (EvApplied) memberEvent()   {}
 func (EvHealth) memberEvent()    {}
 func (EvInstalled) memberEvent() {}

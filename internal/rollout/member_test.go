@@ -241,9 +241,9 @@ func TestMemberTakesBackWhatIsCured(t *testing.T) {
 	p.expect(EvBundle{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "S3 has no such key"}, "submit ready B bytes")
 	p.expect(known(wants("B"), refused("S3 has no such key")))
 	// The operator mends the host's own file: it looks at once, and bytes come.
-	p.expect(EvLookAgain{}, "fetch B")
+	p.expect(EvLookAgain{}, "submit ready B no more", "fetch B")
 	p.expect(EvBytes{Group: "web", SpecHash: "B", FromPeers: 100})
-	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 50, FromPeers: 100}, "submit ready B no more")
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 50, FromPeers: 100})
 	p.expect(known(wants("B"))) // shown; nobody asks to look again
 	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "preflight B")
 	p.expect(EvPreflight{Group: "web", SpecHash: "B"}, "submit ready B")
@@ -253,6 +253,32 @@ func TestMemberTakesBackWhatIsCured(t *testing.T) {
 	p.expect(known(wants("B"), refused("S3 has no such key")), "verify B")
 	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
 	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 7}, "submit ready B no more")
+}
+
+// TestMemberSaysWhyNothingComes: a fetch goes on for seconds after its origin has failed, and people wait for the reason.
+func TestMemberSaysWhyNothingComes(t *testing.T) {
+	refused := func(reason string) func(*Assignment) {
+		return func(a *Assignment) {
+			a.Ready = []Ready{{SpecHash: "B", Commit: "commit-B", Refused: RefusedByBytes, Reason: reason}}
+		}
+	}
+	p := runsA(t)
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "nobody asked"})
+	p.expect(known(wants("B")), "verify B")
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "too early"})
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "S3 refuses connections"}, "submit ready B bytes")
+	p.expect(known(wants("B"), refused("S3 refuses connections")))
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "S3 refuses connections"})
+	// The operator changes the host's own file while the fetch goes on: it is not asked for twice.
+	p.expect(EvLookAgain{}, "submit ready B no more")
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "S3 answers 503"}, "submit ready B bytes")
+	p.expect(known(wants("B"), refused("S3 answers 503")))
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 5}, "submit ready B no more")
+	p.expect(known(wants("B")))
+	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "preflight B")
+	p.expect(EvNoBytes{Group: "web", SpecHash: "B", Reason: "too late"})
+	p.expect(EvPreflight{Group: "web", SpecHash: "B"}, "submit ready B")
 }
 
 // TestMemberFindsThatItWasRestored: its record is older than what the state heard from it, so it vouches for nothing that is in place.

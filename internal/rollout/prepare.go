@@ -33,6 +33,7 @@ type prep struct {
 	shown    bool  // the state has shown our report
 	had      int64 // bytes that had come when this fetch began
 	moves    bool  // more have come since
+	doubted  bool  // why bytes could not be had may be over
 }
 
 // prepare works towards Ready for every spec the state asks for, and reports.
@@ -106,7 +107,7 @@ func (m *Member) reportReady(g *memberGroup, a *Assignment, p *prep) {
 func (p *prep) cured(shown RefusalKind) bool {
 	switch shown {
 	case RefusedByBytes:
-		return p.stage == stagePreflight || p.stage == stageFetch && p.moves
+		return p.stage == stagePreflight || p.stage == stageFetch && (p.moves || p.doubted)
 	case RefusedByHost:
 		return p.from == stageVerify && p.stage > stageVerify
 	}
@@ -136,6 +137,18 @@ func (m *Member) arrived(ev EvBytes) {
 		p.moves = true
 		p.clear()
 	}
+}
+
+// noBytes notes why nothing comes while a fetch goes on: as if it had been
+// refused, but that it need not be tried again.
+func (m *Member) noBytes(ev EvNoBytes) {
+	g := m.groups[ev.Group]
+	if g == nil || g.prep[ev.SpecHash] == nil || g.prep[ev.SpecHash].stage != stageFetch {
+		return
+	}
+	p, b := g.prep[ev.SpecHash], g.bytes[ev.SpecHash]
+	p.had, p.moves, p.doubted = b[0]+b[1], false, false
+	p.refused, p.reason = RefusedByBytes, head(ev.Reason, maxSentence)
 }
 
 // clear takes a refusal back.
@@ -183,7 +196,7 @@ func (m *Member) prepared(group, specHash string, at stage, refused RefusalKind,
 }
 
 func (m *Member) refuse(p *prep, at stage, kind RefusalKind, reason string) {
-	p.stage, p.from, p.refused, p.reason = stageRefused, at, kind, head(reason, maxSentence)
+	p.stage, p.from, p.refused, p.reason, p.doubted = stageRefused, at, kind, head(reason, maxSentence), false
 	p.tries++
 	switch kind {
 	case RefusedByBytes:

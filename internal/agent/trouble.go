@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"reflect"
+	"sync"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+	"github.com/gitopsd/gitopsd/internal/swarm"
+)
+
+// trouble is what the last question to an origin came to; nil is one that nobody asks about. A fetch goes on for seconds after an origin has failed, as peers may
+// have what it lacks; people read the reason meanwhile.
+type trouble struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (t *trouble) set(err error) {
+	if t != nil {
+		t.mu.Lock()
+		t.err = err
+		t.mu.Unlock()
+	}
+}
+
+// says is the trouble with a bundle in a sentence, "" when there is none.
+func (t *trouble) says(d bundle.Digest) string {
+	if t == nil {
+		return ""
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		return ""
+	}
+	return fmt.Sprintf("cannot fetch bundle %s yet: %v", d.Short(), t.err)
+}
+
+// watched is an origin whose answers a trouble follows.
+type watched struct {
+	swarm.Origin
+	trouble *trouble
+}
+
+// watch lets t follow an origin, which may be nil.
+func watch(from swarm.Origin, t *trouble) swarm.Origin {
+	if from == nil || t == nil {
+		return from
+	}
+	return watched{from, t}
+}
+
+func (w watched) note(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		w.trouble.set(err)
+	}
+}
+
+func (w watched) Size(ctx context.Context) (int64, error) {
+	n, err := w.Origin.Size(ctx)
+	w.note(ctx, err)
+	return n, err
+}
+
+func (w watched) ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	body, err := w.Origin.ReadRange(ctx, off, n)
+	w.note(ctx, err)
+	return body, err
+}
+
+func (w watched) ReadIndex(ctx context.Context) ([]byte, error) {
+	index, err := w.Origin.ReadIndex(ctx)
+	if !origin.NotFound(err) { // a bundle need not have one
+		w.note(ctx, err)
+	}
+	return index, err
+}
+
+// untilReopened returns a context that ends with ctx, or when what this host's configuration says of origins changes.
+func (b *bundles) untilReopened(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.opened == nil {
+		b.opened = make(map[*context.CancelFunc]bool)
+	}
+	b.opened[&cancel] = true
+	return ctx, func() {
+		cancel()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.opened, &cancel)
+	}
+}
+
+// reopen begins the fetches under way anew if two configurations differ in what they say of origins: they read those of before.
+func (b *bundles) reopen(before, after *Config) {
+	if reflect.DeepEqual(before.S3, after.S3) && reflect.DeepEqual(before.HTTPS, after.HTTPS) && reflect.DeepEqual(before.Fence, after.Fence) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for cancel := range b.opened {
+		(*cancel)()
+	}
+}

@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/rollout"
+)
+
+// newHTTPSDisk is a host whose only group has its bundle at url.
+func newHTTPSDisk(t *testing.T, url string) (*disk, rollout.Spec) {
+	t.Helper()
+	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n  revisionType: Https\n  httpsLocation: {url: \"" +
+		url + "/a.zip\", bundleType: zip}\n  digest: " + string(digestOf("a")) + "\n  size: 1000\n"
+	host := hostFile(t, "role: web")
+	o := newOrigin(t, "hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group)
+	f := newSource(t, o, t.TempDir())
+	f.syncs(t)
+	g, ok := f.current().group("01WEBSITE0")
+	if !ok {
+		t.Fatalf("problems %v", f.current().Problems)
+	}
+	d := newDisk(t)
+	newDiskSwarm(t, d)
+	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
+	return d, specOf(f.current().Commit, g)
+}
+
+// TestTheTroubleWithAnOriginIsKnownWhileTheFetchGoesOn: it takes seconds to give up.
+func TestTheTroubleWithAnOriginIsKnownWhileTheFetchGoesOn(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var seen trouble
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked > 6 { // the answers before have been told by then
+			cancel()
+		}
+		http.Error(w, "out of order", http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	d, spec := newHTTPSDisk(t, server.URL)
+	d.config.HTTPS.Enabled = true
+	d.bundles.fetch(ctx, "01WEBSITE0", spec, &seen)
+	if why := seen.says(bundle.Digest(spec.Digest)); !strings.HasPrefix(why, "cannot fetch bundle ") || !strings.Contains(why, "503") {
+		t.Errorf("%q", why)
+	}
+}
+
+func TestATroubleIsOfTheLastAnswerAndNotOfAnIndexThatNeedNotBe(t *testing.T) {
+	from := &answers{}
+	var seen trouble
+	w := watch(from, &seen)
+	says := func(want string) {
+		t.Helper()
+		if why := seen.says(digestOf("a")); want == "" && why != "" || !strings.HasSuffix(why, want) {
+			t.Errorf("%q, want %q", why, want)
+		}
+	}
+	from.err = errors.New("out of order")
+	w.ReadRange(t.Context(), 0, 1)
+	says("out of order")
+	from.err = fmt.Errorf("index: %w", fs.ErrNotExist)
+	w.ReadIndex(t.Context())
+	says("out of order")
+	w.Size(t.Context())
+	says("file does not exist")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	from.err = context.Canceled
+	w.Size(gone)
+	says("file does not exist")
+	from.err = nil
+	w.ReadIndex(t.Context())
+	says("")
+	if watch(nil, &seen) != nil || watch(from, nil) != from {
+		t.Error("without an origin, or without anybody who asks, there is something to follow")
+	}
+}
+
+// answers is an origin whose every answer is err.
+type answers struct{ err error }
+
+func (a *answers) Size(context.Context) (int64, error) { return 0, a.err }
+func (a *answers) ReadRange(context.Context, int64, int64) (io.ReadCloser, error) {
+	return nil, a.err
+}
+func (a *answers) ReadIndex(context.Context) ([]byte, error) { return nil, a.err }
+
+// TestAFetchUnderWayHearsOfOriginsThatAreSwitchedOn is about a host that went on without a route, and told so, until its fetch had given up.
+func TestAFetchUnderWayHearsOfOriginsThatAreSwitchedOn(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := make(chan struct{}, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		http.Error(w, "out of order", http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	d, spec := newHTTPSDisk(t, server.URL)
+	before, after := new(Config), new(Config)
+	after.HTTPS.Enabled = true
+	var now atomic.Pointer[Config]
+	now.Store(before)
+	begun := make(chan struct{})
+	d.bundles.config = now.Load
+	d.bundles.members = func(desired.Group) []string {
+		select {
+		case begun <- struct{}{}:
+		case <-ctx.Done():
+		default:
+		}
+		return []string{"web-1"}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.bundles.fetch(ctx, "01WEBSITE0", spec, nil)
+	}()
+	<-begun
+	d.bundles.reopen(before, before) // changes nothing
+	now.Store(after)
+	d.bundles.reopen(before, after)
+	select {
+	case <-asked:
+	case <-done:
+		t.Error("the fetch gave up without asking the origin that was switched on")
+	}
+	cancel()
+	<-done
+}
