@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -89,7 +90,7 @@ func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Gro
 	}
 	switch {
 	case q.Host == "" || q.Host == r.self:
-		return r.localLogs(q, w)
+		return r.localLogs(ctx, q, w)
 	case r.ask == nil:
 		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
 	case !known:
@@ -107,7 +108,7 @@ func (r *reader) everyLog(ctx context.Context, q status.LogQuery, hosts []string
 		q.Host = host
 		err := error(nil)
 		if host == r.self {
-			err = r.localLogs(q, out)
+			err = r.localLogs(ctx, q, out)
 		} else {
 			err = r.ask(host).Logs(ctx, q, out)
 		}
@@ -171,26 +172,60 @@ func (h *headed) Write(p []byte) (int, error) {
 }
 
 // localLogs prints what hooks of this host wrote.
-func (r *reader) localLogs(q status.LogQuery, w io.Writer) error {
-	releases, err := r.applier.Releases(q.Group)
+func (r *reader) localLogs(ctx context.Context, q status.LogQuery, w io.Writer) error {
+	release, key, err := r.logged(q)
 	if err != nil {
 		return fmt.Errorf("cannot find hook output of %s on %s: %w", q.Group, r.self, err)
 	}
-	for _, release := range releases {
-		if q.Deployment != "" && release.DeploymentID != q.Deployment || !release.Deployed {
-			continue
-		}
-		key := apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}
-		n, err := r.copyLog(key, q.Event, w)
-		if err == nil && n == 0 {
-			err = r.nothingLogged(key, q.Event)
-		}
-		return err
+	if key.DeploymentID == "" {
+		return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
 	}
-	if q.Deployment != "" {
+	n, err := r.copyLog(key, q.Event, w)
+	switch {
+	case release == nil && errors.Is(err, apply.ErrUnknown):
+		if r.tookPart(ctx, q) {
+			return r.removed(key)
+		}
 		return fmt.Errorf("deployment %s of this group left no hook output on %s", q.Deployment, r.self)
+	case err == nil && n == 0:
+		return r.nothingLogged(release, key, q.Event)
 	}
-	return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
+	return err
+}
+
+// logged finds the deployment whose output is asked for: the newest that has a release, or the one that is named. Its output may outlive its release, which is then nil.
+func (r *reader) logged(q status.LogQuery) (*apply.Release, apply.Key, error) {
+	releases, err := r.applier.Releases(q.Group)
+	if err != nil {
+		return nil, apply.Key{}, err
+	}
+	for _, release := range releases {
+		if release.Deployed && (q.Deployment == "" || release.DeploymentID == q.Deployment) {
+			return &release, apply.Key{GroupID: q.Group, DeploymentID: release.DeploymentID, Attempt: release.Attempt}, nil
+		}
+	}
+	return nil, apply.Key{GroupID: q.Group, DeploymentID: q.Deployment, Attempt: 1}, nil
+}
+
+// tookPart says whether this host ran events of the deployment that is asked for, as far as the group's history tells.
+func (r *reader) tookPart(ctx context.Context, q status.LogQuery) bool {
+	history, err := r.History(ctx, q.Group)
+	if err != nil {
+		return false
+	}
+	for _, d := range history.Deployments {
+		for _, h := range d.Hosts {
+			if d.ID == q.Deployment && h.Name == r.self && len(h.Events) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// removed says that a deployment's output was here once.
+func (r *reader) removed(key apply.Key) error {
+	return fmt.Errorf("the hook output of deployment %s is no longer on %s: old output is removed, of which `retention` in its gitopsd.yaml keeps more", key.DeploymentID, r.self)
 }
 
 // copyLog prints the output of one event's hooks, or of all.
@@ -204,15 +239,36 @@ func (r *reader) copyLog(key apply.Key, event string, w io.Writer) (int64, error
 }
 
 // nothingLogged says which events of a deployment left output, when the one that was asked for left none.
-func (r *reader) nothingLogged(key apply.Key, event string) error {
+func (r *reader) nothingLogged(release *apply.Release, key apply.Key, event string) error {
 	var with []string
 	for _, e := range appspec.Events() {
 		if n, err := r.copyLog(key, string(e), io.Discard); err == nil && n > 0 && e.Scriptable() {
 			with = append(with, string(e))
 		}
 	}
-	if len(with) == 0 {
-		return fmt.Errorf("no hook of deployment %s left output on %s", key.DeploymentID, r.self)
+	if len(with) > 0 {
+		return fmt.Errorf("deployment %s ran no hook of %s on %s; there is output of %s", key.DeploymentID, event, r.self, strings.Join(with, ", "))
 	}
-	return fmt.Errorf("deployment %s ran no hook of %s on %s; there is output of %s", key.DeploymentID, event, r.self, strings.Join(with, ", "))
+	switch hooks, known := hasHooks(release); {
+	case known && !hooks:
+		return fmt.Errorf("no hook of deployment %s left output on %s", key.DeploymentID, r.self)
+	case known && release.WasGood: // what a hook runs is in its output even when it prints nothing
+		return r.removed(key)
+	}
+	return fmt.Errorf("there is no hook output of deployment %s on %s: no hook was run, or its output was old and removed, of which `retention` in its gitopsd.yaml keeps more", key.DeploymentID, r.self)
+}
+
+// hasHooks says whether a release has scripts that a deployment of it runs; known is false without one. Those of ApplicationStop the deployment after it runs.
+func hasHooks(release *apply.Release) (hooks, known bool) {
+	if release == nil {
+		return false, false
+	}
+	spec, err := readAppSpec(release.Dir)
+	if err != nil {
+		return false, false
+	}
+	for event, scripts := range spec.Hooks {
+		hooks = hooks || len(scripts) > 0 && event != appspec.ApplicationStop
+	}
+	return hooks, true
 }

@@ -151,6 +151,7 @@ type disk struct {
 	applier *apply.Applier
 	bundles *bundles
 	config  Config
+	kept    apply.Retention
 }
 
 func newDisk(t *testing.T) *disk {
@@ -165,7 +166,7 @@ func newDisk(t *testing.T) *disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.applier, err = apply.New(apply.Options{StateDir: filepath.Join(t.TempDir(), "apply"), DestinationRoot: t.TempDir(), Supervisor: []string{program, "supervise"}}); err != nil {
+	if d.applier, err = apply.New(apply.Options{StateDir: filepath.Join(t.TempDir(), "apply"), DestinationRoot: t.TempDir(), Supervisor: []string{program, "supervise"}, Retention: func() apply.Retention { return d.kept }}); err != nil {
 		t.Fatal(err)
 	}
 	d.bundles = &bundles{store: d.store, applier: d.applier, config: func() *Config { return &d.config }, limit: func() int64 { return 0 }, changed: newWake(), log: slog.New(slog.DiscardHandler)}
@@ -176,8 +177,8 @@ func newDisk(t *testing.T) *disk {
 func (d *disk) source(letter, appspecText string) apply.Source {
 	d.t.Helper()
 	dir := d.t.TempDir()
-	for name, text := range map[string]string{"appspec.yml": appspecText, "page": letter} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+	for name, text := range map[string]string{"appspec.yml": appspecText, "page": letter, "hook.sh": "#!/bin/sh\necho hello of " + letter + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			d.t.Fatal(err)
 		}
 	}
@@ -197,8 +198,13 @@ const plainSpec = "version: 0.0\nos: linux\nfiles:\n  - {source: page, destinati
 // deploy applies a deployment.
 func (d *disk) deploy(id, letter string) apply.Deployment {
 	d.t.Helper()
+	return d.deploySpec(id, letter, plainSpec)
+}
+
+func (d *disk) deploySpec(id, letter, spec string) apply.Deployment {
+	d.t.Helper()
 	deployment := apply.Deployment{ID: id, ApplicationName: "website", GroupName: "website", GroupID: "g1", SpecHash: "hash-" + letter, Commit: "commit-" + letter, Kind: appspec.InPlace,
-		Source: d.source(letter, plainSpec), FileExistsBehavior: appspec.Overwrite, HoldGood: true}
+		Source: d.source(letter, spec), FileExistsBehavior: appspec.Overwrite, HoldGood: true}
 	result, err := d.applier.Apply(context.Background(), deployment, nil)
 	if err != nil || result.Outcome != apply.OutcomeSucceeded {
 		d.t.Fatalf("%+v %v", result, err)
