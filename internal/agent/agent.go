@@ -93,6 +93,7 @@ type Agent struct {
 
 	done chan struct{} // closed when Run has ended
 
+	lost     *lost
 	clonesMu sync.Mutex
 	clones   map[string]clone // by host
 }
@@ -292,6 +293,7 @@ func (a *Agent) noteClone(host, detail string) {
 // hostNotices reports hosts that were seen twice, and peers that sent wrong bytes.
 func (a *Agent) hostNotices() []status.Notice {
 	all := append(a.strangerNotice(), a.member.notices()...)
+	all = append(all, a.lost.notices()...)
 	for host, why := range a.swarm.Suspects() {
 		all = append(all, status.Notice{Kind: "CorruptPeer", Host: host, Message: why})
 	}
@@ -346,6 +348,7 @@ func (a *Agent) buildLoops() {
 	a.sets = &sets{self: c.Host, storage: a.storage, consensus: a.consensus, world: a.source.current, worldMove: move, intro: c.Repository.Introduction, ran: a.source.raise,
 		log: a.log.With("station", "sets")}
 	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, repo: repo, alive: a.lives, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
+	a.lost = &lost{self: c.Host, dir: c.DataDir, log: a.log.With("station", "data"), changed: a.changed.Notify}
 	a.member = &member{self: c.Host, dir: c.DataDir, sets: a.sets, verifier: verify, bundles: bytes, applier: a.applier, deploy: deploy, checks: probes,
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
 		pending: map[string][]rollout.Assignment{}, news: newWake(), again: newWake(), gates: map[string]chan error{}, installed: map[string]bool{},
@@ -494,6 +497,7 @@ func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 	loops.Go(func() error { return a.gossip.Run(ctx) })
 	loops.Go(func() error { return a.announce(ctx) })
 	loops.Go(func() error { return a.announceFetches(ctx) })
+	loops.Go(func() error { return a.lost.Run(ctx) })
 	loops.Go(func() error { return a.source.Run(ctx) })
 	loops.Go(func() error { return a.sets.Run(ctx) })
 	loops.Go(func() error { defer a.member.checks.wait(); return a.member.Run(ctx) })
