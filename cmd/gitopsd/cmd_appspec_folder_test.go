@@ -1,6 +1,8 @@
 package main
 
 import (
+	"archive/tar"
+	"compress/gzip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,6 +77,55 @@ func TestBundleVerbsRefuseWhatCannotBeDeployed(t *testing.T) {
 	}
 	if out, code := bundleVerb(t, "pack", t.TempDir(), "-o", filepath.Join(to, "c.tar.zst")); code != codeInvalid || !strings.Contains(out, "there is no appspec.yml") {
 		t.Errorf("no AppSpec file: exit %d, %s", code, out)
+	}
+}
+
+// TestBundlePushLooksIntoArchives: one of other tools may lack what a folder may lack.
+func TestBundlePushLooksIntoArchives(t *testing.T) {
+	to := filepath.Join(t.TempDir(), "a.tgz")
+	archive := func(dir string) string {
+		file := filepath.Join(t.TempDir(), "site.tgz")
+		out, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		packed := gzip.NewWriter(out)
+		files := tar.NewWriter(packed)
+		for _, err := range []error{files.AddFS(os.DirFS(dir)), files.Close(), packed.Close(), out.Close()} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return file
+	}
+	lacking := archive(lackingBundle(t))
+	out, code := bundleVerb(t, "push", lacking, to)
+	for _, want := range append(whatLacks[:3:3], "cannot use "+lacking+" as a bundle", lacking+"/appspec.yml:") {
+		if want = strings.Replace(want, "error: ", "", 1); !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if code != codeInvalid || strings.Contains(out, "gitopsd-outline-") {
+		t.Errorf("exit %d, want %d\n%s", code, codeInvalid, out)
+	}
+	if out, code := bundleVerb(t, "push", archive(writeTree(t, map[string]string{"page": "x"})), to); code != codeInvalid || !strings.Contains(out, "there is no appspec.yml in its top folder") {
+		t.Errorf("no AppSpec file: exit %d, %s", code, out)
+	}
+	if _, err := os.Stat(to); err == nil {
+		t.Error("what was refused was stored")
+	}
+	whole := bundleTree(t, "x")
+	forge := filepath.Join(t.TempDir(), "repo-1f2e")
+	if err := os.CopyFS(forge, os.DirFS(whole)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/hosts", filepath.Join(forge, "hosts")); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{archive(whole)}, {archive(filepath.Dir(forge))}, {lacking, "--no-check"}} {
+		if out, code := bundleVerb(t, append([]string{"push", args[0], filepath.Join(t.TempDir(), "a.tgz")}, args[1:]...)...); code != 0 {
+			t.Errorf("%v: exit %d, %s", args, code, out)
+		}
 	}
 }
 

@@ -98,7 +98,7 @@ func withoutType(name string) string {
 	return name
 }
 
-const noCheckUsage = "do not look whether DIR can be deployed: the overlay of its group brings what is missing"
+const noCheckUsage = "do not look whether it can be deployed: the overlay of its group brings what is missing"
 
 // outputFile gives a verb that writes a file the flag -o, --output. Its earlier name --out is understood too.
 func outputFile(cmd *cobra.Command, file *string, usage string) {

@@ -65,8 +65,8 @@ func bundlePushCommand() *cobra.Command {
 		Use:   "push DIR|FILE s3://BUCKET/KEY",
 		Short: "Store a bundle and its index, and print or edit the revision to commit",
 		Long: "Pack DIR (or take FILE as it is), store it at the location with its piece index beside it, and print the `revision:` to commit.\n" +
-			"Refused, with 10, is a DIR that could never be deployed: with an appspec.yml that is missing or bad, or that names scripts or sources\n" +
-			"which neither DIR nor the overlay of --group has.\n" +
+			"Refused, with 10, is a bundle that could never be deployed: with an appspec.yml that is missing or bad, or that names scripts or sources\n" +
+			"which neither it nor the overlay of --group has.\n" +
 			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.\n" +
 			"Repeated after an interruption, it goes on with the parts that arrived.",
 		Args: usageArgs(cobra.ExactArgs(2)),
@@ -191,6 +191,11 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		return rev, err
 	}
 	defer archive.Close()
+	if !info.IsDir() && !f.noCheck {
+		if err := checkBundleArchive(hints, archive, f.groupFolder()); err != nil {
+			return rev, err
+		}
+	}
 	x, digest, err := archive.indexOf()
 	if err != nil {
 		return rev, fmt.Errorf("cannot push %s: %w", source, err)
