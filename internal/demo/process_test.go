@@ -76,7 +76,7 @@ func TestEndLeavesNoProcess(t *testing.T) {
 }
 
 func TestEndSparesChildrenFromBefore(t *testing.T) {
-	cmd := exec.Command(shell(t), "-c", "while :; do sleep 600; done")
+	cmd := exec.Command(shell(t), "-c", "exec sleep 600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
