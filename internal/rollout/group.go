@@ -228,7 +228,6 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
 	pending := d.count(func(r *row) bool { return r.Status == rowPending })
 	inFlight := d.count(func(r *row) bool { return r.Status.inFlight() })
-	least := d.Policy.MinSuccess.Of(d.N)
 	// Hosts that are down already go first; when only healthy ones are left and the
 	// budget is gone for good, nothing will ever be granted again.
 	free := slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Status == rowPending && !g.healthy(t, g.host(r.Host)) })
@@ -242,14 +241,27 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 		if stuck {
 			return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down to go back", d.numbers(), d.culprits(4))
 		}
-	case pending > 0 && (failed >= max(1, d.B) || stuck):
+	case pending > 0 && (d.budgetSpent(failed) || stuck):
 		return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down", d.numbers(), d.culprits(4))
-	case d.Policy.MaxFailures.Set && failed > d.Policy.MaxFailures.Of(d.N):
+	case d.failuresExceeded(failed):
 		return "HEALTH_CONSTRAINTS", sentence("N=%d maxFailures=%d: %s", d.N, d.Policy.MaxFailures.Of(d.N), d.culprits(4))
-	case d.Policy.MinSuccess.set() && failed > d.N-least:
-		return "HEALTH_CONSTRAINTS", sentence("N=%d minSuccess=%d: %s, so it cannot be reached", d.N, least, d.culprits(4))
+	case d.successLost(failed):
+		return "HEALTH_CONSTRAINTS", sentence("N=%d minSuccess=%d: %s, so it cannot be reached", d.N, d.Policy.MinSuccess.Of(d.N), d.culprits(4))
 	}
 	return "", ""
+}
+
+// budgetSpent says whether after so many failures no healthy host may be taken down any more.
+func (d *deployment) budgetSpent(failed int) bool { return failed >= max(1, d.B) }
+
+// failuresExceeded says whether these are more failures than maxFailures allows.
+func (d *deployment) failuresExceeded(failed int) bool {
+	return d.Policy.MaxFailures.Set && failed > d.Policy.MaxFailures.Of(d.N)
+}
+
+// successLost says whether minSuccess cannot be reached after so many failures.
+func (d *deployment) successLost(failed int) bool {
+	return d.Policy.MinSuccess.set() && failed > d.N-d.Policy.MinSuccess.Of(d.N)
 }
 
 // culprits names the first hosts that failed and how.

@@ -40,8 +40,7 @@ func (g *group) refusing(d *deployment) []*row {
 
 // tooMany says whether so many failures end a deployment while hosts are left.
 func (d *deployment) tooMany(failed int) bool {
-	return failed >= max(1, d.B) || (d.Policy.MaxFailures.Set && failed > d.Policy.MaxFailures.Of(d.N)) ||
-		(d.Policy.MinSuccess.set() && failed > d.N-d.Policy.MinSuccess.Of(d.N))
+	return d.budgetSpent(failed) || d.failuresExceeded(failed) || d.successLost(failed)
 }
 
 // refusalsHold says whether nothing may be granted because the hosts that refuse

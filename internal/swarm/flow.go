@@ -1,27 +1,12 @@
 package swarm
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // Figures of how fast bytes come.
 const (
 	flowSlot  = 500 * time.Millisecond
 	flowSlots = 10
 )
-
-// buffers are rooms for a piece. A host that sends and gets at the rate of its link would otherwise fill its heap some times a second.
-type buffers struct{ pool sync.Pool }
-
-func (b *buffers) take() []byte {
-	if room, ok := b.pool.Get().(*[]byte); ok {
-		return *room
-	}
-	return nil
-}
-
-func (b *buffers) give(room []byte) { b.pool.Put(&room) }
 
 // flow is how many bytes came in each of the last moments.
 type flow struct {

@@ -365,7 +365,7 @@ func (x *exchange) readPieces(ctx context.Context, origin Origin, pieces []int) 
 	buf := x.s.buffers.take()
 	defer func() { x.s.buffers.give(buf) }()
 	for _, i := range pieces {
-		data := slices.Grow(buf[:0], int(x.sizes[i]))[:x.sizes[i]]
+		data := sized(buf, x.sizes[i])
 		buf = data
 		if _, err := io.ReadFull(source, data); err != nil {
 			return read, -1, because(ctx, err)

@@ -98,7 +98,7 @@ func (x *exchange) redraw(members []string) {
 	x.mu.Lock()
 	x.drawn, x.home, x.graph = all, self.Site, graph
 	if x.picker != nil {
-		x.picker.Swarm(len(all))
+		x.picker.SetSwarm(len(all))
 	}
 	x.mu.Unlock()
 	x.s.links.drawn(x.digest, graph.Out)
@@ -318,7 +318,7 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 	buf := x.s.buffers.take()
 	defer func() { x.s.buffers.give(buf) }()
 	for i := want.From; i < want.From+want.Count; i++ {
-		data := slices.Grow(buf[:0], int(x.sizes[i]))[:x.sizes[i]]
+		data := sized(buf, x.sizes[i])
 		buf = data
 		if _, err := io.ReadFull(body, data); err != nil {
 			return kept, fmt.Errorf("cannot read piece %d from %s: %w", i, want.Host, because(ctx, err))

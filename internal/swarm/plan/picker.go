@@ -87,8 +87,8 @@ func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	return p
 }
 
-// Swarm notes how many other hosts are in the exchange, whether this one listens to them or not.
-func (p *Picker) Swarm(others int) { p.swarm = others }
+// SetSwarm notes how many other hosts are in the exchange, whether this one listens to them or not.
+func (p *Picker) SetSwarm(others int) { p.swarm = others }
 
 // Orphans is how many missing pieces are neither on their way nor at any peer: what must come from the origin.
 func (p *Picker) Orphans() int { return p.orphans }

@@ -285,7 +285,7 @@ func (s *sim) connect(h *simHost) {
 		members = slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Site != s.members[h.id].Site })
 	}
 	g := Neighbours(s.members[h.id], slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Name == "" }), s.c.seed)
-	h.picker.Swarm(len(members) - 1)
+	h.picker.SetSwarm(len(members) - 1)
 	wanted := map[string]bool{}
 	for k, name := range slices.Concat(g.Near, slices.Sorted(maps.Keys(g.Far))) {
 		wanted[name] = true
