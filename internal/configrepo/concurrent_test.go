@@ -92,7 +92,7 @@ func TestTheChildDiesAloneOfMemory(t *testing.T) {
 	}
 	f := newFixture(t)
 	f.o.URLs, f.o.Child = nil, testChild()
-	f.o.Limits.ObjectBytes, f.o.Limits.MemoryBytes = 1<<30, 64<<20
+	f.o.Limits.ObjectBytes, f.o.Limits.MemoryBytes = 1<<30, 192<<20 // less than the object, and room for threads, which would fail in words of their own
 	r := f.open()
 	// A small object, and a delta that copies it 4096 times.
 	const base, copies = 1 << 16, 4096
