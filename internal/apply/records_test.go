@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -171,4 +172,56 @@ func TestListingClosesEarlyAndTellsOfDamage(t *testing.T) {
 	if err := known.close(); err == nil {
 		t.Error("damage is not told")
 	}
+}
+
+// FuzzRecords reads arbitrary bytes as each kind of state file. What is read
+// without an error is written and read again as the same.
+func FuzzRecords(f *testing.F) {
+	for _, seed := range []string{
+		`{"version":2,"application":"app","release":{"groupId":"g","deploymentId":"d-1","attempt":1},"entries":1}` + "\n" + `{"path":"/a","kind":"file"}` + "\n" + `{"records":1}` + "\n",
+		`{"version":2,"entries":-1}` + "\n" + `{"path":"/a","kind":"dir"}` + "\n" + `{"records":1}` + "\n",
+		`{"version":2,"tag":"t","installed":-1,"units":-1}` + "\n" + `{"installed":{"path":"/a","kind":"file"}}` + "\n" + `{"unit":{}}` + "\n" + `{"removal":"/b"}` + "\n" + `{"records":3}` + "\n",
+		`{"version":2}` + "\n" + `{"path":"a","node":{"kind":"file"}}` + "\n" + `{"records":1}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	w := newBench(f)
+	a := w.applier()
+	r := &run{a: a, key: Key{GroupID: "g", DeploymentID: "d-1", Attempt: 1}, c: &checked{}}
+	if err := os.MkdirAll(filepath.Dir(r.planFile()), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	if err := os.MkdirAll(a.groupDir("g"), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, file := range []string{a.installedFile("g"), a.claimFile("g"), r.planFile()} {
+			writeFile(t, file, data)
+		}
+		if s, err := a.installed("g"); err == nil {
+			if err := a.writeInstalled("g", s); err != nil {
+				t.Fatal(err)
+			}
+			again, err := a.installed("g")
+			if err != nil || len(again.Entries) != len(s.Entries) {
+				t.Fatalf("%d entries became %d, %v", len(s.Entries), len(again.Entries), err)
+			}
+		}
+		if c, err := a.claim("g"); err == nil && c == nil {
+			t.Fatal("no claim where there is a file")
+		}
+		if in, err := r.savedInstall(); err == nil {
+			if err := r.savePlan(in); err != nil {
+				t.Fatal(err)
+			}
+			again, err := r.savedInstall()
+			if err != nil || !reflect.DeepEqual(again.plan.Removals, in.plan.Removals) || len(again.plan.Units) != len(in.plan.Units) || len(again.plan.Installed) != len(in.plan.Installed) {
+				t.Fatalf("another plan: %v", err)
+			}
+		}
+		if known, err := openListing(r.planFile()); err == nil {
+			known.find("\xff")
+			known.close()
+		}
+	})
 }

@@ -95,12 +95,12 @@ func (r *run) savedInstall() (*installer, error) {
 		switch {
 		case rec.Installed != nil:
 			if p.Installed == nil {
-				p.Installed = make([]plan.Entry, 0, min(head.Installed, recordsAhead))
+				p.Installed = make([]plan.Entry, 0, ahead(head.Installed))
 			}
 			p.Installed = append(p.Installed, verbatimEntry(*rec.Installed))
 		case rec.Unit != nil:
 			if p.Units == nil {
-				p.Units = make([]plan.Extent, 0, min(head.Units, recordsAhead))
+				p.Units = make([]plan.Extent, 0, ahead(head.Units))
 			}
 			p.Units = append(p.Units, *rec.Unit)
 		case rec.Removal != "":

@@ -157,7 +157,7 @@ func (a *Applier) installed(groupID string) (installedState, error) {
 	s := installedState{installedHeader: installedHeader{Version: stateVersion}}
 	err := readRecords(a.installedFile(groupID), stateVersion, &s.installedHeader, func(e plan.Entry) {
 		if s.Entries == nil {
-			s.Entries = make([]plan.Entry, 0, min(s.installedHeader.Entries, recordsAhead))
+			s.Entries = make([]plan.Entry, 0, ahead(s.installedHeader.Entries))
 		}
 		s.Entries = append(s.Entries, verbatimEntry(e))
 	})
@@ -167,8 +167,8 @@ func (a *Applier) installed(groupID string) (installedState, error) {
 	return s, err
 }
 
-// recordsAhead bounds what is made room for by a header's word alone.
-const recordsAhead = 1 << 20
+// ahead is for how many records room is made on a header's word alone.
+func ahead(promised int) int { return min(max(promised, 0), 1<<20) }
 
 // installedHead returns all but the entries.
 func (a *Applier) installedHead(groupID string) (installedHeader, error) {
