@@ -188,7 +188,7 @@ func (x *exchange) prepare(ctx context.Context) error {
 		x.sizes[i] = int64(index.Piece(i).Size)
 	}
 	x.picker = plan.NewPicker(x.sizes, plan.Bits(have), x.seed)
-	x.picker.SetSwarm(len(x.drawn))
+	x.picker.SetSwarm(x.s.o.Host, len(x.drawn))
 	for host, p := range x.peers {
 		p.placed = false
 		x.place(host, p, nil)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
 func TestAnOriginThatIsDownAndComesBack(t *testing.T) {
@@ -497,5 +498,21 @@ func TestAHolderThatVanishesIsMissedSoon(t *testing.T) {
 			t.Errorf("it took %v until the others had everything", took)
 		}
 		payload(t, s, a.index.PayloadSize())
+	})
+}
+
+// A lease may end while the dealer, asked before, answers that enough is on its way: the host asks again at once then, and does not sit that answer out.
+func TestALeaseThatEndsDuringAQuestionIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := &exchange{started: time.Now().Add(-time.Minute), picker: plan.NewPicker([]int64{1, 1}, plan.NewBits(2), 1)}
+		begin := time.Now()
+		x.waitLease(t.Context(), 1, time.Second)
+		if waited := time.Since(begin); waited > 0 {
+			t.Errorf("it waits for %v although its lease is over", waited)
+		}
+		x.waitLease(t.Context(), 0, time.Second)
+		if waited := time.Since(begin); waited != time.Second {
+			t.Errorf("it waits for %v, want a second", waited)
+		}
 	})
 }

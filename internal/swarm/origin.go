@@ -185,7 +185,7 @@ func (x *exchange) readOrigin(ctx context.Context) {
 			}
 			continue
 		}
-		question := x.leaseQuestion()
+		question, held := x.leaseQuestion()
 		answer, err := x.askLease(ctx, question)
 		if err == nil {
 			x.toldDealer(question)
@@ -204,18 +204,17 @@ func (x *exchange) readOrigin(ctx context.Context) {
 		if ctx.Err() == nil && x.needsOrigin() {
 			x.because(answer.Why)
 		}
-		x.waitLease(ctx, wait)
+		x.waitLease(ctx, held, wait)
 	}
 }
 
-// waitLease waits until it is time to ask again, or a lease ended, or nothing needs asking any more.
-func (x *exchange) waitLease(ctx context.Context, wait time.Duration) {
+// waitLease waits until it is time to ask again, or a lease ended since held were being read, or nothing needs asking any more.
+func (x *exchange) waitLease(ctx context.Context, held int, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	held := x.held()
 	for {
 		changed := x.changed.wait()
-		if now := x.held(); now != held || !x.needsOrigin() {
+		if x.held() != held || !x.needsOrigin() {
 			return
 		}
 		select {
@@ -274,20 +273,21 @@ func (x *exchange) soonHeard() <-chan time.Time {
 	return nil
 }
 
-// leaseQuestion says what this host has, knows and holds, as of one moment: a piece that is written between two looks would be in neither, and dealt again.
-func (x *exchange) leaseQuestion() leaseRequest {
+// leaseQuestion says what this host has, knows and holds, as of one moment, and how many leases that are: a piece that is written between two looks would be in neither,
+// and dealt again.
+func (x *exchange) leaseQuestion() (q leaseRequest, held int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	have := x.partial.Have()
 	x.asked = x.since()
-	q := leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
+	q = leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
 		Read: x.landed, Rate: x.rate, Hosts: len(x.drawn) + 1, Partial: x.partialView()}
 	for host, p := range x.peers {
 		if x.suspects[host] == "" && p.live && p.view.index == q.Index && len(q.Others) < newsListMax {
 			q.Others = append(q.Others, p.view.state.Reading...)
 		}
 	}
-	return q
+	return q, len(x.holding)
 }
 
 // toldDealer forgets what the dealer knows now.

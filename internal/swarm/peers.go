@@ -98,7 +98,7 @@ func (x *exchange) redraw(members []string) {
 	x.mu.Lock()
 	x.drawn, x.home, x.graph = all, self.Site, graph
 	if x.picker != nil {
-		x.picker.SetSwarm(len(all))
+		x.picker.SetSwarm(x.s.o.Host, len(all))
 	}
 	x.mu.Unlock()
 	x.s.links.drawn(x.digest, graph.Out)

@@ -16,7 +16,8 @@ const (
 	runMin       = 128 << 10       // bytes of one lease at least, where that much is missing together
 	runMax       = 1 << 20         // and at most
 	runTime      = 2 * time.Second // and no more than a host reads in so long
-	runsAtOnce   = 8               // leases at a time over all hosts, but one a host
+	aheadTime    = time.Second     // a host is dealt no second lease beside as much as it reads of one lease in so long
+	runsAtOnce   = 12              // leases at a time over all hosts that read, but one a host
 	runsPerHost  = 4               // and of one host;
 	readersMax   = 32              // leases at a time over all hosts in any case
 	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
@@ -160,7 +161,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: d.again(r, 2*retryMin)}
 	case d.failures >= probeAfter && !d.answers(now) && now < d.probe:
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: soon(d.probe - now)}
-	case held >= d.share(r.Hosts, all):
+	case held >= d.share(r, all, now):
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
@@ -398,13 +399,28 @@ func (d *Dealer) leased(host string) (held, all int64) {
 	return held, all
 }
 
-// share is how many bytes a host may hold: several leases while there is plenty, one when little is left, so that all end together.
-func (d *Dealer) share(hosts int, all int64) int64 {
-	run := d.runBytes(hosts)
-	if d.total-d.hadSum-all <= int64(hosts)*run {
+// share is how many bytes a host may hold: several leases while there is plenty and few read, one when little is left, so that all end together.
+func (d *Dealer) share(r Request, all int64, now time.Duration) int64 {
+	run, readers := d.runBytes(r.Hosts), d.readers(now)
+	if d.total-d.hadSum-all <= int64(readers)*run {
 		return 1
 	}
-	return int64(min(max(runsAtOnce/hosts, 1), runsPerHost)-1)*run + 1
+	most := int64(min(max(runsAtOnce/readers, 1), runsPerHost)-1)*run + 1
+	if r.Rate > 0 {
+		most = min(most, r.Rate*int64(aheadTime/time.Second))
+	}
+	return most
+}
+
+// readers is how many hosts asked lately, and can read.
+func (d *Dealer) readers(now time.Duration) int {
+	n := 0
+	for _, a := range d.hosts {
+		if now-a.asked < activeFor && a.failures == 0 {
+			n++
+		}
+	}
+	return max(n, 1)
 }
 
 // runBytes is the size of one lease: small enough that every host has many, large enough that requests cost little.

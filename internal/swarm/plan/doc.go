@@ -14,8 +14,8 @@
 // everybody, a piece is somewhere for the dealer as long as anyone who asks shows it.
 //
 // Picker belongs to every host: rarest piece first, from the least busy peer that has it, with as many neighbours as fit one request; of other sites and of peers that
-// are much slower than most only what nobody else has; at the end pieces that are on their way for long are asked of a second peer. Patience is what a host remembers
-// of how a peer answered.
+// are much slower than most only what nobody else has; at the end pieces that are on their way for long are asked of a second peer. In a small swarm it leaves a piece to
+// be passed on by others where its first holder would otherwise send more than they do (relay.go). Patience is what a host remembers of how a peer answered.
 //
 // The tests run all of it for a thousand and five thousand hosts in virtual time (sim_test.go).
 //

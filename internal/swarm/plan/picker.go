@@ -45,6 +45,12 @@ type Picker struct {
 	began   []time.Duration // of each of them
 	orphans int             // idle pieces that no peer has
 	swarm   int             // other hosts in the exchange
+	self    uint64          // this host in the draw
+	draws   int             // counts changes of the peers among whom is drawn
+	brought int             // pieces that this host was the first to have
+	fresh   []arrival       // that peers brought, and nobody waited for long enough
+	opened  words           // pieces that were waited for long enough
+	now     time.Duration
 	turn    uint64
 	pace    float64         // nanoseconds a byte of any peer took lately
 	due     []time.Duration // when a piece that only other sites have is everybody's; 0 while it is not such a one; nil without far peers
@@ -60,12 +66,14 @@ type way struct {
 
 // source is one peer.
 type source struct {
+	bringing
 	host  string
 	far   bool  // of another site
 	last  bool  // it is asked only for what the others do not have: it is far, or slow
 	ours  words // of a far one's pieces, those that this host brings to the own site
 	have  words
-	busy  *int // requests under way
+	may   words // of those, what Pick may ask for now
+	busy  *int  // requests under way
 	load  int64
 	pace  float64       // nanoseconds a byte took lately; 0 for unknown
 	took  time.Duration // its last request
@@ -76,7 +84,7 @@ type source struct {
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
 func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	n := len(sizes)
-	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
+	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), opened: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
 	for i := range n {
 		if !have.Has(i) {
 			p.missing.set(i)
@@ -87,8 +95,8 @@ func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	return p
 }
 
-// SetSwarm notes how many other hosts are in the exchange, whether this one listens to them or not.
-func (p *Picker) SetSwarm(others int) { p.swarm = others }
+// SetSwarm notes this host's name, and how many other hosts are in the exchange, whether this one listens to them or not.
+func (p *Picker) SetSwarm(self string, others int) { p.self, p.swarm = draw(self), others }
 
 // Orphans is how many missing pieces are neither on their way nor at any peer: what must come from the origin.
 func (p *Picker) Orphans() int { return p.orphans }
@@ -130,11 +138,19 @@ func (p *Picker) setPeer(host string, have Bits, far bool) {
 		s = nil
 	}
 	if s == nil {
-		s = &source{host: host, far: far, last: far, busy: p.busyWith(host), have: newWords(len(p.sizes))}
+		n := len(p.sizes)
+		s = &source{bringing: bringing{id: draw(host)}, host: host, far: far, last: far, busy: p.busyWith(host), have: newWords(n), may: newWords(n)}
+		p.draws++
 		at, _ := slices.BinarySearchFunc(p.peers, host, bySource)
 		p.peers = slices.Insert(p.peers, at, s)
 	}
-	p.change(s, wordsOf(have, len(p.sizes)))
+	now := wordsOf(have, len(p.sizes))
+	for k, w := range now {
+		for w &^= s.have[k]; w != 0; w &= w - 1 {
+			p.told(s, k<<6+bits.TrailingZeros64(w))
+		}
+	}
+	p.change(s, now)
 }
 
 // AddPieces notes that a known peer has more; pieces that do not exist are ignored.
@@ -145,6 +161,7 @@ func (p *Picker) AddPieces(host string, pieces []int) {
 	}
 	for _, i := range pieces {
 		if i >= 0 && i < len(p.sizes) && !s.have.has(i) {
+			p.told(s, i)
 			s.have.set(i)
 			p.common(s, i, +1)
 		}
@@ -158,6 +175,7 @@ func (p *Picker) DropPeer(host string) {
 		return
 	}
 	p.change(s, newWords(len(p.sizes)))
+	p.draws++
 	at, _ := slices.BinarySearchFunc(p.peers, host, bySource)
 	p.peers = slices.Delete(p.peers, at, at+1)
 	if *s.busy == 0 {
@@ -226,6 +244,9 @@ func (p *Picker) setIdle(i int, idle bool) {
 
 // Got notes that a piece is here.
 func (p *Picker) Got(i int) {
+	if p.unseen(i) {
+		p.brought++
+	}
 	p.missing.clear(i)
 	p.setIdle(i, false)
 }
@@ -355,33 +376,52 @@ func (p *Picker) Pick(now time.Duration, asks func(host string) int) (w Want, ok
 	}
 	_, each := Flows(max(p.swarm, len(p.peers)))
 	p.turn = p.turn*6364136223846793005 + 1442695040888963407
-	able, least := make([]*source, 0, len(p.peers)), uint16(1)
-	union := newWords(len(p.sizes))
+	able := make([]*source, 0, len(p.peers))
 	for _, s := range p.peers {
 		if !s.far && s.last && now >= s.slow {
 			p.rank(s, false)
 		}
 		if *s.busy < min(asks(s.host), each) {
 			able = append(able, s)
-			for k, h := range s.have {
-				if s.last {
-					h, least = h&p.bring(s, k, now), 0
-				}
-				union[k] |= h
-			}
 		}
 	}
 	if len(able) == 0 {
 		return Want{}, false
 	}
-	if i := p.rarest(union, least); i >= 0 {
-		return p.take(p.leastBusy(able, i, "", p.rarity[i] == 0), i, now), true
+	restrained := p.relay(now)
+	for _, late := range []bool{false, true} {
+		if late && !restrained {
+			break
+		}
+		union, least := p.askable(able, late)
+		if i := p.rarest(union, least); i >= 0 {
+			return p.take(p.leastBusy(able, i, "", p.rarity[i] == 0), i, now), true
+		}
 	}
 	return p.again(now, able)
 }
 
+// askable gathers what may be asked of any of these peers, and says at how many of those that are asked first a piece is that cannot be rarer.
+func (p *Picker) askable(able []*source, late bool) (union words, least uint16) {
+	union, least = newWords(len(p.sizes)), 1
+	for _, s := range able {
+		if s.last {
+			least = 0
+		}
+		for k := range s.may {
+			if s.last {
+				s.may[k] = s.have[k] & p.bring(s, k)
+			} else {
+				s.may[k] = p.mayAsk(s, k, late)
+			}
+			union[k] |= s.may[k]
+		}
+	}
+	return union, least
+}
+
 // bring says which of 64 pieces this host is to fetch from another site now: those of its share that no peer of the own site has, and others that are due.
-func (p *Picker) bring(s *source, k int, now time.Duration) uint64 {
+func (p *Picker) bring(s *source, k int) uint64 {
 	if !s.far {
 		return ^p.nearby[k]
 	}
@@ -390,8 +430,8 @@ func (p *Picker) bring(s *source, k int, now time.Duration) uint64 {
 		i := k<<6 + bits.TrailingZeros64(others)
 		switch {
 		case p.due[i] == 0:
-			p.due[i] = now + min(bringTimes*p.overdue(), bringMax)
-		case now >= p.due[i]:
+			p.due[i] = p.now + min(bringTimes*p.overdue(), bringMax)
+		case p.now >= p.due[i]:
 			want |= others & -others
 		}
 	}
@@ -428,7 +468,7 @@ func (p *Picker) leastBusy(able []*source, i int, other string, last bool) *sour
 	least, start := 0, int((p.turn>>40)%uint64(len(able)))
 	for k := range able {
 		s := able[(start+k)%len(able)]
-		if s.last != last || s.host == other || !s.have.has(i) {
+		if s.last != last || s.host == other || !s.may.has(i) {
 			continue
 		}
 		if busy := *s.busy; best == nil || busy < least || busy == least && s.load < best.load {
@@ -442,7 +482,7 @@ func (p *Picker) leastBusy(able []*source, i int, other string, last bool) *sour
 func (p *Picker) take(s *source, i int, now time.Duration) Want {
 	w := Want{Host: s.host, From: i, Count: 1, since: now}
 	size := p.sizes[i]
-	for n := i + 1; n < len(p.sizes) && p.idle.has(n) && s.have.has(n) && p.rarity[n] <= p.rarity[i] && size+p.sizes[n] <= PeerRunMax; n++ {
+	for n := i + 1; n < len(p.sizes) && p.idle.has(n) && s.may.has(n) && p.rarity[n] <= p.rarity[i] && size+p.sizes[n] <= PeerRunMax; n++ {
 		w.Count, size = w.Count+1, size+p.sizes[n]
 	}
 	for n := i; n < i+w.Count; n++ {
@@ -482,6 +522,9 @@ func (p *Picker) full(now time.Duration) bool {
 func (p *Picker) again(now time.Duration, able []*source) (Want, bool) {
 	best := -1
 	var from *source
+	for _, s := range able {
+		copy(s.may, s.have)
+	}
 	for i, w := range p.ways {
 		if w.count >= waysMax || !p.missing.has(i) || now-w.since < p.overdue() {
 			continue

@@ -561,3 +561,61 @@ func TestInASmallSwarmEachPeerIsAskedOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestAPieceLeavesItsBringerOnlyAsOftenAsIsEven: one of four others brings everything. This host asks it for a part at once, and for the rest when nobody else got it for long.
+func TestAPieceLeavesItsBringerOnlyAsOftenAsIsEven(t *testing.T) {
+	const pieces = 400
+	sizes := slices.Repeat([]int64{PeerRunMax}, pieces)
+	p := NewPicker(sizes, NewBits(pieces), 1)
+	p.SetSwarm("self", 4)
+	for _, host := range []string{"a", "b", "c", "d"} {
+		p.SetPeer(host, NewBits(pieces))
+	}
+	p.AddPieces("a", seq(pieces))
+	asked := map[int]bool{}
+	ask := func(now time.Duration) (n int) {
+		for {
+			w, ok := p.Pick(now, always(2))
+			if !ok {
+				return n
+			}
+			if w.Host != "a" || asked[w.From] {
+				t.Fatalf("asked %s for %d", w.Host, w.From)
+			}
+			asked[w.From] = true
+			n++
+			p.Got(w.From)
+			if len(asked) > 1 { // the first stays under way
+				p.Release(w, PeerRunMax, now+10*time.Millisecond)
+			}
+		}
+	}
+	if n := ask(0); n < pieces/8 || n > pieces/2 {
+		t.Errorf("asks for %d of %d pieces at once, want about one in four", n, pieces)
+	}
+	for i := range pieces { // one that another host passes on is asked of that
+		if !asked[i] {
+			p.AddPieces("b", []int{i})
+			w, ok := p.Pick(0, always(2))
+			if !ok || w.Host != "b" || w.From != i {
+				t.Errorf("asks for %+v, %v; want piece %d of b", w, ok, i)
+			}
+			asked[i] = true
+			p.Got(i)
+			p.Release(w, PeerRunMax, 10*time.Millisecond)
+			break
+		}
+	}
+	ask(time.Minute)
+	if len(asked) != pieces {
+		t.Errorf("asked for %d of %d pieces when nobody passed them on", len(asked), pieces)
+	}
+}
+
+func seq(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}

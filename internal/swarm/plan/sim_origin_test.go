@@ -40,7 +40,7 @@ func (s *sim) ask(h *simHost) {
 	hosts := s.swarm(h)
 	r := Request{Host: h.name, Have: slices.Clone(h.have), Seen: h.picker.Seen(), Holding: slices.Concat(h.holding...), Failed: h.failed, Read: h.read, Rate: h.lastRate,
 		Hosts: hosts, Partial: s.partial(h)}
-	h.failed = ""
+	h.failed, h.held = "", len(h.holding)
 	s.after(farDelay, func() {
 		s.out.asks++
 		lease := s.dealer(h).Deal(r, s.now)
@@ -55,8 +55,14 @@ func (s *sim) answer(h *simHost, lease Lease) {
 		return
 	}
 	h.askTimer++
+	if len(lease.Pieces) == 0 && h.held != len(h.holding) {
+		h.asking = false
+		s.ask(h)
+		return
+	}
 	if len(lease.Pieces) == 0 {
 		version := h.askTimer
+		h.waiting = true
 		s.after(max(lease.Retry, 50*time.Millisecond), func() { s.askAgain(h, version) })
 		return
 	}
@@ -67,10 +73,7 @@ func (s *sim) answer(h *simHost, lease Lease) {
 	h.holding = append(h.holding, lease.Pieces)
 	h.picker.Hold(lease.Pieces, s.now)
 	s.out.flows++
-	f := &flow{to: h, lease: lease.Pieces, began: s.now, deadline: s.now + lease.For, seq: s.out.flows}
-	for _, i := range lease.Pieces {
-		f.bytes += s.sizes[i]
-	}
+	f := &flow{to: h, lease: lease.Pieces, bytes: s.sizes[lease.Pieces[0]], began: s.now, deadline: s.now + lease.For, seq: s.out.flows}
 	s.after(originDelay, func() { s.pour(&s.origin, f, func() bool { return false }) })
 	s.after(lease.For, func() { s.expire(f) })
 	h.asking = false
@@ -82,54 +85,66 @@ func (s *sim) abandon(*simHost, Lease) {}
 
 // askAgain ends a wait.
 func (s *sim) askAgain(h *simHost, version int) {
-	if h.askTimer == version && h.asking {
-		h.asking = false
+	if h.askTimer == version && h.waiting {
+		h.asking, h.waiting = false, false
 		s.ask(h)
 	}
 }
 
-// landed ends a lease whose bytes are here.
-func (s *sim) landed(f *flow) {
+// next lets the piece of a lease that comes after one that left the origin follow it.
+func (s *sim) next(f *flow) (left int) {
+	left = f.lease[f.sent]
+	if f.sent++; f.sent < len(f.lease) && !f.over {
+		f.bytes = s.sizes[f.lease[f.sent]]
+		s.pour(&s.origin, f, func() bool { return false })
+	}
+	return left
+}
+
+// landed keeps a piece of a lease, and ends that with its last.
+func (s *sim) landed(f *flow, piece int) {
 	h := f.to
 	if f.over || h.dead {
 		return
 	}
+	s.egress += s.sizes[piece]
+	f.read += s.sizes[piece]
+	s.keep(h, piece)
+	if piece != f.lease[len(f.lease)-1] {
+		s.wonder(h)
+		return
+	}
 	f.over = true
-	s.egress += f.bytes
-	h.lastRate = max(1, int64(float64(f.bytes)/(s.now-f.began).Seconds()))
-	s.endLease(f, f.bytes)
+	h.lastRate = max(1, int64(float64(f.read)/(s.now-f.began).Seconds()))
+	s.endLease(f)
 }
 
-// endLease keeps what came of a lease, and lets the host ask again.
-func (s *sim) endLease(f *flow, read int64) {
+// endLease lets the host ask again.
+func (s *sim) endLease(f *flow) {
 	h := f.to
-	sum := int64(0)
 	h.holding = slices.DeleteFunc(h.holding, func(run []int) bool { return run[0] == f.lease[0] })
-	for _, i := range f.lease {
-		if sum += s.sizes[i]; sum <= read {
-			s.keep(h, i)
-		}
-	}
 	h.picker.Unhold(f.lease)
-	h.read += read
-	h.askTimer++
-	h.asking = false
+	h.read += f.read
+	if h.waiting {
+		h.asking, h.waiting = false, false
+	}
 	s.wonder(h)
 }
 
-// expire gives up a lease that took too long. What came by then came in order.
+// expire gives up a lease that took too long. What came of the piece on its way is lost.
 func (s *sim) expire(f *flow) {
 	h := f.to
 	if f.over || h.dead {
 		return
 	}
 	f.over = true
-	read := min(f.bytes, int64((s.now-f.began-originDelay).Seconds()*h.rate))
-	s.egress += read
-	s.expired += read
+	part := min(f.bytes, int64(max(0, (s.now-f.began-originDelay).Seconds())*h.rate))
+	s.egress += part
+	s.expired += part
+	f.read += part
 	h.failed = "it gave too little"
-	h.lastRate = max(1, int64(float64(read)/(s.now-f.began).Seconds()))
-	s.endLease(f, read)
+	h.lastRate = max(1, int64(float64(f.read)/(s.now-f.began).Seconds()))
+	s.endLease(f)
 }
 
 // die ends a host without a word. What only it had, or was reading, is lost.
@@ -150,9 +165,15 @@ func (s *sim) die(h *simHost) {
 	}
 	for _, run := range h.holding {
 		for _, i := range run {
-			s.egress += s.sizes[i]
-			s.lost += s.sizes[i]
+			if !h.have.Has(i) { // the others were not on their way yet
+				s.egress += s.sizes[i]
+				s.lost += s.sizes[i]
+				break
+			}
 		}
+	}
+	for _, f := range h.up.flows {
+		s.after(PeerIdle, func() { s.conclude(f, 0, func(p *Patience) { p.Strike(Strikes, s.now) }) })
 	}
 	s.after(buryAfter, func() {
 		s.members[h.id].Name = ""
@@ -169,7 +190,9 @@ func (s *sim) result() simResult {
 	out := s.out
 	out.floor = s.floor
 	var times []float64
+	var sent, most int64
 	for _, h := range s.hosts {
+		sent, most = sent+h.sent, max(most, h.sent)
 		took := float64(h.done) / float64(s.floor)
 		switch {
 		case h.dead:
@@ -188,5 +211,6 @@ func (s *sim) result() simResult {
 	out.p50, out.p99, out.last = times[len(times)/2], times[(len(times)*99+99)/100-1], times[len(times)-1]
 	out.egress, out.lost, out.far = float64(s.egress)/float64(s.total), float64(s.lost)/float64(s.total), float64(s.farSum)/float64(s.total)
 	out.expired = float64(s.expired) / float64(s.total)
+	out.mostSent = float64(most) * float64(len(s.hosts)) / float64(max(sent, 1))
 	return out
 }

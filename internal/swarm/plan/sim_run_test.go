@@ -61,6 +61,31 @@ func TestAThousandHosts(t *testing.T) {
 	}
 }
 
+// small is a group on links of 100 Mbit/s that gets 64 MiB from an origin as fast as one link.
+func small(hosts int, routeless float64) simConfig {
+	return simConfig{hosts: hosts, sites: 1, pieces: 512, pieceBytes: 128 << 10, link: 100e6 / 8, origin: 100e6 / 8, routeless: routeless, seed: 1}
+}
+
+// TestAllHostsSendAsMuchHoweverFewRead: hosts without a route to the origin pass on what others read, and a group in which only one host has a route takes hardly longer.
+func TestAllHostsSendAsMuchHoweverFewRead(t *testing.T) {
+	for _, hosts := range []int{4, 8, 16} {
+		all := simulate(small(hosts, 0))
+		half := simulate(small(hosts, 0.5))
+		one := simulate(small(hosts, 1-1/float64(hosts)))
+		t.Logf("%d hosts: %.3f of the floor where all read, %.3f where half do, %.3f where one does; who sends most sends %.2f, %.2f and %.2f of the mean",
+			hosts, all.last, half.last, one.last, all.mostSent, half.mostSent, one.mostSent)
+		if half.last > 1.1*all.last || one.last > 1.3*all.last {
+			t.Errorf("%d hosts: %.3f, %.3f and %.3f of the floor", hosts, all.last, half.last, one.last)
+		}
+		if half.mostSent > 1.2 || one.mostSent > 1.6 {
+			t.Errorf("%d hosts: one sends %.2f and %.2f of the mean", hosts, half.mostSent, one.mostSent)
+		}
+		if all.egress != 1 || half.egress != 1 || one.egress != 1 {
+			t.Errorf("%d hosts: %.3f, %.3f and %.3f copies left the origin", hosts, all.egress, half.egress, one.egress)
+		}
+	}
+}
+
 func TestASimulationIsTheSameEachTime(t *testing.T) {
 	c := fleet(150, 5)
 	if a, b := simulate(c), simulate(c); a != b {

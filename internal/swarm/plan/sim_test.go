@@ -43,6 +43,7 @@ type simResult struct {
 	egress, lost, far, expired float64 // multiples of the bundle: what left the origin; of it, only dead hosts had; what went between sites
 	asks, flows, turns         int     // questions to dealers, requests to peers, of them turned away
 	mostUp                     int     // requests served by one host at a time
+	mostSent                   float64 // bytes that one host sent to others, as a multiple of the mean
 }
 
 // simHost is one host.
@@ -64,14 +65,17 @@ type simHost struct {
 	busy     int
 	serving  int
 	up       pipe
+	sent     int64 // bytes, to other hosts
 	downFree time.Duration
 	fresh    []int // not told yet
 	telling  bool
 	waking   time.Duration // when it looks again; 0: not planned
 
 	holding  [][]int
-	asking   bool
-	askTimer int // version of the planned question
+	asking   bool // a question is on its way, or
+	waiting  bool // the next is planned
+	held     int  // leases when it asked last
+	askTimer int  // version of the planned question
 	asked    time.Duration
 	failed   string
 	read     int64 // from the origin, as told
@@ -93,6 +97,8 @@ type flow struct {
 	edge     *simEdge // nil for the origin
 	want     Want
 	lease    []int
+	sent     int   // of its pieces
+	read     int64 // bytes of it that landed
 	bytes    int64
 	began    time.Duration
 	deadline time.Duration
@@ -285,7 +291,7 @@ func (s *sim) connect(h *simHost) {
 		members = slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Site != s.members[h.id].Site })
 	}
 	g := Neighbours(s.members[h.id], slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Name == "" }), s.c.seed)
-	h.picker.SetSwarm(len(members) - 1)
+	h.picker.SetSwarm(h.name, len(members)-1)
 	wanted := map[string]bool{}
 	for k, name := range slices.Concat(g.Near, slices.Sorted(maps.Keys(g.Far))) {
 		wanted[name] = true
@@ -422,9 +428,12 @@ func (s *sim) watch(p *pipe, dead func() bool) {
 
 // drain lets a flow that left its source through its receiver's link.
 func (s *sim) drain(f *flow) {
-	h := f.to
+	h, piece := f.to, 0
 	took := time.Duration(float64(f.bytes) / h.rate * 1e9)
 	h.downFree = max(s.now, max(h.downFree, f.began)+took)
+	if f.edge == nil {
+		piece = s.next(f)
+	}
 	s.after(h.downFree-s.now, func() {
 		if f.edge != nil {
 			f.edge.from.serving--
@@ -432,13 +441,14 @@ func (s *sim) drain(f *flow) {
 				s.after(PeerIdle, func() { s.conclude(f, 0, func(p *Patience) { p.Strike(Strikes, s.now) }) })
 				return
 			}
+			f.edge.from.sent += f.bytes
 			if f.edge.far {
 				s.farSum += f.bytes
 			}
 			s.conclude(f, f.bytes, (*Patience).Good)
 			return
 		}
-		s.landed(f)
+		s.landed(f, piece)
 	})
 }
 
