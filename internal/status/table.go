@@ -105,7 +105,9 @@ func headline(b *strings.Builder, g Group, p Palette) {
 // hostLines writes the table.
 func hostLines(b *strings.Builder, g Group, p Palette) {
 	if len(g.Hosts) == 0 {
-		fmt.Fprintln(b, "  no host matches this group")
+		if g.State != "None" && g.State != "Unknown" { // whose hosts are not known here
+			fmt.Fprintln(b, "  no host matches this group")
+		}
 		return
 	}
 	used := usedColumns(g)

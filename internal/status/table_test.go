@@ -17,6 +17,7 @@ func TestTable(t *testing.T) {
 	earlier.Failures = []Failure{{Deployment: "d-1", Host: "web-2", Event: held.Hosts[1].Events[0]}}
 	for name, g := range map[string]Group{
 		"held": held, "running": running, "earlier": earlier, "none": {Group: "shop/new", State: "None", Why: "the coordinator set has not taken this group up yet"},
+		"unknown": {Group: "shop/new", State: "Unknown", Why: "no host of the group could be asked"}, "empty": {Group: "shop/new", State: "NoHosts", Why: "the group's targets match none of the 3 hosts"},
 	} {
 		golden(t, "table-"+name+".txt", Table(g, Palette{}))
 		golden(t, "table-"+name+".ansi", Table(g, ANSI()))
