@@ -50,7 +50,7 @@ func operateCommand(verb, short string, takesGroup bool) *cobra.Command {
 	}
 	flags.add(cmd, false)
 	if takesGroup {
-		cmd.Flags().StringVar(&op.Reason, "reason", "", "why; kept in the group's history")
+		cmd.Flags().StringVar(&op.Reason, "reason", "", "why; kept with the group, and shown of a pause and a stop")
 	}
 	return cmd
 }
