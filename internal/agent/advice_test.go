@@ -14,7 +14,7 @@ func TestNoticesSayWhatToDo(t *testing.T) {
 	for range 2 {
 		told = r.notices()
 	}
-	for i, want := range []string{"piece 3 is wrong; nothing is taken from that host meanwhile: ", "no answer; this host stays at the commit it has and tries again: ", "sign it"} {
+	for i, want := range []string{"piece 3 is wrong; nothing of that bundle is taken from that host; ", "no answer; this host stays at the commit it has and tries again: ", "sign it"} {
 		if !strings.HasPrefix(told[i].Message, want) || strings.Count(told[i].Message, ": ") > 1 {
 			t.Errorf("%q, want %q", told[i].Message, want)
 		}

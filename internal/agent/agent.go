@@ -297,6 +297,9 @@ func (a *Agent) hostNotices() []status.Notice {
 	for host, why := range a.swarm.Suspects() {
 		all = append(all, status.Notice{Kind: "CorruptPeer", Host: host, Message: why})
 	}
+	for host, why := range a.swarm.Doubted() {
+		all = append(all, status.Notice{Kind: "WrongDigest", Host: host, Message: why})
+	}
 	a.clonesMu.Lock()
 	defer a.clonesMu.Unlock()
 	for host, seen := range a.clones {

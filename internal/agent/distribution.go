@@ -196,9 +196,12 @@ func (r *reader) bundleHere(w *world, digest bundle.Digest) status.BundleHost {
 	if p.Total > 0 {
 		h.Percent = int(float64(p.Have) / float64(p.Total) * 100)
 	}
-	for _, host := range slices.Sorted(maps.Keys(p.Suspects)) {
+	barred := map[string]string{}
+	maps.Copy(barred, p.Suspects)
+	maps.Copy(barred, p.Doubted)
+	for _, host := range slices.Sorted(maps.Keys(barred)) {
 		if len(h.Banned) < bannedListed {
-			h.Banned = append(h.Banned, status.BannedPeer{Host: host, Why: p.Suspects[host]})
+			h.Banned = append(h.Banned, status.BannedPeer{Host: host, Why: barred[host]})
 		}
 	}
 	return h

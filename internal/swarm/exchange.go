@@ -46,7 +46,7 @@ type exchange struct {
 	drawn      []plan.Host // the members among whom that was chosen,
 	home       string      // and the site of this host then
 	keeping    int         // pieces being written; the whole is finished only between them
-	suspects   map[string]string
+	suspects   map[string]suspicion
 	fatal      error // of this host's disk
 	fromOrigin int64
 	fromPeers  int64
@@ -238,7 +238,7 @@ func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
 	case x.pin != "" || !wrongIndex:
 		return false, false, err
 	}
-	x.suspect(provider, "the index it gave does not lead to the pinned digest: "+err.Error())
+	x.suspect(provider, suspicion{why: fmt.Sprintf("the index of bundle %s that %s passed on does not lead to the digest in the commit: %v", x.digest.Short(), provider, err)})
 	return false, true, nil
 }
 
@@ -310,22 +310,33 @@ func (x *exchange) because(why string) {
 	}
 }
 
-// suspect names a host that sent wrong bytes; it is not asked again.
-func (x *exchange) suspect(host, why string) {
+// suspicion is why a host is not asked again for a bundle.
+type suspicion struct {
+	why    string
+	proven bool // that it sent what it could know to be wrong; otherwise the commit, or whoever told it, may be at fault
+}
+
+// proven is a suspicion of a host that sent what it could know to be wrong.
+func proven(format string, args ...any) suspicion {
+	return suspicion{fmt.Sprintf(format, args...), true}
+}
+
+// suspect notes a host that sent wrong bytes; it is not asked again.
+func (x *exchange) suspect(host string, what suspicion) {
 	if host == "" {
 		return
 	}
 	x.mu.Lock()
-	known := x.suspects[host] != ""
+	_, known := x.suspects[host]
 	if !known {
-		x.suspects[host] = why
+		x.suspects[host] = what
 	}
 	if p := x.peers[host]; p != nil {
 		x.place(host, p, nil)
 	}
 	x.mu.Unlock()
 	if !known {
-		x.s.log.Error("a peer sent wrong bytes and is not asked again for this bundle", "peer", host, "digest", x.digest.Short(), "why", why)
+		x.s.log.Error("a peer sent wrong bytes and is not asked again for this bundle", "peer", host, "digest", x.digest.Short(), "why", what.why)
 	}
 	x.changed.notify()
 }
@@ -398,12 +409,32 @@ func (x *exchange) state() state {
 	return s
 }
 
+// barred says whether a host is not asked again. The lock is held.
+func (x *exchange) barred(host string) bool {
+	_, known := x.suspects[host]
+	return known
+}
+
+// judged lists the hosts that are not asked again, and why: those that are known to be at fault, and those that may be. The lock is held.
+func (x *exchange) judged() (suspects, doubted map[string]string) {
+	suspects, doubted = map[string]string{}, map[string]string{}
+	for host, what := range x.suspects {
+		if what.proven {
+			suspects[host] = what.why
+		} else {
+			doubted[host] = what.why
+		}
+	}
+	return suspects, doubted
+}
+
 // progress is what status shows.
 func (x *exchange) progress() Progress {
 	_, where := x.origin()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, FromFar: x.fromFar, Reused: x.reused, Peers: len(x.peers), State: x.sentence(where), Suspects: maps.Clone(x.suspects)}
+	p := Progress{FromOrigin: x.fromOrigin, FromPeers: x.fromPeers, FromFar: x.fromFar, Reused: x.reused, Peers: len(x.peers), State: x.sentence(where)}
+	p.Suspects, p.Doubted = x.judged()
 	if p.Total = x.ref.Size; x.complete {
 		if b, ok := x.s.o.Store.Lookup(x.digest); ok {
 			p.whole(b.Ref)

@@ -47,10 +47,13 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 	now := time.Now()
 	s.opened++
 	x = &exchange{s: s, digest: job.Ref.Digest, ref: job.Ref, pin: job.IndexDigest, order: s.opened, started: now, lastMove: now, jobs: []*Job{job}, done: make(chan struct{}),
-		peers: map[string]*peer{}, suspects: map[string]string{}, misled: map[bundle.Digest]bool{}, desk: deskView{quiet: now, avoid: map[string]time.Time{}}}
+		peers: map[string]*peer{}, suspects: map[string]suspicion{}, misled: map[bundle.Digest]bool{}, desk: deskView{quiet: now, avoid: map[string]time.Time{}}}
 	before := s.past[job.Ref.Digest].progress
 	for host, why := range before.Suspects {
-		x.suspects[host] = why
+		x.suspects[host] = suspicion{why, true}
+	}
+	for host, why := range before.Doubted {
+		x.suspects[host] = suspicion{why: why}
 	}
 	x.fromOrigin, x.fromPeers, x.fromFar, x.reused = before.FromOrigin, before.FromPeers, before.FromFar, before.Reused
 	seed := fnv.New64a()
@@ -74,7 +77,7 @@ func (s *Swarm) leave(x *exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.exchanges, x.digest)
-	s.past[x.digest] = past{progress: progress, order: x.order}
+	s.past[x.digest] = past{progress: progress, order: x.order, ended: time.Now()}
 	for len(s.past) > pastMax {
 		oldest := x.digest
 		for digest, p := range s.past {

@@ -286,8 +286,20 @@ func TestAWrongIndexThatGitDoesNotPinIsChargedToItsSender(t *testing.T) {
 		}
 		wait(t, a, all...)
 		payload(t, s, a.ref.Size)
-		if why := f.get("web-1").swarm.Suspects()["bad"] + f.get("web-2").swarm.Suspects()["bad"]; !strings.Contains(why, "does not lead to the pinned digest") {
-			t.Errorf("suspects %q", why)
+		var why string
+		for _, name := range names(2) {
+			s := f.get(name).swarm
+			why += s.Doubted()["bad"]
+			if len(s.Suspects()) > 0 { // the commit may be wrong as well
+				t.Errorf("%s suspects %v", name, s.Suspects())
+			}
+		}
+		if !strings.Contains(why, "does not lead to the digest in the commit") {
+			t.Errorf("doubts %q", why)
+		}
+		<-time.After(doubtsKept)
+		if left := f.get("web-1").swarm.Doubted(); len(left) > 0 {
+			t.Errorf("doubts %v long after", left)
 		}
 	})
 }

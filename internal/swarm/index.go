@@ -116,7 +116,7 @@ func (x *exchange) indexHosts() []string {
 	now := x.since()
 	for host, p := range x.peers {
 		offered := p.view.index
-		if offered == "" || x.suspects[host] != "" || x.misled[offered] || x.pin != "" && offered != x.pin || now < p.patience.Resume() {
+		if offered == "" || x.barred(host) || x.misled[offered] || x.pin != "" && offered != x.pin || now < p.patience.Resume() {
 			continue
 		}
 		hosts = append(hosts, host)
@@ -151,7 +151,7 @@ func (x *exchange) accept(o offer) bool {
 		x.mu.Unlock()
 		return false
 	}
-	x.suspect(o.host, fmt.Sprintf("the index of bundle %s that %s sent is wrong: %v", x.digest.Short(), o.host, o.err))
+	x.suspect(o.host, proven("the index of bundle %s that %s sent is wrong: %v", x.digest.Short(), o.host, o.err))
 	return false
 }
 

@@ -283,7 +283,7 @@ func (x *exchange) leaseQuestion() (q leaseRequest, held int) {
 	q = leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
 		Read: x.landed, Rate: x.rate, Hosts: len(x.drawn) + 1, Partial: x.partialView()}
 	for host, p := range x.peers {
-		if x.suspects[host] == "" && p.live && p.view.index == q.Index && len(q.Others) < newsListMax {
+		if !x.barred(host) && p.live && p.view.index == q.Index && len(q.Others) < newsListMax {
 			q.Others = append(q.Others, p.view.state.Reading...)
 		}
 	}

@@ -121,7 +121,7 @@ func (x *exchange) place(host string, p *peer, gained []int) {
 	if x.picker == nil || x.peers[host] != p {
 		return
 	}
-	usable := p.live && x.suspects[host] == "" && p.view.index == x.index.Digest() && p.patience.Counts(x.since())
+	usable := p.live && !x.barred(host) && p.view.index == x.index.Digest() && p.patience.Counts(x.since())
 	switch {
 	case !usable:
 		if p.placed {
@@ -291,7 +291,7 @@ func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
 	}
 	x.mu.Unlock()
 	if lied {
-		x.suspect(w.Host, fmt.Sprintf("it said it had pieces of bundle %s and had not: %v", x.digest.Short(), err))
+		x.suspect(w.Host, proven("it said it had pieces of bundle %s and had not: %v", x.digest.Short(), err))
 	}
 	if err != nil && ctx.Err() == nil {
 		x.s.log.Debug("pieces could not be had from a peer", "peer", w.Host, "digest", x.digest.Short(), "error", err)
@@ -325,7 +325,7 @@ func (x *exchange) readRun(ctx context.Context, want plan.Want) (kept int64, err
 		}
 		if err := x.keep(i, data); err != nil {
 			if errors.Is(err, store.ErrMismatch) {
-				x.suspect(want.Host, fmt.Sprintf("piece %d of bundle %s from %s is wrong: %v", i, x.digest.Short(), want.Host, x.index.Verify(i, data)))
+				x.suspect(want.Host, proven("piece %d of bundle %s from %s is wrong: %v", i, x.digest.Short(), want.Host, x.index.Verify(i, data)))
 			}
 			return kept, err
 		}

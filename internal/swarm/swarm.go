@@ -58,7 +58,9 @@ const (
 	liesMax      = 3       // pieces a peer said it had and had not, before it is named
 	rateBurst    = 1 << 20 // bytes
 	throttled    = 16 << 10
-	pastMax      = 256 // fetches whose cost is remembered
+	suspectsKept = 24 * time.Hour  // a host is named for what it did in a fetch that ended so long ago
+	doubtsKept   = 2 * time.Minute // or for what may not be its fault: as long as between two attempts
+	pastMax      = 256             // fetches whose cost is remembered
 )
 
 // Origin is the first source of a bundle's bytes, as package bundle/origin opens it.
@@ -91,7 +93,8 @@ type Progress struct {
 	Rate       int64             `json:"rate"`               // bytes a second that came in the last five seconds; 0 when nothing is being fetched
 	Peers      int               `json:"peers"`              // hosts heard of in this exchange
 	State      string            `json:"state"`              // one sentence; "" for a bundle that is not here and was never fetched
-	Suspects   map[string]string `json:"suspects,omitempty"` // host -> why it is no longer asked
+	Suspects   map[string]string `json:"suspects,omitempty"` // host -> why it is no longer asked, for what it is known to have done wrong,
+	Doubted    map[string]string `json:"doubted,omitempty"`  // or for what may be the fault of the commit or of another host
 
 	coming int64 // bytes of an archive that is read whole, and cannot be verified before its end
 }
@@ -144,6 +147,7 @@ type Swarm struct {
 type past struct {
 	progress Progress
 	order    uint64
+	ended    time.Time
 }
 
 // New checks the options and starts nothing.
@@ -240,8 +244,19 @@ func (s *Swarm) Fetching() []bundle.Digest {
 	return slices.Sorted(maps.Keys(s.exchanges))
 }
 
-// Suspects lists the hosts that sent wrong bytes in any of the last exchanges, and what they sent.
+// Suspects lists the hosts that sent wrong bytes in exchanges of the last day, and what they sent.
 func (s *Swarm) Suspects() map[string]string {
+	return s.judged(suspectsKept, func(p Progress) map[string]string { return p.Suspects })
+}
+
+// Doubted lists the hosts that passed on what does not lead to the digest in the commit, and what that was. Whose fault it is is not known: the commit's, theirs, or
+// that of whoever told them.
+func (s *Swarm) Doubted() map[string]string {
+	return s.judged(doubtsKept, func(p Progress) map[string]string { return p.Doubted })
+}
+
+// judged gathers what exchanges that run, or ended not longer ago, say of hosts.
+func (s *Swarm) judged(kept time.Duration, of func(Progress) map[string]string) map[string]string {
 	s.mu.Lock()
 	var running []*exchange
 	for _, x := range s.exchanges {
@@ -249,11 +264,13 @@ func (s *Swarm) Suspects() map[string]string {
 	}
 	all := map[string]string{}
 	for _, p := range s.past {
-		maps.Copy(all, p.progress.Suspects)
+		if time.Since(p.ended) < kept {
+			maps.Copy(all, of(p.progress))
+		}
 	}
 	s.mu.Unlock()
 	for _, x := range running {
-		maps.Copy(all, x.progress().Suspects)
+		maps.Copy(all, of(x.progress()))
 	}
 	return all
 }
