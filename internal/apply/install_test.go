@@ -418,17 +418,48 @@ func TestPreparedReleasesAreBounded(t *testing.T) {
 	}
 }
 
+// A target that cannot be written is refused before the old version's ApplicationStop, unless a script of the new one may mend that.
 func TestReadOnlyTarget(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root may write into read-only directories")
-	}
 	w := newBench(t)
-	if err := os.Chmod(w.target, 0o555); err != nil {
-		t.Fatal(err)
-	}
-	res := w.apply(w.applier(), w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})))
-	if res.Error == nil || res.Error.Event != appspec.Install || !strings.Contains(res.Error.Message, "permission denied") {
+	files := map[string]string{"appspec.yml": plainSpec + "hooks:\n  ApplicationStop: [{location: s.sh}]\n", "a/f": "1", "s.sh": "HOOK"}
+	w.succeed(w.deployment("d-1", w.bundle(files)))
+	makeReadOnly(t, filepath.Join(w.target, "app"))
+	before, ran := w.tree(), len(w.ran())
+	files["a/f"] = "2"
+	res := w.apply(w.applier(), w.deployment("d-2", w.bundle(files)))
+	if res.Error == nil || res.Began || res.Error.Event != appspec.Install || !strings.Contains(res.Error.Message, w.target+"/app is not to be written") {
 		t.Errorf("%+v", res.Error)
+	}
+	if got := w.tree(); got != before || len(w.ran()) != ran {
+		t.Errorf("the tree is\n%s\nand was\n%s; ran %v", got, before, w.ran())
+	}
+	files["appspec.yml"] = plainSpec + "hooks:\n  BeforeInstall: [{location: s.sh}]\n"
+	report, err := w.applier().Preflight(t.Context(), w.deployment("d-3", w.bundle(files)))
+	if err != nil || !report.OK || !strings.Contains(strings.Join(report.Warnings, "\n"), "unless a script mends it before Install: cannot install: ") {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// makeReadOnly keeps this process from writing into a directory until the test ends.
+func makeReadOnly(t *testing.T, dir string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(dir, 0o555); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(dir, 0o755) })
+		return
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("root is kept from writing by a mount only, and cannot mount here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -249,14 +249,15 @@ func (a *Applier) checkUser(c *checked, h *host, e appspec.Event, s appspec.Scri
 // checkInstall plans Install as if it began now. What a script may still mend
 // counts only if no script runs before Install.
 func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) error {
-	scripted, installs := false, false
+	scripted, prepared, installs := false, false, false
 	for _, e := range d.Events {
 		if e == appspec.Install {
 			installs = true
 			break
 		}
-		scripts, _ := c.scripts(d, e)
+		scripts, info := c.scripts(d, e)
 		scripted = scripted || len(scripts) > 0
+		prepared = prepared || len(scripts) > 0 && info == c.release
 	}
 	if !installs {
 		return nil
@@ -282,6 +283,41 @@ func (a *Applier) checkInstall(ctx context.Context, d *Deployment, c *checked) e
 	}
 	if err := a.checkSpace(p); err != nil {
 		c.refuse(appspec.Install, err.Error(), false)
+	}
+	if err := checkWritable(p); err != nil && prepared {
+		c.report.Warnings = append(c.report.Warnings, "unless a script mends it before Install: "+err.Error())
+	} else if err != nil {
+		c.refuse(appspec.Install, err.Error(), false)
+	}
+	return nil
+}
+
+// checkWritable looks whether this process may change the directories that Install changes: they may be another user's, or on a file system that is mounted read-only.
+func checkWritable(p *plan.Plan) error {
+	asked := map[string]bool{}
+	ask := func(path string) error {
+		dir := topExisting(filepath.Dir(path))
+		if asked[dir] {
+			return nil
+		}
+		asked[dir] = true
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return nil // Install will tell
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+			return fmt.Errorf("cannot install: %s is not to be written (%w)", dir, err)
+		}
+		return nil
+	}
+	for i := range p.Units {
+		if err := ask(p.Unit(i).Dest); err != nil {
+			return err
+		}
+	}
+	for i := range p.Removals {
+		if err := ask(p.Removal(i).Path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
