@@ -1,13 +1,19 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -69,7 +75,12 @@ func emptyRelease(name string) release {
 // awaitSucceeded follows the status until a commit's deployment has succeeded on every host.
 func awaitSucceeded(b testing.TB, client *status.Client, commit string) {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	awaitSucceededWithin(b, client, commit, patience)
+}
+
+func awaitSucceededWithin(b testing.TB, client *status.Client, commit string, limit time.Duration) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	done := fmt.Errorf("done")
 	var last string
@@ -109,6 +120,75 @@ func BenchmarkAgentMemory(b *testing.B) {
 		b.ReportMetric(f.peakMemory(b), "MiB-256MiB-bundle")
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkHugeBundle prints the peak resident memory of packing and pushing a bundle of HUGE_GIB (4 by default), and of agents that fetch it, serve it to each other and
+// deploy it. It takes five times as much room on the disk.
+func BenchmarkHugeBundle(b *testing.B) {
+	if os.Getenv("GITOPSD_SOAK") == "" {
+		b.Skip("takes minutes and 20 GiB: set GITOPSD_SOAK=1")
+	}
+	gib := 4
+	if text := os.Getenv("HUGE_GIB"); text != "" {
+		var err error
+		if gib, err = strconv.Atoi(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for n := range b.N {
+		f := newFleet(b, fleetOptions{hosts: 2, voters: 1})
+		f.deploy(emptyRelease("small"), "")
+		client := status.NewClient(f.hosts[0].socket)
+		awaitSucceeded(b, client, f.git.run(f.git.work, "rev-parse", "HEAD"))
+		dir := f.build(emptyRelease("huge"))
+		fill(b, filepath.Join(dir, "content"), gib<<30, n)
+		revision, peak := f.measured(b, "bundle", "push", dir, "s3://"+s3Bucket+"/website/huge.tar.zst", "--endpoint", f.s3.url, "--path-style", "--region", "us-east-1",
+			"--credentials-file", f.s3.credentials)
+		b.ReportMetric(peak, "MiB-push")
+		if err := os.RemoveAll(dir); err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		f.commitRevision(revision, "deploymentConfigName: CodeDeployDefault.AllAtOnce\n", "huge")
+		awaitSucceededWithin(b, client, f.git.run(f.git.work, "rev-parse", "HEAD"), 20*time.Minute)
+		b.ReportMetric(time.Since(begin).Seconds(), "s-to-healthy")
+		b.ReportMetric(f.peakMemory(b), "MiB-agent")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// fill writes files of 64 MiB that no encoder makes smaller.
+func fill(b *testing.B, dir string, size int, seed int) {
+	b.Helper()
+	var key [32]byte
+	key[0] = byte(seed + 1)
+	source := rand.NewChaCha8(key)
+	const each = 64 << 20
+	for i := range size / each {
+		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("part-%03d", i)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.CopyN(file, source, each); err != nil {
+			b.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// measured runs gitopsd and returns its output and peak resident memory, in MiB.
+func (f *fleet) measured(b *testing.B, args ...string) (out string, peak float64) {
+	b.Helper()
+	cmd := exec.Command(binary, args...)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	text, err := cmd.Output()
+	if err != nil {
+		b.Fatalf("gitopsd %v: %v\n%s", args, err, errs.String())
+	}
+	return string(text), float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024
 }
 
 // peakMemory is the largest VmHWM of the agents, in MiB.
