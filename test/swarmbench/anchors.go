@@ -79,7 +79,7 @@ func direct(ctx context.Context, b *bed, o options, m measurement) (outcome, err
 		return outcome{}, err
 	}
 	after, err := b.sent(ctx, originHost)
-	return outcome{all: took, egress: float64(after-before) / float64(m.mib<<20)}, err
+	return outcome{all: took, moved: after - before}, err
 }
 
 // torrentPiece is the size of a torrent's pieces.
@@ -169,7 +169,7 @@ func torrentRun(ctx context.Context, b *bed, m measurement, aria []string, file 
 		return outcome{}, err
 	}
 	after, err := b.sent(ctx, originHost)
-	return outcome{all: end.Sub(begun), egress: float64(after-before) / float64(m.mib<<20)}, err
+	return outcome{all: end.Sub(begun), moved: after - before}, err
 }
 
 // makeTorrent writes a torrent of one file (BEP 3), and its info hash as the tracker's list of what it may track.

@@ -22,9 +22,9 @@ type bedSpec struct {
 	mbit  float64
 }
 
-// floor is how many seconds a link takes for a bundle, headers included.
-func (s bedSpec) floor(mib int) float64 {
-	return float64(mib<<20) * 8 / (s.mbit * 1e6) / wire
+// floor is how many seconds a link takes for so many bytes of payload, headers included.
+func (s bedSpec) floor(bytes int64) float64 {
+	return float64(bytes) * 8 / (s.mbit * 1e6) / wire
 }
 
 // The origin's address; hosts follow from .11.

@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
@@ -44,13 +46,30 @@ var (
 
 // fleet is agents on a bed, with a config repository that each of them reads from the disk.
 type fleet struct {
-	bed     *bed
-	o       options
-	bare    string
-	work    string
-	key     string
-	allowed string
-	agents  []*exec.Cmd
+	bed          *bed
+	o            options
+	bare         string
+	work         string
+	key          string
+	allowed      string
+	introduction string // commit
+	agents       []*exec.Cmd
+}
+
+// newFleet starts the S3 server, and makes the repository and the identities of the first so many hosts.
+func newFleet(ctx context.Context, b *bed, o options, hosts int) (*fleet, error) {
+	f := &fleet{bed: b, o: o}
+	if err := f.prepare(ctx, hosts); err != nil {
+		return nil, err
+	}
+	return f, startS3(ctx, b, o)
+}
+
+// release is a bundle in S3.
+type release struct {
+	revision string // what group.yaml says of it
+	digest   bundle.Digest
+	size     int64 // bytes
 }
 
 func (f *fleet) last() string            { return hostName(f.bed.spec.hosts - 1) }
@@ -59,18 +78,15 @@ func (f *fleet) log(i int) string        { return f.path(hostName(i) + ".log") }
 
 // swarm measures gitopsd: from the moment the first host has accepted the commit until the last that counts has verified the whole bundle.
 func swarm(ctx context.Context, b *bed, o options, m measurement) (outcome, error) {
-	f := &fleet{bed: b, o: o}
-	if err := f.prepare(ctx); err != nil {
-		return outcome{}, err
-	}
-	if err := startS3(ctx, b, o); err != nil {
-		return outcome{}, err
-	}
-	revision, err := f.push(ctx, m.mib)
+	f, err := newFleet(ctx, b, o, b.spec.hosts)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := f.startAgents(ctx); err != nil {
+	one, err := f.pushRandom(ctx, m.mib)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := f.startAgents(ctx, b.spec.hosts); err != nil {
 		return outcome{}, err
 	}
 	if m.fault.before != nil {
@@ -78,36 +94,25 @@ func swarm(ctx context.Context, b *bed, o options, m measurement) (outcome, erro
 			return outcome{}, err
 		}
 	}
-	before, err := b.sent(ctx, originHost)
-	if err != nil {
-		return outcome{}, err
-	}
-	commit, err := f.commitGroup(ctx, revision)
-	if err != nil {
-		return outcome{}, err
-	}
-	return f.watch(ctx, m, commit, before)
+	return f.deploy(ctx, m, one)
 }
 
-// watch waits for the hosts that count, and breaks what the fault says.
-func (f *fleet) watch(ctx context.Context, m measurement, commit string, before int64) (outcome, error) {
-	counting := f.bed.spec.hosts - m.fault.spare
-	accepted := func(i int) (time.Time, bool) { return f.logged(i, "commit accepted", commit) }
-	var begun time.Time
-	if err := await(ctx, "the commit is accepted", func() bool {
-		for i := range f.bed.spec.hosts {
-			if at, ok := accepted(i); ok {
-				begun = at
-				return true
-			}
-		}
-		return false
-	}); err != nil {
+// deploy commits a release, waits for the hosts that count, and breaks what the fault says.
+func (f *fleet) deploy(ctx context.Context, m measurement, r release) (outcome, error) {
+	before, err := f.bed.sent(ctx, originHost)
+	if err != nil {
+		return outcome{}, err
+	}
+	commit, err := f.commitGroup(ctx, r)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := await(ctx, "the commit is accepted", func() bool { return !f.accepted(commit).IsZero() }); err != nil {
 		return outcome{}, err
 	}
 	if m.fault.half != nil {
 		select {
-		case <-time.After(time.Duration(f.bed.spec.floor(m.mib) / 2 * float64(time.Second))):
+		case <-time.After(time.Duration(f.bed.spec.floor(int64(m.mib)<<20) / 2 * float64(time.Second))):
 		case <-ctx.Done():
 			return outcome{}, ctx.Err()
 		}
@@ -115,11 +120,29 @@ func (f *fleet) watch(ctx context.Context, m measurement, commit string, before 
 			return outcome{}, err
 		}
 	}
-	var end time.Time
-	err := await(ctx, "every host has the bundle", func() bool {
-		end = time.Time{}
-		for i := range counting {
-			at, ok := f.logged(i, "bundle complete", "")
+	end, err := f.complete(ctx, 0, f.bed.spec.hosts-m.fault.spare, r)
+	if err != nil {
+		return outcome{}, err
+	}
+	after, err := f.bed.sent(ctx, originHost)
+	return outcome{all: end.Sub(f.accepted(commit)), moved: after - before}, err
+}
+
+// accepted is when the first host had verified a commit; zero while none has.
+func (f *fleet) accepted(commit string) (first time.Time) {
+	for i := range f.bed.spec.hosts {
+		if at, ok := f.logged(i, "commit accepted", commit); ok && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// complete waits until hosts from..to-1 have a bundle, and returns when the last had verified it.
+func (f *fleet) complete(ctx context.Context, from, to int, r release) (end time.Time, err error) {
+	err = await(ctx, "every host has the bundle", func() bool {
+		for i := from; i < to; i++ {
+			at, ok := f.logged(i, "bundle complete", r.digest.Short())
 			if !ok {
 				return false
 			}
@@ -129,16 +152,27 @@ func (f *fleet) watch(ctx context.Context, m measurement, commit string, before 
 		}
 		return true
 	})
+	return end, err
+}
+
+// settle deploys a release and waits until so many hosts run it.
+func (f *fleet) settle(ctx context.Context, r release, hosts int) error {
+	commit, err := f.commitGroup(ctx, r)
 	if err != nil {
-		return outcome{}, err
+		return err
 	}
-	for i := range f.bed.spec.hosts {
-		if at, ok := accepted(i); ok && at.Before(begun) {
-			begun = at
+	return await(ctx, "the release runs everywhere", func() bool {
+		report, err := status.NewClient(f.socket(0)).Report(ctx, "")
+		if err != nil || len(report.Groups) != 1 || len(report.Groups[0].Hosts) != hosts || report.Groups[0].State != "Succeeded" {
+			return false
 		}
-	}
-	after, err := f.bed.sent(ctx, originHost)
-	return outcome{all: end.Sub(begun), egress: float64(after-before) / float64(m.mib<<20)}, err
+		for _, h := range report.Groups[0].Hosts {
+			if h.Revision != commit {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // logged finds the first line of an agent's log with a message and a word, and its time.
@@ -163,8 +197,8 @@ func (f *fleet) logged(i int, message, word string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// prepare makes the repository, the hosts' identities and their files.
-func (f *fleet) prepare(ctx context.Context) error {
+// prepare makes the repository, and the identities of the first so many hosts and their files.
+func (f *fleet) prepare(ctx context.Context, hosts int) error {
 	f.bare, f.work, f.key, f.allowed = f.path("config.git"), f.path("work"), f.path("signer"), f.path("allowed_signers")
 	key, private, err := sign.GenerateKey("anna@example.com")
 	if err != nil {
@@ -189,7 +223,7 @@ func (f *fleet) prepare(ctx context.Context) error {
 		}
 	}
 	var voters []string
-	for i := range f.bed.spec.hosts {
+	for i := range hosts {
 		storage, err := f.addHost(ctx, i)
 		if err != nil {
 			return err
@@ -227,15 +261,30 @@ func (f *fleet) commit(ctx context.Context, subject string) (string, error) {
 	return strings.TrimSpace(string(id)), err
 }
 
-// startAgents starts every agent and waits until the coordinators have a leader and everybody knows.
-func (f *fleet) startAgents(ctx context.Context) error {
-	introduction, err := f.commit(ctx, "introduce the fleet")
-	if err != nil {
+// startAgents starts the agents of the first so many hosts, and waits until the coordinators have a leader and everybody knows.
+func (f *fleet) startAgents(ctx context.Context, hosts int) (err error) {
+	if f.introduction, err = f.commit(ctx, "introduce the fleet"); err != nil {
 		return err
 	}
-	for i := range f.bed.spec.hosts {
-		name := hostName(i)
-		text := fmt.Sprintf(`host: %s
+	for i := range hosts {
+		if err := f.startAgent(i); err != nil {
+			return err
+		}
+	}
+	return await(ctx, "the agents are ready", func() bool {
+		for i := range hosts {
+			if !ready(ctx, f.socket(i)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// startAgent writes a host's configuration and starts its agent.
+func (f *fleet) startAgent(i int) error {
+	name := hostName(i)
+	text := fmt.Sprintf(`host: %s
 dataDir: %s
 socket: %s
 listen: %s:7475
@@ -244,28 +293,20 @@ repository: {urls: [%s], branch: main, poll: 500ms, introduction: %s, allowedSig
 s3: {enabled: true, endpoint: "%s", region: us-east-1, pathStyle: true, credentialsFile: %s}
 destinationRoot: %s
 log: {level: info, format: text}
-`, name, f.path(name, "data"), f.socket(i), hostIP(i), f.bare, introduction, f.allowed, s3URL, f.path("s3-credentials"), f.path(name, "root"))
-		config := f.path(name, "gitopsd.yaml")
-		if err := write(config, text); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(f.path(name, "root"), 0o755); err != nil {
-			return err
-		}
-		agent, err := f.bed.start(name, name+".log", nil, f.o.gitopsd, "agent", "--config", config)
-		if err != nil {
-			return err
-		}
-		f.agents = append(f.agents, agent)
+`, name, f.path(name, "data"), f.socket(i), hostIP(i), f.bare, f.introduction, f.allowed, s3URL, f.path("s3-credentials"), f.path(name, "root"))
+	config := f.path(name, "gitopsd.yaml")
+	if err := write(config, text); err != nil {
+		return err
 	}
-	return await(ctx, "the agents are ready", func() bool {
-		for i := range f.bed.spec.hosts {
-			if !ready(ctx, f.socket(i)) {
-				return false
-			}
-		}
-		return true
-	})
+	if err := os.MkdirAll(f.path(name, "root"), 0o755); err != nil {
+		return err
+	}
+	agent, err := f.bed.start(name, name+".log", nil, f.o.gitopsd, "agent", "--config", config)
+	if err != nil {
+		return err
+	}
+	f.agents = append(f.agents, agent)
+	return nil
 }
 
 // ready says whether an agent is ready and has nothing to complain about. Only then has its coordinator set a leader: a fleet that deploys is not being born, and the
@@ -290,29 +331,59 @@ func ready(ctx context.Context, socket string) bool {
 
 func (f *fleet) socket(i int) string { return f.path(hostName(i), "api.sock") }
 
-// push packs a bundle of incompressible bytes, stores it and gives its revision.
-func (f *fleet) push(ctx context.Context, mib int) (string, error) {
-	dir := f.path("bundle")
-	if err := write(filepath.Join(dir, "appspec.yml"), "version: 0.0\nos: linux\nfiles:\n  - {source: blob, destination: /srv/bench}\n"); err != nil {
-		return "", err
+// stored is the file in which the S3 server keeps a bundle.
+func (f *fleet) stored(key string) string { return f.path("s3", s3Bucket, key) }
+
+// pushRandom packs a bundle of incompressible bytes and stores it.
+func (f *fleet) pushRandom(ctx context.Context, mib int) (release, error) {
+	if err := f.writeAppSpec("blob"); err != nil {
+		return release{}, err
 	}
-	if err := writeRandom(filepath.Join(dir, "blob"), mib); err != nil {
-		return "", err
+	if err := writeRandom(f.path("bundle", "blob"), mib); err != nil {
+		return release{}, err
 	}
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", f.bed.ns(originHost), f.o.gitopsd, "bundle", "push", dir, "s3://"+s3Bucket+"/bench.tar.zst", "--endpoint", s3URL,
-		"--path-style", "--region", "us-east-1", "--credentials-file", f.path("s3-credentials"))
-	out, err := output(cmd)
-	return string(out), err
+	return f.push(ctx, "bench.tar.zst", "")
 }
 
-// commitGroup commits a group of all hosts that runs a revision.
-func (f *fleet) commitGroup(ctx context.Context, revision string) (string, error) {
-	text := "id: 01BENCH000\napplicationName: bench\ndeploymentGroupName: bench\ncoordinators: web\ntargets: {tagSets: [[role=web]]}\n" + revision +
+// writeAppSpec makes the folder of a bundle that installs one source.
+func (f *fleet) writeAppSpec(source string) error {
+	return write(f.path("bundle", "appspec.yml"), "version: 0.0\nos: linux\nfiles:\n  - {source: "+source+", destination: /srv/bench}\n")
+}
+
+// push packs the folder of the bundle and stores it as key. previous is the key of the release before, or empty.
+func (f *fleet) push(ctx context.Context, key, previous string) (release, error) {
+	args := []string{"netns", "exec", f.bed.ns(originHost), f.o.gitopsd, "bundle", "push", f.path("bundle"), "s3://" + s3Bucket + "/" + key, "--endpoint", s3URL,
+		"--path-style", "--region", "us-east-1", "--credentials-file", f.path("s3-credentials")}
+	if previous != "" {
+		args = append(args, "--previous", f.stored(previous))
+	}
+	out, err := output(exec.CommandContext(ctx, "ip", args...))
+	if err != nil {
+		return release{}, err
+	}
+	r := release{revision: string(out)}
+	for line := range strings.Lines(r.revision) {
+		switch name, value, _ := strings.Cut(strings.TrimSpace(line), ": "); name {
+		case "digest":
+			r.digest, err = bundle.ParseDigest(value)
+		case "size":
+			r.size, err = strconv.ParseInt(value, 10, 64)
+		}
+		if err != nil {
+			return release{}, fmt.Errorf("cannot read what bundle push printed: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// commitGroup commits a group of all hosts that runs a release.
+func (f *fleet) commitGroup(ctx context.Context, r release) (string, error) {
+	text := "id: 01BENCH000\napplicationName: bench\ndeploymentGroupName: bench\ncoordinators: web\ntargets: {tagSets: [[role=web]]}\n" + r.revision +
 		"deploymentConfigName: CodeDeployDefault.AllAtOnce\n"
 	if err := write(f.path("work", "bench", "group.yaml"), text); err != nil {
 		return "", err
 	}
-	return f.commit(ctx, "release")
+	return f.commit(ctx, "release "+r.digest.Short())
 }
 
 // write makes a file and the folders it lies in.

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -28,7 +29,9 @@ type measurement struct {
 	mib    int
 	once   bool    // a figure that hardly varies is taken once
 	most   float64 // required: seconds over the floor; 0 for none
-	egress float64 // required: payload that left the origin over the size; 0 for none
+	egress float64 // required: payload that left the origin over the size, or over what the change is worth; 0 for none
+	silent bool    // required: nothing leaves the origin
+	also   string  // required: in words; a run says itself where it missed that
 	run    func(ctx context.Context, b *bed, o options, m measurement) (outcome, error)
 	fault  fault
 }
@@ -36,15 +39,47 @@ type measurement struct {
 // outcome is one run.
 type outcome struct {
 	all    time.Duration // until the last of the hosts that count has the verified bundle
-	egress float64       // payload that left the origin, over the bundle's size
+	moved  int64         // bytes of payload that left the origin
+	worth  int64         // bytes that moved is measured against; 0 for the size of the measurement
+	size   int64         // bytes of the bundle; 0 for the size of the measurement
+	delta  bool          // the floor is that of what moved, not of the bundle
+	missed string        // what else is required and was not met
 	note   string
 }
+
+// egress is the payload that left the origin, as a multiple of what it is measured against.
+func (o outcome) egress(m measurement) float64 {
+	if o.worth > 0 {
+		return float64(o.moved) / float64(o.worth)
+	}
+	return float64(o.moved) / float64(o.bytes(m))
+}
+
+// bytes is the size of the bundle.
+func (o outcome) bytes(m measurement) int64 {
+	if o.size > 0 {
+		return o.size
+	}
+	return int64(m.mib) << 20
+}
+
+// floor is the least time that is possible, in seconds.
+func (o outcome) floor(m measurement) float64 {
+	if o.delta {
+		return m.bed.floor(o.moved)
+	}
+	return m.bed.floor(o.bytes(m))
+}
+
+// errNotRun says that what a measurement needs cannot be had, and that nothing is required of it.
+var errNotRun = errors.New("not run")
 
 // options are the flags.
 type options struct {
 	gitopsd, versitygw string
 	runs               int
 	keep               bool
+	lie                string // this program is no benchmark, but a host that lies
 }
 
 func main() {
@@ -55,9 +90,17 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "`runs` of each measurement; the median is printed")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folders of runs, agents' logs included")
 	flag.StringVar(&only, "only", "", "run measurements whose name and number of hosts (as in \"gitopsd N=4\") match this `expression`")
+	flag.StringVar(&o.lie, "lie", "", "be a host that serves garbage, as this `file` says; used by the program itself")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if o.lie != "" {
+		if err := lie(ctx, o.lie); err != nil {
+			fmt.Fprintln(os.Stderr, "swarmbench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ok, err := measure(ctx, o, only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "swarmbench:", err)
@@ -98,7 +141,7 @@ func measure(ctx context.Context, o options, only string) (bool, error) {
 			}
 			if err != nil {
 				fmt.Printf("%-34s %3d %s\n", m.name, m.bed.hosts, err)
-				good = false
+				good = good && errors.Is(err, errNotRun)
 				break
 			}
 			all = append(all, out)
@@ -130,34 +173,55 @@ func once(ctx context.Context, o options, m measurement) (out outcome, err error
 func report(m measurement, all []outcome) bool {
 	slices.SortFunc(all, func(a, b outcome) int { return int(a.all - b.all) })
 	median, worst := all[len(all)/2], all[len(all)-1]
-	floor := m.bed.floor(m.mib)
-	ratio, egress := median.all.Seconds()/floor, 0.0
+	floor, egress := median.floor(m), 0.0
+	good := true
 	var notes []string
 	for _, o := range all {
-		egress = max(egress, o.egress)
+		egress = max(egress, o.egress(m))
 		if o.note != "" && !slices.Contains(notes, o.note) {
 			notes = append(notes, o.note)
 		}
+		if o.missed != "" {
+			good = false
+			notes = append(notes, o.missed)
+		}
 	}
-	verdict := ""
-	good := true
-	if m.most > 0 {
-		verdict = fmt.Sprintf("  required %.2f", m.most)
-		good = ratio <= m.most
+	ratio := median.all.Seconds() / floor
+	required, met := m.required(ratio, egress)
+	if good = good && met; !good {
+		required += "  NOT MET"
 	}
-	if m.egress > 0 {
-		verdict += fmt.Sprintf(", egress %.2f", m.egress)
-		good = good && egress <= m.egress+0.0005
-	}
-	if !good {
-		verdict += "  NOT MET"
-	}
-	fmt.Printf("%-34s %3d %9s %6d %8.2f %8.2f %8.2f %7.2f %7.3f%s", m.name, m.bed.hosts, m.bed.rate, m.mib, floor, median.all.Seconds(), worst.all.Seconds(), ratio, egress, verdict)
+	fmt.Printf("%-34s %3d %9s %6d %8.2f %8.2f %8.2f %7.2f %7.3f%s", m.name, m.bed.hosts, m.bed.rate, median.bytes(m)>>20, floor, median.all.Seconds(), worst.all.Seconds(), ratio, egress, required)
 	if len(notes) > 0 {
 		fmt.Printf("  (%s)", strings.Join(notes, "; "))
 	}
 	fmt.Println()
 	return good
+}
+
+// required says what is required, and whether it is met.
+func (m measurement) required(ratio, egress float64) (text string, met bool) {
+	var all []string
+	met = true
+	if m.most > 0 {
+		all = append(all, fmt.Sprintf("%.2f", m.most))
+		met = ratio <= m.most
+	}
+	switch {
+	case m.silent:
+		all = append(all, "egress 0")
+		met = met && egress == 0
+	case m.egress > 0:
+		all = append(all, fmt.Sprintf("egress %.2f", m.egress))
+		met = met && egress <= m.egress+0.0005
+	}
+	if m.also != "" {
+		all = append(all, m.also)
+	}
+	if len(all) == 0 {
+		return "", true
+	}
+	return "  required " + strings.Join(all, ", "), met
 }
 
 // table is what is measured. The floor's curl comes first: if it is off, so is the bed.
@@ -180,5 +244,10 @@ func table() []measurement {
 		{name: "gitopsd, one at a tenth", bed: eight, mib: size, run: swarm, fault: slowOne},
 		{name: "gitopsd, one killed at half time", bed: eight, mib: size, run: swarm, fault: killOne},
 		{name: "gitopsd, a lease holder cut off", bed: eight, mib: size, run: swarm, fault: cutLeaseHolder},
+		{name: "gitopsd, one serves garbage", bed: eight, mib: size, egress: 1.01, also: "all others finish and name it", run: garbage, fault: fault{spare: 1}},
+		{name: "gitopsd, large files changed", bed: eight, mib: size, most: 1.5, egress: 1.3, run: delta(largeFiles)},
+		{name: "gitopsd, small files changed", bed: eight, mib: size, most: 1.5, egress: 1.3, run: delta(smallFiles)},
+		{name: "gitopsd, next version of a tree", bed: eight, run: modules},
+		{name: "gitopsd, one host joins", bed: eight, mib: size, silent: true, run: join},
 	}
 }
