@@ -283,7 +283,10 @@ func (f *fleet) startAgents(ctx context.Context, hosts int) (err error) {
 
 // startAgent writes a host's configuration and starts its agent.
 func (f *fleet) startAgent(i int) error {
-	name := hostName(i)
+	name, level := hostName(i), "info"
+	if f.o.debug {
+		level = "debug"
+	}
 	text := fmt.Sprintf(`host: %s
 dataDir: %s
 socket: %s
@@ -292,8 +295,8 @@ advertise: %[4]s:7475
 repository: {urls: [%s], branch: main, poll: 500ms, introduction: %s, allowedSigners: %s, allowLocalPath: true}
 s3: {enabled: true, endpoint: "%s", region: us-east-1, pathStyle: true, credentialsFile: %s}
 destinationRoot: %s
-log: {level: info, format: text}
-`, name, f.path(name, "data"), f.socket(i), hostIP(i), f.bare, f.introduction, f.allowed, s3URL, f.path("s3-credentials"), f.path(name, "root"))
+log: {level: %s, format: text}
+`, name, f.path(name, "data"), f.socket(i), hostIP(i), f.bare, f.introduction, f.allowed, s3URL, f.path("s3-credentials"), f.path(name, "root"), level)
 	config := f.path(name, "gitopsd.yaml")
 	if err := write(config, text); err != nil {
 		return err

@@ -78,7 +78,7 @@ var errNotRun = errors.New("not run")
 type options struct {
 	gitopsd, versitygw string
 	runs               int
-	keep               bool
+	keep, debug        bool
 	lie                string // this program is no benchmark, but a host that lies
 }
 
@@ -89,6 +89,7 @@ func main() {
 	flag.StringVar(&o.versitygw, "versitygw", "", "the S3 server's `program`")
 	flag.IntVar(&o.runs, "runs", 3, "`runs` of each measurement; the median is printed")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folders of runs, agents' logs included")
+	flag.BoolVar(&o.debug, "debug", false, "let agents log all they do, to be read with -keep")
 	flag.StringVar(&only, "only", "", "run measurements whose name and number of hosts (as in \"gitopsd N=4\") match this `expression`")
 	flag.StringVar(&o.lie, "lie", "", "be a host that serves garbage, as this `file` says; used by the program itself")
 	flag.Parse()
