@@ -8,9 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -419,28 +421,35 @@ func (a *Agent) lives() life {
 	}
 }
 
-// bundleHosts lists the live members of every group that has the bundle of g, this host included.
-func (a *Agent) bundleHosts(g desired.Group) []string {
+// bundleHosts lists who shares the bundle of g with this host now.
+func (a *Agent) bundleHosts(g desired.Group, early bool) []string {
 	w := a.source.current()
 	if w == nil {
 		return nil
 	}
+	return sharers(w.State.Groups, g, a.config().Host, a.gossip.Members(), early)
+}
+
+// sharers lists the live members of every group that has the bundle of g, self included. Early, and while gossip has told of nobody yet, all others count as live: a host
+// that joins knows the commit before it knows the members, and alone it would read from the origin what they have.
+func sharers(groups []desired.Group, g desired.Group, self string, heard []gossip.Member, early bool) []string {
+	alone := !slices.ContainsFunc(heard, func(m gossip.Member) bool { return m.Name != self })
+	live := map[string]bool{self: true}
+	for _, m := range heard {
+		live[m.Name] = m.Live()
+	}
 	wanted := map[string]bool{}
-	for _, other := range w.State.Groups {
-		if other.ID == g.ID || other.Revision.Digest == g.Revision.Digest {
-			for _, m := range other.Members {
-				wanted[string(m)] = true
+	for _, other := range groups {
+		if other.ID != g.ID && other.Revision.Digest != g.Revision.Digest {
+			continue
+		}
+		for _, m := range other.Members {
+			if host := string(m); live[host] || early && alone {
+				wanted[host] = true
 			}
 		}
 	}
-	var hosts []string
-	alive := a.lives()
-	for host := range wanted {
-		if alive, _ := alive(host); alive {
-			hosts = append(hosts, host)
-		}
-	}
-	return hosts
+	return slices.Collect(maps.Keys(wanted))
 }
 
 // dealer is who deals the pieces of a bundle: the leader of the group's set.

@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -24,8 +25,8 @@ type bundles struct {
 	config   func() *Config
 	verifier *verifier
 	applier  *apply.Applier
-	members  func(g desired.Group) []string // live hosts that may have or want the bundle, self included
-	dealer   func(set string) string        // the set's leader, or ""
+	members  func(g desired.Group, early bool) []string // live hosts that may have or want the bundle, self included; early: and those that may live
+	dealer   func(set string) string                    // the set's leader, or ""
 	log      *slog.Logger
 
 	limit func() int64 // bytes all bundles may use; 0: no limit
@@ -43,6 +44,9 @@ type bundles struct {
 
 // costsMax bounds the digests whose cost is remembered.
 const costsMax = 256
+
+// gossipLate is for how long a fetch asks hosts that gossip has not told of.
+const gossipLate = 5 * time.Second
 
 // fetch makes the bundle of a verified spec complete on this disk; t follows its origin. A refusal is for bytes, or by this host's fence: it is tried again, and never
 // held against the spec.
@@ -96,12 +100,13 @@ func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error 
 		return err
 	}
 	t.set(nil)
+	begun := time.Now()
 	err = b.swarm.Fetch(ctx, swarm.Job{
 		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
 		IndexDigest: r.Index,
 		Origin:      watch(source, t),
 		Where:       locationOf(r),
-		Members:     func() []string { return b.members(g) },
+		Members:     func() []string { return b.members(g, time.Since(begun) < gossipLate) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	})
 	if err != nil {

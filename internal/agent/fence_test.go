@@ -27,7 +27,7 @@ func newDiskSwarm(t *testing.T, d *disk) {
 	if d.bundles.swarm, err = swarm.New(swarm.Options{Host: "web-1", Store: d.store, Listener: l, Client: &http.Client{}, Log: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
-	d.bundles.members = func(desired.Group) []string { return []string{"web-1"} }
+	d.bundles.members = func(desired.Group, bool) []string { return []string{"web-1"} }
 	d.bundles.dealer = func(string) string { return "web-1" }
 }
 

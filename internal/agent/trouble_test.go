@@ -116,7 +116,7 @@ func TestAFetchUnderWayHearsOfOriginsThatAreSwitchedOn(t *testing.T) {
 	now.Store(before)
 	begun := make(chan struct{})
 	d.bundles.config = now.Load
-	d.bundles.members = func(desired.Group) []string {
+	d.bundles.members = func(desired.Group, bool) []string {
 		select {
 		case begun <- struct{}{}:
 		case <-ctx.Done():
