@@ -36,7 +36,7 @@ type exchange struct {
 	mu         sync.Mutex
 	jobs       []*Job         // of the callers; none once it ends
 	partial    *store.Partial // nil until the index is known
-	index      *bundle.Index
+	index      *bundle.Index  // nil until what earlier bundles have is taken, too
 	picker     *plan.Picker
 	sizes      []int64
 	provider   string                 // who gave an index that git does not pin
@@ -176,13 +176,17 @@ func (x *exchange) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.mu.Lock()
+	x.partial = partial // so that others are told of the index before a large bundle is copied
+	x.mu.Unlock()
+	x.moved()
 	_, reused, err := partial.Reuse(ctx)
 	if err != nil {
 		return err
 	}
 	have := partial.Have()
 	x.mu.Lock()
-	x.partial, x.index, x.reused = partial, index, x.reused+reused
+	x.index, x.reused = index, x.reused+reused
 	x.sizes = make([]int64, index.Len())
 	for i := range x.sizes {
 		x.sizes[i] = int64(index.Piece(i).Size)

@@ -3,12 +3,15 @@ package swarm
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // spread starts n hosts that share one origin and fetches everywhere.
@@ -332,6 +335,37 @@ func TestPiecesOfEarlierBundlesAreNotFetched(t *testing.T) {
 			t.Errorf("%d bytes of %d left the origin, %d and %d were reused", s2.sum(), b.ref.Size, p1.Reused, p2.Reused)
 		}
 		payload(t, s2, b.index.PayloadSize()-p1.Reused)
+	})
+}
+
+// TestIndexIsToldBeforeEarlierBundlesAreCopied: whoever had the index first copied what it had of earlier bundles before the others heard of it, and only then did they.
+func TestIndexIsToldBeforeEarlierBundlesAreCopied(t *testing.T) {
+	a, b := packed(t, 20, 600<<10), packed(t, 22, 600<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		var mu sync.Mutex
+		var first map[string]time.Time // sync of a host's bundle
+		f.disk = &durable.Disk{Hook: func(op durable.Op) error {
+			host, _, _ := strings.Cut(strings.TrimPrefix(op.Path, f.dir+"/"), "/")
+			mu.Lock()
+			slow := first != nil && op.Kind == "sync" && filepath.Base(op.Path) == "data"
+			if slow && first[host].IsZero() {
+				first[host] = time.Now()
+			}
+			mu.Unlock()
+			if slow {
+				time.Sleep(50 * time.Millisecond)
+			}
+			return nil
+		}}
+		defer f.close()
+		wait(t, a, spread(t, f, &source{a: a}, 2)...)
+		first = map[string]time.Time{}
+		wait(t, b, spreadOn(t, f, &source{a: b})...)
+		apart := first["web-1"].Sub(first["web-2"]).Abs()
+		if len(first) != 2 || apart > time.Second {
+			t.Errorf("the hosts began %v apart to copy what they have: %v", apart, first)
+		}
 	})
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -190,6 +191,7 @@ type fleet struct {
 	t      testing.TB
 	dir    string
 	dealer string
+	disk   *durable.Disk // of all hosts; nil: the plain disk
 
 	mu    sync.Mutex
 	hosts map[string]*host
@@ -243,7 +245,7 @@ func (f *fleet) start(name string, change ...func(*Options)) *host {
 	f.t.Helper()
 	h := &host{f: f, name: name, conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan error, 1)}
 	var err error
-	if h.store, err = store.Open(store.Options{Dir: filepath.Join(f.dir, name), KeepFree: -1, SyncEvery: 1}); err != nil {
+	if h.store, err = store.Open(store.Options{Dir: filepath.Join(f.dir, name), KeepFree: -1, SyncEvery: 1, Disk: f.disk}); err != nil {
 		f.t.Fatal(err)
 	}
 	h.client = &http.Transport{MaxConnsPerHost: 32, MaxIdleConnsPerHost: 4, DisableCompression: true, DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {

@@ -171,25 +171,35 @@ func (p *Partial) Write(i int, data []byte) error {
 	if err := x.Verify(i, data); err != nil {
 		return p.wrap("write piece of", fmt.Errorf("%w: %w", ErrMismatch, err))
 	}
+	due, err := p.put(x, i, data)
+	if err != nil {
+		return p.wrap("write piece of", err)
+	}
+	if due {
+		return p.wrap("write bitmap of", p.sync())
+	}
+	return nil
+}
+
+// put stores piece i of x, whose bytes were verified. due says that the bitmap should be made durable.
+func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error) {
 	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
-		return p.wrap("write piece of", noSpace(err))
+		return false, noSpace(err)
 	}
 	p.mu.Lock()
-	if p.index != x || p.gone != nil {
-		p.mu.Unlock()
-		return p.wrap("write piece of", errors.New("its index was replaced meanwhile"))
+	defer p.mu.Unlock()
+	if p.gone != nil {
+		return false, p.gone
+	}
+	if p.index != x {
+		return false, errors.New("its index was replaced meanwhile")
 	}
 	if !p.have.Has(i) {
 		p.have.Set(i)
 		p.missing--
 	}
 	p.dirty += int64(len(data))
-	due := p.dirty >= p.store.o.SyncEvery
-	p.mu.Unlock()
-	if due {
-		return p.wrap("write bitmap of", p.sync())
-	}
-	return nil
+	return p.dirty >= p.store.o.SyncEvery, nil
 }
 
 // sync makes the bitmap durable: first the data it speaks of, then itself. One at a time; whoever comes meanwhile is covered by the next.
@@ -302,7 +312,7 @@ func (p *Partial) Reuse(ctx context.Context) (pieces int, size int64, err error)
 		if !ok || b.Ref.Index == nil || p.Missing() == 0 {
 			continue
 		}
-		n, bytes, err := p.reuseFrom(ctx, b, bundle.Reuse(x, b.Ref.Index))
+		n, bytes, err := p.reuseFrom(ctx, b, x, bundle.Reuse(x, b.Ref.Index))
 		pieces, size = pieces+n, size+bytes
 		if err != nil {
 			return pieces, size, p.wrap("reuse pieces for", err)
@@ -311,8 +321,9 @@ func (p *Partial) Reuse(ctx context.Context) (pieces int, size int64, err error)
 	return pieces, size, p.wrap("write bitmap of", p.sync())
 }
 
-// reuseFrom copies pieces of b. What cannot be read there is simply fetched, as if it had never been there.
-func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, from []int) (pieces int, size int64, err error) {
+// reuseFrom copies pieces of b for x. What cannot be read there is simply fetched, as if it had never been there. Both indexes have the same sum of a piece, so that it is
+// verified once, as it is read.
+func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, from []int) (pieces int, size int64, err error) {
 	file, err := os.Open(b.Path)
 	if err != nil {
 		return 0, 0, nil
@@ -332,7 +343,11 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, from []int) (pieces 
 			continue
 		}
 		buf = data
-		if err := p.Write(i, data); err != nil {
+		due, err := p.put(x, i, data)
+		if err == nil && due {
+			err = p.sync()
+		}
+		if err != nil {
 			return pieces, size, err
 		}
 		pieces, size = pieces+1, size+int64(len(data))
