@@ -37,7 +37,7 @@ check: fmt lint unit ## what to run before a commit
 bench: ## measure: latency from push to healthy, memory, packing; figures are printed, ratios asserted
 	scripts/bench
 
-bench-swarm: ## measure how fast a bundle reaches 4, 8 and 16 hosts over links of a known rate, against S3 alone and BitTorrent (root; RUNS=3)
+bench-swarm: ## measure how fast a bundle reaches 4, 8 and 16 hosts over links of a known rate, against S3 alone and BitTorrent, with faults and deltas (root; RUNS=3)
 	scripts/bench-swarm
 
 soak: ## run the rollout properties and the whole-host tests again and again for SOAK (default 10m)

@@ -1,6 +1,9 @@
 package main
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // join measures a host that comes to a group of which all others run the release: from the moment it has accepted the commit that names it until it has the bundle.
 func join(ctx context.Context, b *bed, o options, m measurement) (outcome, error) {
@@ -42,7 +45,7 @@ func join(ctx context.Context, b *bed, o options, m measurement) (outcome, error
 	}
 	begun, _ := f.logged(others, "commit accepted", commit)
 	after, err := b.sent(ctx, originHost)
-	return outcome{all: end.Sub(begun), moved: after - before}, err
+	return outcome{all: end.Sub(begun), moved: after - before, note: fmt.Sprintf("%d bytes left the origin", after-before)}, err
 }
 
 // allAccepted says whether the first so many hosts have verified a commit.
