@@ -124,7 +124,7 @@ func (a *Applier) mend(k Key, superseded bool) (*Damage, error) {
 // damaged tells whether a journal is broken for good, rather than another
 // version's or out of reach.
 func damaged(err error) bool {
-	return errors.Is(err, durable.ErrCorrupt) || errors.Is(err, errRecord)
+	return errors.Is(err, durable.ErrCorrupt) || errors.Is(err, errRecord) || errors.Is(err, errLost)
 }
 
 // acted tells whether a deployment did something that its journal must name.

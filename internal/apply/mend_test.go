@@ -141,6 +141,48 @@ func TestJournalDamagedMeanwhile(t *testing.T) {
 	w.once()
 }
 
+// The journal of a deployment is damaged while it is interrupted in a hook, and the
+// same deployment is asked for again: it ends as failed, and no hook runs again.
+func TestSameDeploymentAfterItsJournalIsDamaged(t *testing.T) {
+	t.Parallel()
+	for name, damage := range damages {
+		w := newBench(t)
+		d, started, goOn := slowHook(w)
+		interrupted(t, w, d, started)
+		a := w.applier()
+		damage(t, a.journalFile(d.Key()))
+		writeFile(t, goOn, nil)
+		if _, err := a.Apply(context.Background(), d, nil); !errors.Is(err, ErrPending) {
+			t.Errorf("%s: applying again: %v", name, err)
+		}
+		if res, err := a.Resume(context.Background(), d.Key(), Continue, nil); err != nil || res.Outcome != OutcomeFailed || res.Error.Code != CodeAgentRestart {
+			t.Errorf("%s: %+v %v", name, res, err)
+		}
+		w.once()
+	}
+}
+
+// A journal that is lost between two looks at it does not make Resume begin anew,
+// and without the deployment's own file too nothing of it is run or removed.
+func TestJournalLostBeforeResume(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	d, started, goOn := slowHook(w)
+	interrupted(t, w, d, started)
+	a := w.applier()
+	writeFile(t, goOn, nil)
+	damages["gone"](t, a.journalFile(d.Key()))
+	if res, err := a.Resume(context.Background(), d.Key(), Continue, nil); err != nil || res.Outcome != OutcomeFailed {
+		t.Errorf("%+v %v", res, err)
+	}
+	damages["gone"](t, a.journalFile(d.Key()))
+	damages["gone"](t, filepath.Join(a.deploymentDir(d.Key()), "deployment.json"))
+	if res, err := a.Apply(context.Background(), d, nil); err == nil {
+		t.Errorf("it was begun anew: %+v", res)
+	}
+	w.once()
+}
+
 // The journal of a deployment whose hook runs is damaged: the hook is waited
 // for, and nothing else is started.
 func TestDamagedJournalOfARunningHook(t *testing.T) {

@@ -87,6 +87,9 @@ func (a *Applier) resume(ctx context.Context, k Key, decision Decision, observe 
 
 // reopen reads the journal and what the deployment depends on.
 func (r *run) reopen() error {
+	if !exists(r.a.journalFile(r.key)) && r.a.acted(r.key) {
+		return fmt.Errorf("cannot resume deployment %s: %w", r.key, errLost)
+	}
 	log, records, err := r.a.opts.Disk.OpenLog(r.a.journalFile(r.key), recordMax)
 	if err != nil {
 		return fmt.Errorf("cannot resume deployment %s: %w", r.key, err)

@@ -46,6 +46,7 @@ func (a *Applier) Apply(ctx context.Context, d Deployment, observe func(EventUpd
 	}
 	defer unlock()
 	a.reap()
+	a.mendGroup(d.GroupID)
 	if res, err := a.recorded(d.Key()); res != nil || err != nil {
 		if err != nil {
 			return Result{}, err
@@ -108,7 +109,6 @@ func (a *Applier) lockApplication(ctx context.Context, d *Deployment) (func(), e
 // nothingPending refuses to deploy over another deployment of the group that
 // began and did not end.
 func (a *Applier) nothingPending(ctx context.Context, d *Deployment) error {
-	a.mendGroup(d.GroupID)
 	keys, err := a.deployments(d.GroupID)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (a *Applier) nothingPending(ctx context.Context, d *Deployment) error {
 // that did not, and neither for one that is new.
 func (a *Applier) recorded(k Key) (*Result, error) {
 	s, err := a.readStory(k)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !a.acted(k) {
 		// A crash before the journal was made: nothing has happened.
 		if err := os.RemoveAll(a.deploymentDir(k)); err != nil {
 			return nil, fmt.Errorf("cannot clear an unbegun deployment: %w", err)
