@@ -5,6 +5,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -232,8 +233,8 @@ func TestBombsAreRefusedByTheirPromise(t *testing.T) {
 
 func TestDamageIsNoEnd(t *testing.T) {
 	whole := gzipped(t, makeTar(t, member{name: "a", data: strings.Repeat("abc", 5000)}, member{name: "b", data: "x"}))
-	for cut := 1; cut < len(whole)-8; cut += 7 {
-		if got, err := list(whole[:cut], TypeTgz, Options{}); err == nil && len(got) != 2 { // what follows tar's end mark is not read
+	for cut := 1; cut < len(whole); cut++ {
+		if got, err := list(whole[:cut], TypeTgz, Options{}); err == nil {
 			t.Fatalf("cut at %d of %d: read as %q without an error", cut, len(whole), got)
 		}
 	}
@@ -257,6 +258,65 @@ func TestDamageIsNoEnd(t *testing.T) {
 				t.Errorf("%q is read as %s", data[:min(5, len(data))], kind)
 			}
 		}
+	}
+}
+
+// bzippedTar is a tar with one file named a, compressed with bzip2, which Go only reads.
+const bzippedTar = "425a6839314159265359847f9b7900006d5b80c980600065800000e0001e000808200054349a00320f5045140f50c407d8a2510df3044b4756a34e2b5412020e646604c4a15cbe2329e9546fdc24d11100f8bb9229c2848423fcdbc8"
+
+func zstandard(t testing.TB, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
+}
+
+// Bytes that do not compress unpack to other ones if they are changed, without any other error than the checksum's, which stands behind the end of the tar.
+func TestChecksumsBehindTheTarAreJudged(t *testing.T) {
+	data := makeTar(t, member{name: "a", data: string(noise(1, 100_000))})
+	for kind, whole := range map[Type][]byte{TypeTgz: gzipped(t, data), TypeTarZst: zstandard(t, data)} {
+		if _, err := list(whole, kind, Options{}); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		bad := bytes.Clone(whole)
+		bad[len(bad)/2] ^= 1
+		if _, err := list(bad, kind, Options{}); err == nil {
+			t.Errorf("%s with a byte changed: no error", kind)
+		}
+		if _, err := list(whole[:len(whole)-2], kind, Options{}); err == nil {
+			t.Errorf("%s cut off in its checksum: no error", kind)
+		}
+		if _, err := list(append(bytes.Clone(whole), "garbage, garbage"...), kind, Options{}); err == nil {
+			t.Errorf("%s with garbage behind it: no error", kind)
+		}
+	}
+}
+
+// What gzip and bzip2 let follow an archive is let through: more members, and zeros up to a round number.
+func TestWhatMayFollowACompressedTar(t *testing.T) {
+	data := makeTar(t, member{name: "a", data: "1"})
+	bz, err := hex.DecodeString(bzippedTar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, archive := range map[string][]byte{
+		"two members":                append(gzipped(t, data[:700]), gzipped(t, data[700:])...),
+		"two members, zeros between": append(append(gzipped(t, data[:700]), zeros(100)...), gzipped(t, data[700:])...),
+		"zeros":                      append(gzipped(t, data), zeros(1000)...),
+		"zeros inside":               gzipped(t, append(bytes.Clone(data), zeros(1<<20)...)),
+		"bzip2":                      bz,
+		"bzip2 and garbage":          append(bytes.Clone(bz), "garbage"...),
+	} {
+		if got, err := list(archive, TypeTgz, Options{}); err != nil || len(got) != 1 {
+			t.Errorf("%s: %q %v", what, got, err)
+		}
+	}
+	endless := gzipped(t, append(bytes.Clone(data), zeros(maxTrailBytes+1)...))
+	if _, err := list(endless, TypeTgz, Options{}); !errors.Is(err, ErrRefused) {
+		t.Errorf("too much behind the end: %v", err)
 	}
 }
 
