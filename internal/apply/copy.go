@@ -152,6 +152,9 @@ func walkCopy(ctx context.Context, from, to string, file func(path, dest string,
 	if err != nil {
 		return fmt.Errorf("cannot copy the bundle: %w", err)
 	}
+	if err := apart(from, to); err != nil {
+		return err
+	}
 	err = filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -187,6 +190,18 @@ func walkCopy(ctx context.Context, from, to string, file func(path, dest string,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot copy the bundle from %s: %w", from, err)
+	}
+	return nil
+}
+
+// apart refuses a bundle that the copy would be made in: the copy would be copied too.
+func apart(from, to string) error {
+	around, err := filepath.EvalSymlinks(filepath.Dir(to))
+	if err != nil {
+		return fmt.Errorf("cannot copy the bundle: %w", err)
+	}
+	if rel, err := filepath.Rel(from, around); err == nil && filepath.IsLocal(rel) {
+		return &bundleError{fmt.Errorf("cannot take %s for a bundle: the state directory is in it", from)}
 	}
 	return nil
 }

@@ -171,6 +171,9 @@ func (a *Applier) fillRelease(ctx context.Context, d *Deployment, making string)
 			return w.put(n.plain())
 		})
 	})
+	if errors.Is(err, syscall.ENAMETOOLONG) { // an archive is unpacked name by name, which allows what a whole path does not
+		return nil, &bundleError{err}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,14 @@
 package apply
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -35,5 +39,46 @@ func TestWhoseFaultItIsThatABundleCannotBeUnpacked(t *testing.T) {
 		if got := ofThisHost(c.err); got != c.host {
 			t.Errorf("%s: of this host alone: %v", name, got)
 		}
+	}
+}
+
+// A bundle around the state directory would be copied into itself over and over.
+func TestBundleAroundTheStateDirectory(t *testing.T) {
+	w := newBench(t)
+	writeFile(t, filepath.Join(w.dir, "appspec.yml"), []byte("version: 0.0\nos: linux\n"))
+	d := w.deployment("d-1", w.dir)
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed || !strings.Contains(res.Error.Message, "the state directory is in it") {
+		t.Errorf("%+v", res)
+	}
+	link := filepath.Join(w.dir, "link")
+	if err := os.Symlink(filepath.Join(w.dir, "state"), link); err != nil {
+		t.Fatal(err)
+	}
+	d.Source.Path = link
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed || !strings.Contains(res.Error.Message, "the state directory is in it") {
+		t.Errorf("through a link: %+v", res)
+	}
+}
+
+// A name that fits into an archive and not below the state directory is the
+// bundle's fault, and is told as such.
+func TestNameTooLongForTheStateDirectory(t *testing.T) {
+	w := newBench(t)
+	file, err := os.Create(filepath.Join(w.dir, "long.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := tar.NewWriter(file)
+	err = errors.Join(archive.WriteHeader(&tar.Header{Name: strings.Repeat(strings.Repeat("d", 200)+"/", 20) + "f"}), archive.Close(), file.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := w.deployment("d-1", file.Name())
+	d.Source.Type = bundle.TypeTar
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed || !res.Error.Invalid {
+		t.Errorf("%+v", res)
+	}
+	if left, err := os.ReadDir(w.applier().releasesDir("g1")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
 	}
 }
