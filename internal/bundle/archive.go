@@ -112,7 +112,7 @@ type source interface {
 // Reader yields the entries of an archive, once each, in the archive's order, under names that are safe to join to a directory.
 //
 // Refused, with the reason: absolute names and names with ".." (CodeDeploy's tar and unzip strip or refuse them, depending on the type
-// and on which tool it falls back to; no honest packer makes them), names with NUL or longer than a Linux path, a second entry of the
+// and on which tool it falls back to; no honest packer makes them), names with NUL or longer than a Linux path, or more than 256 directories deep, a second entry of the
 // same name unless both are directories, an entry below a file or symbolic link, a hard link to anything but an earlier file of the
 // archive, a relative symbolic link that climbs out of the archive, devices, pipes and sockets, encrypted members, and archives that
 // unpack to more than Options allows. Let through: "./" prefixes and doubled slashes (cleaned), names that are not UTF-8, absolute

@@ -159,6 +159,7 @@ func TestRefusals(t *testing.T) {
 		{"absolute name", []member{{name: "/a", data: "x"}}, Options{}},
 		{"component of 256", []member{{name: "d/" + long, data: "x"}}, Options{}},
 		{"too long", []member{{name: strings.Repeat("a/", 2100) + "f", data: "x"}}, Options{}},
+		{"256 directories deep", []member{{name: strings.Repeat("a/", 256) + "f", data: "x"}, {name: strings.Repeat("a/", 257) + "f", data: "x"}}, Options{}},
 		{"archive's root, but is a file", []member{{name: "./.", data: "x"}}, Options{}},
 		{"two entries named \"a\"", []member{{name: "a", data: "x"}, {name: "a", data: "y"}}, Options{}},
 		{"two entries named \"a\"", []member{{name: "a/b", data: "x"}, {name: "a", data: "y"}}, Options{}},

@@ -12,6 +12,10 @@ const (
 	maxComponentBytes = 255
 )
 
+// maxDepth bounds the directories above an entry, as Install does: what is done to one of them is done by looking up all of those above it, and a
+// name has room for two thousand.
+const maxDepth = 256
+
 const (
 	defaultMaxBytes   = 256 << 30
 	defaultMaxEntries = 1_000_000
@@ -68,6 +72,9 @@ func (g *guard) admit(e *Entry) (keep bool, err error) {
 			return false, refuse("%.200q names the archive's root, but is a %s", raw, e.Type)
 		}
 		return false, nil
+	}
+	if strings.Count(e.Name, "/") > maxDepth {
+		return false, refuse("%.200q is more than %d directories deep", e.Name, maxDepth)
 	}
 	if err := g.checkLink(e); err != nil {
 		return false, err
