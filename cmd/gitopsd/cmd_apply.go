@@ -122,14 +122,12 @@ func applyOrResume(ctx context.Context, a *apply.Applier, d apply.Deployment, hi
 	if !errors.Is(err, apply.ErrPending) {
 		return res, err
 	}
-	pending, listErr := a.Pending()
-	if listErr != nil {
+	pending, listErr := a.Pending() // the error may be about another group's
+	pending = slices.DeleteFunc(pending, func(j apply.Journal) bool { return j.Key.GroupID != d.GroupID })
+	if len(pending) == 0 && listErr != nil {
 		return res, errors.Join(err, listErr)
 	}
 	for _, j := range pending {
-		if j.Key.GroupID != d.GroupID {
-			continue
-		}
 		if j.Key.DeploymentID == d.ID {
 			return a.Resume(ctx, j.Key, apply.Continue, observe)
 		}

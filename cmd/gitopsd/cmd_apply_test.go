@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,6 +72,41 @@ func TestApply(t *testing.T) {
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "hello" {
 		t.Errorf("a refused bundle left %q %v", data, err)
+	}
+}
+
+// A journal that cannot be read is the business of its own group alone: another's interrupted deployment is gone on with.
+func TestApplyBesideADamagedJournal(t *testing.T) {
+	dir := t.TempDir()
+	state, root := filepath.Join(dir, "state"), filepath.Join(dir, "root")
+	source := filepath.Join(dir, "bundle")
+	if err := os.Mkdir(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(source, "appspec.yml"), []byte("version: 0.0\nos: linux\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a, err := apply.New(apply.Options{StateDir: state, DestinationRoot: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range []string{"g1", "g2"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		d := apply.Deployment{
+			ID: "d-1", ApplicationName: group, GroupName: group, GroupID: group, Source: apply.Source{Path: source, Type: bundle.TypeDirectory},
+			Begin: func(context.Context) error { cancel(); return nil },
+		}
+		if _, err := a.Apply(ctx, d, nil); !errors.Is(err, apply.ErrInterrupted) {
+			t.Fatalf("interrupted: %v", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(state, "groups/g2/deployments/d-1.1/journal"), []byte("not a journal"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"d-1", "d-2"} {
+		if _, err := runApply(t, source, "--state-dir", state, "--destination-root", root, "--application", "g1", "--group", "g1", "--deployment-id", id); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
 	}
 }
 
