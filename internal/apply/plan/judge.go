@@ -63,6 +63,9 @@ func (b *builder) judgeFile(t *target) {
 		switch {
 		case n.Kind == File || n.Kind == Link:
 		case n.Kind == Dir && e.Kind == Dir && b.allOurs(t.path):
+			if p := b.changedIn(t.path); p != "" {
+				b.problem(Present, "%sthe directory %s is to become a %s, and %s in it was changed since it was installed", prefix, t.path, t.node.Kind, p)
+			}
 		default:
 			b.problem(Present, "%sa directory or device that no deployment made is in the way at %s", prefix, t.path)
 		}
@@ -144,6 +147,30 @@ func (b *builder) allOurs(dir string) bool {
 		}
 	}
 	return true
+}
+
+// changedIn returns a path in a directory of ours that somebody changed, empty if there is none.
+func (b *builder) changedIn(dir string) string {
+	for _, name := range b.in.Host.Names(dir) {
+		p := path.Join(dir, name)
+		e, ours := b.previous[p]
+		if !ours || b.changed(e) {
+			return p
+		}
+		if e.Kind != Dir {
+			continue
+		}
+		if p := b.changedIn(p); p != "" {
+			return p
+		}
+	}
+	return ""
+}
+
+// changed tells whether what is at an entry's path is not what was put there.
+func (b *builder) changed(e *Entry) bool {
+	n := b.in.Host.Lstat(e.Path)
+	return n.Kind != e.Kind || e.Kind == Link && n.Target != e.Target || e.Kind == File && !b.in.Host.Same(*e)
 }
 
 // setDefaults gives a target the attributes it has before permissions.

@@ -123,7 +123,7 @@ func (b *builder) clean() {
 			b.plan.Rmdir = append(b.plan.Rmdir, p)
 		case e.Kind != n.Kind:
 			b.keep(p, "it is something else now")
-		case e.Kind == Link && n.Target != e.Target, e.Kind == File && !b.in.Host.Same(*e):
+		case b.changed(e):
 			b.keep(p, "it was changed since it was installed")
 		default:
 			b.plan.Removals = append(b.plan.Removals, p)
