@@ -132,6 +132,21 @@ func TestRefusedBeforeApplicationStop(t *testing.T) {
 	}
 }
 
+// A bundle that was refused is mended, and the same deployment is asked for again:
+// it is unpacked anew, as nothing but its bytes tells it from the refused one.
+func TestRefusedBundleIsMended(t *testing.T) {
+	w := newBench(t)
+	d := w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec}))
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed || res.Began {
+		t.Fatalf("%+v", res)
+	}
+	d.Source.Path = w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})
+	w.succeed(d)
+	if got := string(readFile(t, filepath.Join(w.target, "app/f"))); got != "1" {
+		t.Errorf("%q is in place", got)
+	}
+}
+
 // Existing files are refused early unless a script might still move them; then
 // at the start of Install, before any old file is removed.
 func TestExistingFileWithAndWithoutScripts(t *testing.T) {

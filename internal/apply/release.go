@@ -74,8 +74,17 @@ func (e *bundleError) Unwrap() error { return e.err }
 // has been done. A *bundleError tells that the bundle is at fault. The caller
 // holds the group's lock.
 func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInfo, error) {
-	if info, err := a.release(d.Key()); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return info, err
+	info, err := a.release(d.Key())
+	if err == nil {
+		var again bool
+		if again, err = a.unpacksAgain(d); err == nil && again {
+			err = a.discard(a.releaseDir(d.Key()))
+		}
+		if err != nil || !again {
+			return info, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	dir := a.releasesDir(d.GroupID)
 	if err := a.opts.Disk.MkdirAll(dir, passDir); err != nil {
@@ -91,7 +100,7 @@ func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInf
 	if err := os.Mkdir(making, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make release directory: %w", err)
 	}
-	info, err := a.fillRelease(ctx, d, making)
+	info, err = a.fillRelease(ctx, d, making)
 	if err != nil {
 		os.RemoveAll(making)
 		return nil, err
@@ -107,6 +116,16 @@ func (a *Applier) ensureRelease(ctx context.Context, d *Deployment) (*releaseInf
 	}
 	info.dir = a.archiveDir(d.Key())
 	return info, nil
+}
+
+// unpacksAgain tells whether a release that is there may be of other bytes than the
+// deployment's: without a digest nothing tells, and nothing has used it.
+func (a *Applier) unpacksAgain(d *Deployment) (bool, error) {
+	if d.Source.Digest != "" || d.Source.Release != nil || exists(a.deploymentDir(d.Key())) {
+		return false, nil
+	}
+	keep, err := a.kept(d.GroupID)
+	return !keep[d.Key()], err
 }
 
 // takePrepared gives the deployment a release that was unpacked for the same
