@@ -183,6 +183,48 @@ func TestJournalLostBeforeResume(t *testing.T) {
 	w.once()
 }
 
+// A file of the state that is not needed to take an Install back is damaged while
+// one is half done: the old version is restored, and the group goes on.
+func TestDamagedStateStopsNoUndo(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{goodFile, recentFile, "releases/d-new.1/release.json", "releases/d-old.1/release.json"} {
+		h := newCrashHost(t, false)
+		a := h.applier()
+		a.opts.Disk = &durable.Disk{Hook: cutAfter("place", 2)}
+		if _, err := a.Apply(context.Background(), h.d, nil); !errors.Is(err, durable.ErrCut) {
+			t.Fatalf("not cut: %v", err)
+		}
+		if h.tree() == h.old {
+			t.Fatal("nothing was put in place")
+		}
+		a = h.applier()
+		writeFile(t, filepath.Join(a.groupDir("g1"), file), []byte("{"))
+		if res, err := a.Resume(context.Background(), h.d.Key(), Undo, nil); err != nil || res.Outcome != OutcomeFailed {
+			t.Errorf("%s: %+v %v", file, res, err)
+		}
+		if got := h.tree(); got != h.old {
+			t.Errorf("%s: the tree is not\n%s\nbut\n%s", file, h.old, got)
+		}
+		again := h.d
+		again.ID = "d-again"
+		h.succeed(again)
+	}
+}
+
+// cutAfter cuts the power after so many operations of a kind.
+func cutAfter(kind string, count int) func(durable.Op) error {
+	seen := 0
+	return func(op durable.Op) error {
+		if seen == count {
+			return durable.ErrCut
+		}
+		if op.Kind == kind {
+			seen++
+		}
+		return nil
+	}
+}
+
 // The journal of a deployment whose hook runs is damaged: the hook is waited
 // for, and nothing else is started.
 func TestDamagedJournalOfARunningHook(t *testing.T) {

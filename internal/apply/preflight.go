@@ -86,6 +86,10 @@ func (a *Applier) check(ctx context.Context, d *Deployment) (*checked, error) {
 // read any more counts as none, with a warning.
 func (a *Applier) revisionAt(groupID, file string, c *checked) (*revision, error) {
 	info, err := a.pointed(groupID, file)
+	if errors.Is(err, errDamaged) {
+		c.report.Warnings = append(c.report.Warnings, fmt.Sprintf("the release that %s names cannot serve any event: %v", file, err))
+		return nil, nil
+	}
 	if err != nil || info == nil {
 		return nil, err
 	}

@@ -129,10 +129,13 @@ func readState(path string, v any) error {
 		return fmt.Errorf("cannot read state: %w", err)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, err)
+		return fmt.Errorf("cannot read %s: %w: %w", path, errDamaged, err)
 	}
 	return nil
 }
+
+// errDamaged tells that a state file is there and makes no sense.
+var errDamaged = errors.New("it is damaged")
 
 // installedState is groups/GROUP/installed.json.
 type installedState struct {
