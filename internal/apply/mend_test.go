@@ -225,6 +225,27 @@ func cutAfter(kind string, count int) func(durable.Op) error {
 	}
 }
 
+// A deployment without a bundle has no release to lose: one that was cut short
+// is gone on with.
+func TestResumeWithoutABundle(t *testing.T) {
+	w := newBench(t)
+	w.succeed(w.deployment("d-1", w.bundle(version("one", "HOOK"))))
+	a := w.applier()
+	d := w.deployment("d-2", "")
+	d.Source, d.Remove = Source{}, true
+	ctx, cancel := context.WithCancel(context.Background())
+	d.Begin = func(context.Context) error { cancel(); return nil }
+	if _, err := a.Apply(ctx, d, nil); !errors.Is(err, ErrInterrupted) {
+		t.Fatalf("interrupted: %v", err)
+	}
+	if res, err := a.Resume(context.Background(), d.Key(), Continue, nil); err != nil || res.Outcome != OutcomeSucceeded {
+		t.Errorf("%+v %v", res, err)
+	}
+	if tree := w.tree(); tree != "" {
+		t.Errorf("not removed:\n%s", tree)
+	}
+}
+
 // The journal of a deployment whose hook runs is damaged: the hook is waited
 // for, and nothing else is started.
 func TestDamagedJournalOfARunningHook(t *testing.T) {

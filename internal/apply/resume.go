@@ -99,7 +99,7 @@ func (r *run) reopen() error {
 		r.a.log.Warn("cannot reserve space for the journal", "deployment", r.key.String(), "error", err)
 	}
 	if r.story, err = decodeStory(records); err == nil && r.story.result == nil {
-		if _, lost := r.a.release(r.key); r.story.began && (missing(lost) || errors.Is(lost, errDamaged)) {
+		if _, lost := r.a.release(r.key); r.story.began && r.d.Source != (Source{}) && (missing(lost) || errors.Is(lost, errDamaged)) {
 			r.story.damaged = true // without the release nobody can go on, or say what is in place
 		}
 		err = r.recheck()
