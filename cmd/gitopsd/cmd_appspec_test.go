@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -150,6 +151,16 @@ func TestAppspecExplainSaysWhatWouldHappen(t *testing.T) {
 	}
 	if _, code, _ = runAppspec(t, "explain", bundle, "--kind", "sideways"); code != codeUsage {
 		t.Errorf("an unknown kind ends with %d", code)
+	}
+}
+
+func TestAppspecThatIsAPipe(t *testing.T) {
+	bundle := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(bundle, "appspec.yml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code, err := runAppspec(t, "validate", bundle); code != codeInvalid || !strings.Contains(out, "was empty") {
+		t.Errorf("exit %d, %v\n%s", code, err, out)
 	}
 }
 
