@@ -57,6 +57,12 @@ func TestWaitForACommitThatLetsAHostJoin(t *testing.T) {
 	lead(target)
 	lead(rollout.Tick{Elapsed: time.Second})
 	waits("while web-2 has nothing", false, "still to be brought to web-2")
+	lead(rollout.Liveness{Hosts: []rollout.HostLife{{Host: "web-2", For: time.Hour}}})
+	waits("while the others do not know web-2 yet", false, "still to be brought to web-2")
+	for range 12 {
+		lead(rollout.Tick{Elapsed: 5 * time.Second})
+	}
+	waits("once web-2 has been silent for a minute", true, "")
 }
 
 func TestOutcomeWithHostsThatJoin(t *testing.T) {

@@ -104,7 +104,7 @@ func (g *group) behind() string {
 // the group runs, came back without it or lost it, and have not got it yet:
 // those that will be given it, and those on which that failed as often as it is
 // tried, or that refuse it for longer than a deployment waits for that. A dead
-// host holds nobody up, as in a deployment.
+// host holds nobody up, as in a deployment, unless it is still expected.
 func (m *Machine) joining(g *group) (coming, failed []string) {
 	if g.Running.SpecHash == "" {
 		return nil, nil
@@ -124,12 +124,21 @@ func (m *Machine) joining(g *group) (coming, failed []string) {
 		switch {
 		case !open && (tried || m.refusesForGood(g, h)):
 			failed = append(failed, mem.Host)
+		case m.expected(g, h):
+			coming = append(coming, mem.Host)
 		case dead && (!h.Known || gone >= g.Desired.Policy.deadAfter()):
 		case open || g.outdated(h):
 			coming = append(coming, mem.Host)
 		}
 	}
 	return coming, failed
+}
+
+// expected says whether a dead host became a member a moment ago and has yet to
+// be heard: it looks dead until the others know it and it them, and that takes
+// longer than to agree on the commit that names it.
+func (m *Machine) expected(g *group, h *host) bool {
+	return g.Running.SpecHash != "" && !h.Known && m.isDead(h.Name) && m.s.Now-h.Joined < g.Desired.Policy.deadAfter()
 }
 
 // refusesForGood says whether a host refuses what the group runs and nobody

@@ -26,10 +26,33 @@ func TestJoining(t *testing.T) {
 		step("accept d\nstopping d\ndone d failed=AfterInstall exit=3\ntick 1s\ntick 10m\ntick 1s", []string{"d"}, nil)
 	}
 	step("accept d\nstopping d\ndone d failed=AfterInstall exit=3\ntick 1s", nil, []string{"d"})
-	step("target 1 hosts=a,b,c\ntarget 1 hosts=a,b,c,e\ndead e", nil, nil)
+	step("target 1 hosts=a,b,c\ntarget 1 hosts=a,b,c,e\ndead e", []string{"e"}, nil)
+	step("tick 1m", nil, nil)
 	step("alive e", []string{"e"}, nil)
 	step("target 1 hosts=b,c\ntarget 1 hosts=a,b,c", []string{"a"}, nil) // a was told to belong here no more: what it has now nobody knows
 	step("hello a runs=1", nil, nil)
+}
+
+// TestJoiningOfAHostNotHeardOfYet: a host that a commit has just listed looks dead, for as long as anybody was there to hear of it, until it and the others have found
+// each other. It is waited for within a bound, for which the clock has to go on.
+func TestJoiningOfAHostNotHeardOfYet(t *testing.T) {
+	c := newConvo(t)
+	step := func(play string, ticks bool, coming ...string) {
+		t.Helper()
+		c.play(play)
+		v, _ := c.m.Group(c.group)
+		if v.State != StateSucceeded || !slices.Equal(v.Joining, coming) || c.m.Needs().Tick != ticks {
+			t.Errorf("after %q: %s, joining %v, ticks %v, want %v and %v", play, v.State, v.Joining, c.m.Needs().Tick, coming, ticks)
+		}
+	}
+	step("lead h1 voters=h1\ntarget 1 hosts=a\nhello a\nready a for=1\ntick 1s\naccept a\nstopping a\ndone a\ntick 1s", false)
+	step("tick 1h\ntarget 1 hosts=a,b\ndead b for=1h", true, "b")
+	step("tick 50s", true, "b")
+	step("alive b\nhello b", true, "b")
+	step("ready b for=1\ntick 1s\naccept b\nstopping b\ndone b\ntick 1s", false)
+	step("target 1 hosts=a,b,c\ndead c for=1h\ntick 50s", true, "c")
+	step("tick 10s", false)
+	step("dead b for=1h\ntick 1s", false) // long a member
 }
 
 // TestTakenIsAllThatATargetSays: a set has not taken up a commit whose members, policy or attempt it has not heard of.

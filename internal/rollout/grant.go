@@ -218,7 +218,7 @@ func (m *Machine) Needs() Needs {
 		if g.Frozen != "" || g.TargetVersion == 0 {
 			continue
 		}
-		if g.timed() {
+		if g.timed() || slices.ContainsFunc(g.Hosts, func(h *host) bool { return m.expected(g, h) }) {
 			n.Tick = true
 		}
 		if g.Handover > 0 {

@@ -122,6 +122,7 @@ type host struct {
 	Touched   bool          `json:"touched,omitempty"`   // changed since the group last ran one spec well
 	Rebooted  time.Duration `json:"rebooted,omitempty"`  // of the last new boot; 0 = none
 	NotUntil  time.Duration `json:"notUntil,omitempty"`  // not granted before
+	Joined    time.Duration `json:"joined,omitempty"`    // when it became a member
 	Tries     int           `json:"tries,omitempty"`     // failed catch-ups with TriedOn
 	TriedOn   string        `json:"triedOn,omitempty"`   // spec hash that failed here
 }
@@ -253,13 +254,12 @@ func (g *group) host(name string) *host {
 	return g.Hosts[i]
 }
 
-// ensureHost returns the state of a host, made when it is new.
-func (g *group) ensureHost(name string) *host {
+// ensureHost makes the state of a host that is new now.
+func (g *group) ensureHost(name string, now time.Duration) {
 	i, ok := slices.BinarySearchFunc(g.Hosts, name, func(h *host, n string) int { return strings.Compare(h.Name, n) })
 	if !ok {
-		g.Hosts = slices.Insert(g.Hosts, i, &host{Name: name})
+		g.Hosts = slices.Insert(g.Hosts, i, &host{Name: name, Joined: now})
 	}
-	return g.Hosts[i]
 }
 
 func (g *group) member(name string) (MemberInfo, bool) {

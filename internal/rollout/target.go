@@ -98,7 +98,7 @@ func (g *group) take(t *turn, c Target) {
 	}
 	g.Desired = want{Spec: c.Spec, Attempt: c.Attempt, Policy: c.Policy, Signers: c.Signers, Subject: c.Subject}
 	for _, mem := range c.Members {
-		g.ensureHost(mem.Host)
+		g.ensureHost(mem.Host, t.now)
 	}
 	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool {
 		_, member := g.member(h.Name)
