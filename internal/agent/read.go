@@ -251,7 +251,7 @@ func failuresOf(deployment string, past []rollout.DeploymentView) []status.Failu
 
 // withQuorum adds that nothing can be decided now.
 func withQuorum(g status.Group, st consensus.Status) status.Group {
-	g.Why = withLeader(g.Why, st)
+	g.Why, g.NoLeader = withLeader(g.Why, st), !st.Quorum
 	return g
 }
 

@@ -47,32 +47,34 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 		group = r.followed(run, g, w, func(m *rollout.Machine) { taken = m.Taken(targetOf(w, g)) })
 	}
 	if !taken {
-		return withoutLeader(status.Awaited{State: "Waiting", Group: group, Message: fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())}, run, true), nil
+		not := fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())
+		if run != nil {
+			not = withLeader(not, run.set.Status())
+		}
+		return withoutLeader(status.Awaited{State: "Waiting", Group: group, Message: not}), nil
 	}
 	if commit == "" {
 		if answer, newer := r.newerThanHere(w, group); newer {
 			return answer, nil
 		}
 	}
-	answer := withoutLeader(outcomeOf(group), run, false)
+	answer := withoutLeader(outcomeOf(group))
 	if commit == "" {
 		answer.Message = r.withHearsay(answer.Message, "")
 	}
 	return answer, nil
 }
 
-// withoutLeader makes an answer that is not final one of a set without a leader, if that is so; say adds it to the message, where it is not yet.
-func withoutLeader(a status.Awaited, run *setRun, say bool) status.Awaited {
-	if a.Done || run == nil {
+// withoutLeader marks an answer about a set without a leader. That a group has ended well cannot be known then: nobody hears of hosts that joined or lost what they
+// had. That it ended otherwise is a fact already.
+func withoutLeader(a status.Awaited) status.Awaited {
+	if !a.Group.NoLeader || a.Done && a.Code != waitSucceeded {
 		return a
 	}
-	st := run.set.Status()
-	if !st.Quorum {
-		a.Code = status.CodeNoQuorum
+	if a.Done {
+		a.Done, a.State = false, "Waiting"
 	}
-	if say {
-		a.Message = withLeader(a.Message, st)
-	}
+	a.Code = status.CodeNoQuorum
 	return a
 }
 

@@ -25,6 +25,26 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestNoSuccessWithoutALeader: in the middle of an epoch change nobody can know that all hosts have it; that a group failed stays true.
+func TestNoSuccessWithoutALeader(t *testing.T) {
+	g := status.Group{State: rollout.StateSucceeded, Why: "coordinator set web has no leader", NoLeader: true}
+	if a := withoutLeader(outcomeOf(g)); a.Done || a.Code != status.CodeNoQuorum || a.State != "Waiting" || a.Message != g.Why {
+		t.Errorf("%+v", a)
+	}
+	g.Joining = []string{"web-4"}
+	if a := withoutLeader(outcomeOf(g)); a.Done || a.Code != status.CodeNoQuorum {
+		t.Errorf("%+v", a)
+	}
+	g.State = rollout.StateFailed
+	if a := withoutLeader(outcomeOf(g)); !a.Done || a.Code != waitFailed || a.State != rollout.StateFailed {
+		t.Errorf("%+v", a)
+	}
+	g.State, g.NoLeader, g.Joining = rollout.StateSucceeded, false, nil
+	if a := withoutLeader(outcomeOf(g)); !a.Done || a.Code != waitSucceeded {
+		t.Errorf("%+v", a)
+	}
+}
+
 // TestUnusableFilesAreNoSuccess: a commit whose group cannot be read must not look deployed to whoever waits for it.
 func TestUnusableFilesAreNoSuccess(t *testing.T) {
 	w := &world{State: &desired.State{Broken: desired.Broken{Groups: []string{"shop/web"}, IDs: []desired.GroupID{"01RENAMED"}}},
@@ -52,8 +72,14 @@ func TestWaitSaysThatNobodyLeads(t *testing.T) {
 	}
 	f.hosts[1].end()
 	f.hosts[2].end()
-	commit := f.deploy(f.release("two", ""), "")
-	until(t, func() string {
+	f.awaitNobodyLeads("")
+	f.awaitNobodyLeads(f.deploy(f.release("two", ""), ""))
+}
+
+// awaitNobodyLeads waits until the first host answers that nothing can be known of a commit, however well the one before went.
+func (f *testFleet) awaitNobodyLeads(commit string) {
+	f.t.Helper()
+	until(f.t, func() string {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		a, err := status.NewClient(f.hosts[0].config.Socket).Wait(ctx, "website", commit, false)

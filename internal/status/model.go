@@ -90,6 +90,7 @@ type Group struct {
 	Deployment  *Deployment `json:"deployment,omitempty"`
 	Quarantined []string    `json:"quarantined,omitempty"`
 	Failures    []Failure   `json:"failures,omitempty"`
+	NoLeader    bool        `json:"noLeader,omitempty"`   // its coordinator set has no leader, so nothing new starts
 	Joining     []string    `json:"joining,omitempty"`    // hosts that are still to get what the group runs
 	JoinFailed  []string    `json:"joinFailed,omitempty"` // hosts that did not get it in as many tries as there are
 	Hosts       []Host      `json:"hosts"`
