@@ -20,6 +20,13 @@ func operateCommands() []*cobra.Command {
 	}
 }
 
+// operated is what such a verb prints once the agent has taken it; the table has nothing to show.
+type operated struct {
+	OK    bool   `json:"ok"`
+	Verb  string `json:"verb"`
+	Group string `json:"group,omitempty"` // as it was written
+}
+
 // operateCommand builds one of them.
 func operateCommand(verb, short string, takesGroup bool) *cobra.Command {
 	var flags readFlags
@@ -43,6 +50,9 @@ func operateCommand(verb, short string, takesGroup bool) *cobra.Command {
 			}
 			if err := client.Operate(cmd.Context(), op); err != nil {
 				return agentError(err)
+			}
+			if flags.output != "table" {
+				return printDocument(cmd.OutOrStdout(), flags.output, operated{OK: true, Verb: verb, Group: op.Group})
 			}
 			_, err = fmt.Fprintln(cmd.ErrOrStderr(), strings.TrimSpace(verb+" "+op.Group)+": done")
 			return err
