@@ -331,6 +331,9 @@ func coordinatorsInitCommand() *cobra.Command {
 		Short: "Write coordinators/NAME.yaml of hosts in the inventory",
 		Args:  usageArgs(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if n := len(voters); !slices.Contains([]int{1, 3, 5, 7}, n) {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot make coordinator set %s: --voters names %s; write 1, 3, 5 or 7, such as --voters web-1,web-2,web-3", args[0], counted(n, "host"))}
+			}
 			dir := "."
 			if len(args) == 2 {
 				dir = args[1]

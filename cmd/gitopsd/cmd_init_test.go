@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,6 +86,12 @@ func TestFromNothingToARepositoryThatValidates(t *testing.T) {
 	}
 	if _, hints, code := offline(t, "group", "add", "shop/production/website", "--dir", dir, "--application", "shop"); code != codeError || !strings.Contains(hints, "exists already") {
 		t.Errorf("the same group again: exit %d, %s", code, hints)
+	}
+	for _, voters := range [][]string{nil, {"--voters", "web-1,web-2"}} {
+		want := fmt.Sprintf("--voters names %d hosts; write 1, 3, 5 or 7", len(voters))
+		if _, hints, code := offline(t, append([]string{"coordinators", "init", "more", dir}, voters...)...); code != codeUsage || !strings.Contains(hints, want) {
+			t.Errorf("%v: exit %d, %s; want %s", voters, code, hints, want)
+		}
 	}
 	if _, hints, code := offline(t, "coordinators", "init", "web", "--voters", "web-1", dir); code != codeError || !strings.Contains(hints, "exists already") {
 		t.Errorf("the same set again: exit %d, %s", code, hints)
