@@ -267,14 +267,18 @@ func groupAddCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
 			}
+			state, _ := desired.Load(os.DirFS(dir))
+			problems := desired.TargetProblems(o, state)
+			if err := checkNewGroup(dir, o, problems); err != nil {
+				return err
+			}
 			if err := writeFiles(cmd.ErrOrStderr(), dir, files, false); err != nil {
 				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
 			}
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), o.ID); err != nil {
 				return err
 			}
-			state, _ := desired.Load(os.DirFS(dir))
-			for _, p := range desired.TargetProblems(o, state) {
+			for _, p := range problems { // warnings
 				fmt.Fprintln(cmd.ErrOrStderr(), p)
 			}
 			groupSteps(cmd.ErrOrStderr(), dir, o)
@@ -293,6 +297,22 @@ func groupAddCommand() *cobra.Command {
 	cmd.Flags().Int64Var(&o.Size, "size", 0, "of the bundle, in bytes")
 	cmd.MarkFlagsMutuallyExclusive("hosts", "tags")
 	return cmd
+}
+
+// checkNewGroup refuses a group that is there already, and one that `gitopsd config validate` would refuse.
+func checkNewGroup(dir string, o desired.GroupOptions, problems []desired.Problem) error {
+	if file := path.Join(dir, path.Clean(o.Folder), "group.yaml"); exists(file) {
+		return fmt.Errorf("cannot add group %s: it exists already, in %s", o.Folder, file)
+	}
+	var reasons []string
+	for _, p := range desired.Bad(problems) {
+		p.File, p.Line = "", 0 // there is no file yet
+		reasons = append(reasons, strings.TrimPrefix(p.String(), ": "))
+	}
+	if len(reasons) > 0 {
+		return exitError{code: codeInvalid, err: fmt.Errorf("cannot add group %s: %s", o.Folder, strings.Join(reasons, "; "))}
+	}
+	return nil
 }
 
 // groupSteps says what was made and what is to be done before it deploys.
