@@ -80,6 +80,9 @@ const applyGarbage = 50
 func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 	debug.SetGCPercent(applyGarbage)
 	d, err := f.deployment(path)
+	if missing := (*fs.PathError)(nil); errors.As(err, &missing) { // the command is well formed
+		return err
+	}
 	if err != nil {
 		return exitError{code: codeUsage, err: err}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,6 +117,23 @@ func answering(t *testing.T, h http.Handler) {
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	t.Setenv("GITOPSD_ADDR", path)
+}
+
+// TestAPathThatIsNotThereIsNoWrongUsage: scripts tell a mistyped command from a file that was not built by the exit code, whatever the verb.
+func TestAPathThatIsNotThereIsNoWrongUsage(t *testing.T) {
+	dir := t.TempDir()
+	nothing := filepath.Join(dir, "nothing")
+	for _, line := range []string{"apply", "apply --dry-run", "appspec validate", "appspec explain", "bundle pack -o " + dir + "/x.tar.zst", "bundle inspect", "bundle pin", "bundle verify",
+		"bundle diff " + nothing, "bundle push " + dir + "/x.tar.zst", "config validate"} {
+		args := strings.Fields(line)
+		at := 1 // behind the verb
+		if args[0] != "apply" {
+			at = 2
+		}
+		if text, code := typed(t, slices.Insert(args, at, nothing)...); code != codeError || !strings.Contains(text, "no such file or directory") {
+			t.Errorf("%s: exit %d, %s", line, code, text)
+		}
+	}
 }
 
 func TestWaitWantsACommitId(t *testing.T) {
