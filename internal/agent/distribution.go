@@ -99,9 +99,12 @@ func whichBundle(name string, groups map[bundle.Digest]map[string][]string, here
 	slices.Sort(known)
 	known = slices.Compact(known)
 	digits := strings.ToLower(strings.TrimPrefix(name, "sha256:"))
+	if len(digits) < bundleShortMin && len(known) > 0 {
+		return "", unknownBundle(name, fmt.Sprintf("at least %d of its first digits are wanted; known are", bundleShortMin), known, groups)
+	}
 	var meant []bundle.Digest
 	for _, digest := range known {
-		if len(digits) >= bundleShortMin && strings.HasPrefix(digest.Hex(), digits) {
+		if strings.HasPrefix(digest.Hex(), digits) {
 			meant = append(meant, digest)
 		}
 	}
@@ -114,6 +117,11 @@ func whichBundle(name string, groups map[bundle.Digest]map[string][]string, here
 	case len(known) == 0:
 		return "", &status.UnknownBundleError{Message: fmt.Sprintf("cannot find bundle %.80q: no group has one, and none is on this host", name)}
 	}
+	return "", unknownBundle(name, why, known, groups)
+}
+
+// unknownBundle says why a name means no one bundle, with some of the digests that why speaks of.
+func unknownBundle(name, why string, known []bundle.Digest, groups map[bundle.Digest]map[string][]string) error {
 	// Those of groups first: they are what people ask for.
 	slices.SortStableFunc(known, func(a, b bundle.Digest) int { return cmp.Compare(len(groups[b]), len(groups[a])) })
 	var list []string
@@ -127,7 +135,7 @@ func whichBundle(name string, groups map[bundle.Digest]map[string][]string, here
 	if more := len(known) - len(list); more > 0 {
 		list = append(list, fmt.Sprintf("%d more", more))
 	}
-	return "", &status.UnknownBundleError{Message: fmt.Sprintf("cannot find bundle %.80q: %s %s", name, why, strings.Join(list, ", "))}
+	return &status.UnknownBundleError{Message: fmt.Sprintf("cannot find bundle %.80q: %s %s", name, why, strings.Join(list, ", "))}
 }
 
 // bundleCandidates lists the hosts of groups, or, where there are none, every host that lives.

@@ -24,7 +24,8 @@ func TestABundleIsNamedByItsFirstDigits(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"":     "known are aaaa11111111 (shop/api, shop/web), aaaa22222222 (blog), cccc33333333",
-		"ccc":  "known are",
+		"ccc":  `cannot find bundle "ccc": at least 4 of its first digits are wanted; known are`,
+		"aaa":  `cannot find bundle "aaa": at least 4 of its first digits are wanted; known are`,
 		"dddd": "known are",
 		"aaaa": "its digits begin those of aaaa11111111 (shop/api, shop/web), aaaa22222222 (blog)",
 		"*":    "known are",
