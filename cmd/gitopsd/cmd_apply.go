@@ -298,7 +298,7 @@ func (f *applyFlags) printReport(w io.Writer, report apply.PreflightReport) erro
 		}
 		c := report.Changes
 		if report.OK {
-			fmt.Fprintf(w, "would write %d paths (%d bytes), leave %d unchanged, remove %d and keep %d that were changed\n", c.Written, c.Bytes, c.Unchanged, c.Removed, c.Kept)
+			fmt.Fprintf(w, "would write %s (%s), leave %d unchanged, remove %d and keep %d that were changed\n", counted(c.Written, "path"), counted(c.Bytes, "byte"), c.Unchanged, c.Removed, c.Kept)
 		}
 	}
 	if !report.OK {

@@ -157,7 +157,7 @@ func (v appspecVerdict) print(out io.Writer) {
 	if !v.OK {
 		verdict = "is refused"
 	}
-	fmt.Fprintf(out, "%s %s: %d errors, %d warnings\n", v.file, verdict, len(v.Errors), len(v.Warnings))
+	fmt.Fprintf(out, "%s %s: %s, %s\n", v.file, verdict, counted(len(v.Errors), "error"), counted(len(v.Warnings), "warning"))
 }
 
 // place is file:line:column, or the file alone.

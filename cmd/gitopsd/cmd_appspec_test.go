@@ -76,7 +76,7 @@ func TestAppspecValidatePrintsTheVerdict(t *testing.T) {
 		t.Errorf("bad: exit %d, %v\n%s", code, jsonErr, out)
 	}
 	out, code, _ = runAppspec(t, "validate", filepath.Join(dir, "bad"))
-	if code != codeInvalid || !strings.Contains(out, "bad/appspec.yml:1:10: error: The deployment failed") || !strings.Contains(out, "is refused: 1 errors, 0 warnings") {
+	if code != codeInvalid || !strings.Contains(out, "bad/appspec.yml:1:10: error: The deployment failed") || !strings.Contains(out, "is refused: 1 error, 0 warnings") {
 		t.Errorf("table: exit %d\n%s", code, out)
 	}
 	out, code, _ = runAppspec(t, "validate", filepath.Join(dir, "bad"), "-o", "yaml")

@@ -271,13 +271,13 @@ func bundleInspectCommand() *cobra.Command {
 			if output != "table" {
 				return printDocument(cmd.OutOrStdout(), output, seen)
 			}
-			format := "fixed pieces of the raw archive"
+			pieces := counted(seen.Pieces, "fixed piece") + " of the raw archive"
 			if seen.Framed {
-				format = "zstd frames cut by content"
+				pieces = counted(seen.Pieces, "zstd frame") + " cut by content"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %d bytes\ndigest: %s\nindex:  %s (%d bytes)\npieces: %d %s, %d..%d bytes\nholds:  %d files with %d bytes, %d directories, %d links; appspec: %v\n",
-				seen.File, seen.Type, seen.Size, seen.Digest, seen.Index, seen.IndexBytes, seen.Pieces, format, seen.SmallestPiece, seen.LargestPiece,
-				seen.Files, seen.FileBytes, seen.Directories, seen.Links, seen.AppSpec)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s\ndigest: %s\nindex:  %s (%s)\npieces: %s, %d..%s\nholds:  %s with %s, %s, %s; appspec: %v\n",
+				seen.File, seen.Type, counted(seen.Size, "byte"), seen.Digest, seen.Index, counted(seen.IndexBytes, "byte"), pieces, seen.SmallestPiece, counted(seen.LargestPiece, "byte"),
+				counted(seen.Files, "file"), counted(seen.FileBytes, "byte"), counted(seen.Directories, "directory"), counted(seen.Links, "link"), seen.AppSpec)
 			return err
 		},
 	}
@@ -351,7 +351,7 @@ func bundleVerifyCommand() *cobra.Command {
 			if err != nil {
 				return exitError{code: codeInvalid, err: fmt.Errorf("%s is no good bundle: %w", args[0], err)}
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good: %d pieces, digest %s, index %s\n", args[0], x.Len(), digest, x.Digest())
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good: %s, digest %s, index %s\n", args[0], counted(x.Len(), "piece"), digest, x.Digest())
 			return err
 		},
 	}
@@ -399,7 +399,8 @@ func bundleDiffCommand() *cobra.Command {
 			if output != "table" {
 				return printDocument(cmd.OutOrStdout(), output, d)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "moved:  %d bytes in %d pieces\nreused: %d bytes in %d pieces\n", d.MovedBytes, d.MovedPieces, d.ReusedBytes, d.ReusedPieces)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "moved:  %s in %s\nreused: %s in %s\n", counted(d.MovedBytes, "byte"), counted(d.MovedPieces, "piece"),
+				counted(d.ReusedBytes, "byte"), counted(d.ReusedPieces, "piece"))
 			return err
 		},
 	}

@@ -292,7 +292,7 @@ func (f *pushFlags) store(ctx context.Context, hints io.Writer, archive *archive
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(hints, "stored %s, %d bytes in %d pieces\n", to, archive.size, x.Len())
+	_, _ = fmt.Fprintf(hints, "stored %s, %s in %s\n", to, counted(archive.size, "byte"), counted(x.Len(), "piece"))
 	return nil
 }
 

@@ -84,6 +84,18 @@ func TestBundleVerbs(t *testing.T) {
 	}
 }
 
+func TestBundleVerbsCountInWords(t *testing.T) {
+	tiny := filepath.Join(t.TempDir(), "tiny.tar.zst")
+	if out, code := bundleVerb(t, "pack", writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n"}), "-o", tiny); code != 0 {
+		t.Fatal(out)
+	}
+	for line, want := range map[string]string{"verify": "is good: 1 piece, ", "inspect": "pieces: 1 zstd frame cut by content", "diff " + tiny: "moved:  0 bytes in 0 pieces"} {
+		if out, code := bundleVerb(t, append(strings.Fields(line), tiny)...); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, %s; want %s", line, code, out, want)
+		}
+	}
+}
+
 func TestBundleVerbsRefuse(t *testing.T) {
 	dir := bundleTree(t, "x")
 	cases := map[string]struct {

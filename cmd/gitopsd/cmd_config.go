@@ -187,9 +187,12 @@ func configSchemaCommand() *cobra.Command {
 }
 
 // counted writes a number with its noun.
-func counted(n int, noun string) string {
-	if n == 1 {
+func counted[N int | int64](n N, noun string) string {
+	switch stem, y := strings.CutSuffix(noun, "y"); {
+	case n == 1:
 		return "1 " + noun
+	case y:
+		noun = stem + "ie"
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -174,3 +174,12 @@ func TestHostInitSaysWhoMayMakeTheDataDirectory(t *testing.T) {
 		t.Errorf("exit %d, %s", code, text)
 	}
 }
+
+func TestCountedWritesPlurals(t *testing.T) {
+	for want, got := range map[string]string{"1 error": counted(1, "error"), "0 warnings": counted(0, "warning"), "2 pieces": counted(int64(2), "piece"), "1 directory": counted(1, "directory"),
+		"3 directories": counted(3, "directory")} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
