@@ -85,15 +85,15 @@ func initCommand() *cobra.Command {
 	return cmd
 }
 
-// initSteps says how to come from the files in dir to a signed commit, leaving out what is done already.
+// initSteps says how to come from the files in dir to a repository whose commits are signed, leaving out what is done already. The first of them, which hosts
+// pin, is a later step of the README.
 func initSteps(ctx context.Context, hints io.Writer, dir string, signers []string) {
 	steps := []string{"cd " + shellWord(dir)}
 	if _, err := os.Lstat(filepath.Join(dir, ".git")); err != nil {
 		steps = append(steps, "git init -b main")
 	}
 	steps = append(steps, signingSteps(ctx, dir, privateKeyOf(strings.Join(signers[:min(len(signers), 1)], "")))...)
-	steps = append(steps, "git add -A && git commit -S -m 'begin'")
-	fmt.Fprintf(hints, "next:\n  %s\nthen follow README.md\n", strings.Join(steps, "\n  "))
+	fmt.Fprintf(hints, "next:\n  %s\nthen follow README.md from its step 2; the first commit, which hosts pin, comes after the inventory\n", strings.Join(steps, "\n  "))
 }
 
 // checkFleetName refuses a name for a fleet that has another one already: what exists is never written over.

@@ -53,6 +53,21 @@ func pasted(hints string) (lines []string) {
 	return lines
 }
 
+// introduction returns the commands that a config repository's README gives for its first commit, without those that need the program or a remote.
+func introduction(t *testing.T, readme string) string {
+	t.Helper()
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, step, _ := strings.Cut(string(text), "gitopsd config validate . && ")
+	step, _, ok := strings.Cut(step, " && git push`")
+	if !ok || !strings.Contains(step, "git commit") {
+		t.Fatalf("no first commit in\n%s", text)
+	}
+	return step
+}
+
 // TestWhatInitAndPushSayCanBePasted goes from nothing to a signed and pushed release by the printed lines alone.
 func TestWhatInitAndPushSayCanBePasted(t *testing.T) {
 	home := gitHome(t)
@@ -68,7 +83,10 @@ func TestWhatInitAndPushSayCanBePasted(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, hints)
 		}
 	}
-	shell(t, work, home, steps)
+	if strings.Contains(steps, "git commit") || !strings.Contains(hints, "then follow README.md from its step 2") {
+		t.Errorf("the first commit, which hosts pin, is made before the inventory is there:\n%s", hints)
+	}
+	shell(t, work, home, steps+"\n"+introduction(t, "config/README.md"))
 	if commit := shell(t, filepath.Join(work, "config"), home, "git cat-file commit HEAD"); !strings.Contains(commit, "BEGIN SSH SIGNATURE") {
 		t.Errorf("the commit is not signed:\n%s", commit)
 	}
