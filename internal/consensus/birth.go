@@ -21,8 +21,10 @@ import (
 // voters remember of its store. See DESIGN.md.
 
 const (
-	markerPrefix = "raft-born-"
-	markerMax    = 4 << 10
+	markerPrefix  = "raft-born-"
+	markerMax     = 4 << 10
+	markerVersion = 1
+	clusterDigits = 16 // of a cluster's id, at the end of its marker's name
 	// markersMax bounds the markers that are read at an opening.
 	markersMax = 4096
 	lostPrefix = "lost\x00" // of keys of the meta bucket: + cluster id, why it must not vote
@@ -42,6 +44,7 @@ var errLost = errors.New("the raft store of this host was lost")
 // is written after the store's own record of that and before anything else of
 // the cluster, so a marker without the record means that the store is another.
 type marker struct {
+	Version      int    `json:"version"` // 0, of a marker from before there was one, is 1
 	Set          string `json:"set"`
 	Introduction string `json:"introduction"`
 	Epoch        uint64 `json:"epoch"`
@@ -67,11 +70,13 @@ func (c *Consensus) markerPath(spec SetSpec) string {
 		}
 		return '_'
 	}, spec.Name)
-	return filepath.Join(c.opt.BirthDir, markerPrefix+name[:min(len(name), 64)]+"-"+spec.id().String()[:16])
+	return filepath.Join(c.opt.BirthDir, markerPrefix+name[:min(len(name), 64)]+"-"+spec.id().String()[:clusterDigits])
 }
 
+var errMarkerVersion = errors.New("another gitopsd wrote it")
+
 // markers reads those of a set. One that cannot be read counts for the cluster
-// it is named after.
+// it is named after; one of another version may mean more than that.
 func (c *Consensus) markers(spec SetSpec) (all []marker, err error) {
 	entries, err := os.ReadDir(c.opt.BirthDir)
 	if err != nil {
@@ -84,6 +89,8 @@ func (c *Consensus) markers(spec SetSpec) (all []marker, err error) {
 		}
 		m, err := readMarker(filepath.Join(c.opt.BirthDir, e.Name()))
 		switch {
+		case errors.Is(err, errMarkerVersion) && len(e.Name()) == len(own) && strings.HasPrefix(e.Name(), own[:len(own)-clusterDigits]):
+			return nil, fmt.Errorf("cannot read what says that this host votes: %w; run the gitopsd that wrote it, or a newer one", err)
 		case err != nil && e.Name() == own:
 			return nil, fmt.Errorf("cannot read what says that this host votes: %w; if %s is this host's own and was never replaced, remove the file", err, c.opt.Dir)
 		case err == nil && m.Set == spec.Name && m.Introduction == spec.Introduction:
@@ -105,6 +112,8 @@ func readMarker(path string) (m marker, err error) {
 	if err == nil {
 		if err = json.Unmarshal(b, &m); err != nil {
 			err = fmt.Errorf("%s: %w", path, err)
+		} else if m.Version != 0 && m.Version != markerVersion {
+			err = fmt.Errorf("%s: %w: it has version %d, this one knows version %d", path, errMarkerVersion, m.Version, markerVersion)
 		}
 	}
 	return m, err
@@ -167,7 +176,7 @@ func (s *Set) enroll() error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(marker{Set: s.spec.Name, Introduction: s.spec.Introduction, Epoch: s.spec.Epoch, Cluster: s.id.String(),
+	b, err := json.Marshal(marker{Version: markerVersion, Set: s.spec.Name, Introduction: s.spec.Introduction, Epoch: s.spec.Epoch, Cluster: s.id.String(),
 		Storage: s.self.Storage, Store: born.birth, Starts: born.starts})
 	if err == nil {
 		err = s.c.disk.WriteFile(s.c.markerPath(s.spec), append(b, '\n'), 0o600)

@@ -277,6 +277,48 @@ func TestMarkerIsMadeForOldStores(t *testing.T) {
 	})
 }
 
+// A marker says in which form it is written. One from before that is read as
+// ever, and one of a later form is refused, also one of an earlier epoch: it may
+// say more than is understood.
+func TestMarkerHasAVersion(t *testing.T) {
+	virtual(t, 1, 0, func(t *testing.T, f *fleet) {
+		h := f.hosts["v1"]
+		f.run()
+		h.mustSubmit("a")
+		f.end()
+		path := h.marker()
+		text, err := os.ReadFile(path)
+		const version = `{"version":1,`
+		if err != nil || !strings.HasPrefix(string(text), version) {
+			t.Fatalf("%s %v", text, err)
+		}
+		write := func(path, begin string) {
+			t.Helper()
+			if err := os.WriteFile(path, []byte(strings.Replace(string(text), version, begin, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(path, "{")
+		f.run()
+		h.insist("b")
+		f.end()
+		earlier := path[:len(path)-clusterDigits] + strings.Repeat("0", clusterDigits)
+		for _, one := range []string{path, earlier} {
+			write(one, `{"version":2,`)
+			if err := h.start(f.spec); err == nil || !strings.Contains(err.Error(), one+": another gitopsd wrote it: it has version 2, this one knows version 1") {
+				t.Errorf("with a marker of version 2: %v", err)
+			}
+			write(path, version)
+		}
+		write(path[:len(path)-clusterDigits]+"a-"+strings.Repeat("0", clusterDigits), `{"version":2,`) // of another set
+		if err := os.Remove(earlier); err != nil {
+			t.Fatal(err)
+		}
+		f.run()
+		h.insist("c")
+	})
+}
+
 func (h *host) marker() string {
 	h.fleet.t.Helper()
 	found, _ := filepath.Glob(filepath.Join(h.fleet.dir, h.name, markerPrefix+h.fleet.spec.Name+"-*"))
