@@ -81,34 +81,46 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 	})
 	var files, voters []string
 	for _, name := range names {
-		h := &testHost{f: f, name: name}
-		home := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Join(home, "root"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		key, err := transport.GenerateKey(filepath.Join(home, keyFile))
-		if err != nil {
-			t.Fatal(err)
-		}
-		line := transport.PublicKeyLine(key)
-		if err := os.WriteFile(filepath.Join(home, storageFile), []byte(storageOf(line)+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		address := f.freeAddress()
-		f.inventory[name] = fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address)
+		storage := f.host(name)
 		files = append(files, "hosts/"+name+".yaml", f.inventory[name])
-		voters = append(voters, name+"/"+storageOf(line))
-		h.config = Config{Host: name, DataDir: home, Socket: filepath.Join(home, "s"), Listen: address, Advertise: address, DestinationRoot: filepath.Join(home, "root"), Timing: "fast",
-			Repository: RepositoryConfig{Branch: "main", Poll: 200 * time.Millisecond, AllowLocalPath: true}, Log: LogConfig{Format: "text"}}
-		f.hosts = append(f.hosts, h)
+		voters = append(voters, name+"/"+storage)
 	}
 	files = append(files, "coordinators/web.yaml", "epoch: 1\nvoters: ["+strings.Join(voters, ", ")+"]\n")
 	f.origin = newOrigin(t, files...)
 	for _, h := range f.hosts {
-		h.config.Repository.URLs = []string{f.origin.dir}
-		h.config.Repository.Introduction, h.config.Repository.AllowedSigners = f.origin.intro, f.origin.allowed
+		h.pin()
 	}
 	return f
+}
+
+// host makes one host's identity and its file for the inventory, and returns its storage id.
+func (f *testFleet) host(name string) string {
+	f.t.Helper()
+	h := &testHost{f: f, name: name}
+	home := filepath.Join(f.dir, name)
+	if err := os.MkdirAll(filepath.Join(home, "root"), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	key, err := transport.GenerateKey(filepath.Join(home, keyFile))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	line := transport.PublicKeyLine(key)
+	if err := os.WriteFile(filepath.Join(home, storageFile), []byte(storageOf(line)+"\n"), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	address := f.freeAddress()
+	f.inventory[name] = fmt.Sprintf("publicKey: %s\nstorage: %s\naddress: %s\ntags: {role: web}\n", strings.TrimSpace(line), storageOf(line), address)
+	h.config = Config{Host: name, DataDir: home, Socket: filepath.Join(home, "s"), Listen: address, Advertise: address, DestinationRoot: filepath.Join(home, "root"), Timing: "fast",
+		Repository: RepositoryConfig{Branch: "main", Poll: 200 * time.Millisecond, AllowLocalPath: true}, Log: LogConfig{Format: "text"}}
+	f.hosts = append(f.hosts, h)
+	return storageOf(line)
+}
+
+// pin makes a host follow the fleet's repository.
+func (h *testHost) pin() {
+	h.config.Repository.URLs = []string{h.f.origin.dir}
+	h.config.Repository.Introduction, h.config.Repository.AllowedSigners = h.f.origin.intro, h.f.origin.allowed
 }
 
 // freeAddress finds a port that nobody listens on and no host of the fleet has yet, below those that the kernel gives to whoever dials and beside those of the

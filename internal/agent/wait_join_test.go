@@ -99,3 +99,26 @@ func TestTakenByASetThatIsNotFollowed(t *testing.T) {
 		t.Error("that nobody could be asked is kept back")
 	}
 }
+
+// TestAHostThatWaitsToBeListed starts an agent before the commit that lists its host, as whoever adds one may: the wait for that commit ends once it is served, and
+// the status says what its bundle cost it.
+func TestAHostThatWaitsToBeListed(t *testing.T) {
+	f := newTestFleet(t, "web-1", "web-2", "web-3")
+	defer f.end()
+	f.host("web-4")
+	late := f.hosts[3]
+	late.pin()
+	for _, h := range f.hosts {
+		h.start()
+	}
+	if a := f.hosts[0].await(f.deploy(f.heavyRelease("one", "", 300_000), "")); a.Code != 0 {
+		t.Fatalf("release one: %+v", a)
+	}
+	a := f.hosts[0].await(f.origin.commit("hosts/web-4.yaml", f.inventory["web-4"]))
+	if a.Code != 0 || len(a.Group.Hosts) != 4 || f.count("one ValidateService web-4") != 1 {
+		t.Fatalf("with web-4: %+v", a)
+	}
+	if h := a.Group.Hosts[3]; h.Name != "web-4" || h.Status != "Succeeded" || h.BytesFromOrigin+h.BytesFromPeers < 300_000 {
+		t.Errorf("%+v", h)
+	}
+}

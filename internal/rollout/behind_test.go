@@ -55,6 +55,26 @@ func TestJoiningOfAHostNotHeardOfYet(t *testing.T) {
 	step("dead b for=1h\ntick 1s", false) // long a member
 }
 
+// TestAHostThatJoinsPreparesForWhatItWillBeGiven: a later commit that asks for what runs is no other work, and what its bundle cost is not forgotten over it.
+func TestAHostThatJoinsPreparesForWhatItWillBeGiven(t *testing.T) {
+	c := newConvo(t)
+	c.play("lead h1 voters=h1\ntarget A hosts=a\nhello a\nready a for=A\ntick 1s\naccept a\nstopping a\ndone a\ntick 1s\ntarget A hosts=a,b commit=later\nhello b")
+	prepares := func() string {
+		var list []string
+		for _, s := range c.m.Assignments("b")[0].Prepare {
+			list = append(list, s.Commit)
+		}
+		return strings.Join(list, " ")
+	}
+	if before := prepares(); before != "commit-A" {
+		t.Errorf("before the grant it prepares for %s", before)
+	}
+	c.play("ready b for=A\ntick 1s")
+	if grant := c.m.Assignments("b")[0].Grant; grant == nil || grant.Spec.Commit != "commit-A" || prepares() != "commit-A" {
+		t.Errorf("it is given %+v and prepares for %s", grant, prepares())
+	}
+}
+
 // TestTakenIsAllThatATargetSays: a set has not taken up a commit whose members, policy or attempt it has not heard of.
 func TestTakenIsAllThatATargetSays(t *testing.T) {
 	c := newConvo(t)
