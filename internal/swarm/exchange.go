@@ -36,7 +36,8 @@ type exchange struct {
 	mu         sync.Mutex
 	jobs       []*Job         // of the callers; none once it ends
 	partial    *store.Partial // nil until the index is known
-	index      *bundle.Index  // nil until what earlier bundles have is taken, too
+	index      *bundle.Index
+	reusing    plan.Bits // pieces that are being copied from earlier bundles; nil once that is over
 	picker     *plan.Picker
 	sizes      []int64
 	provider   string                 // who gave an index that git does not pin
@@ -98,6 +99,7 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 			again = err == nil
 		}
 	}()
+	x.pulls.Go(func() { x.reuse(pulling) })
 	x.pulls.Go(func() { x.readOrigin(pulling) })
 	pace := time.NewTicker(tick)
 	defer pace.Stop()
@@ -124,11 +126,34 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 	}
 }
 
+// reuse copies what earlier bundles have, while the rest is fetched. What turns out not to be there is fetched too.
+func (x *exchange) reuse(ctx context.Context) {
+	untold := 0
+	err := x.partial.Reuse(ctx, func(size int) {
+		x.mu.Lock()
+		x.reused += int64(size)
+		x.lastMove = time.Now()
+		x.mu.Unlock()
+		if untold += size; untold >= reuseTold {
+			untold = 0
+			x.changed.notify()
+		}
+	})
+	x.mu.Lock()
+	if err != nil && ctx.Err() == nil {
+		x.fatal = err
+	}
+	x.reusing = nil
+	x.mu.Unlock()
+	x.recount()
+	x.changed.notify()
+}
+
 // whole says whether every piece is written.
 func (x *exchange) whole() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.keeping == 0 && x.partial.Missing() == 0
+	return x.keeping == 0 && x.reusing == nil && x.partial.Missing() == 0
 }
 
 // recount finds pieces that were here and are not any more: the store forgets those that it reads back and finds changed.
@@ -136,7 +161,7 @@ func (x *exchange) recount() {
 	x.mu.Lock()
 	have, lost := x.partial.Have(), false
 	for i := range x.sizes {
-		lost = !have.Has(i) && x.picker.Lost(i) || lost
+		lost = !have.Has(i) && !x.reusing.Has(i) && x.picker.Lost(i) || lost
 	}
 	x.mu.Unlock()
 	if lost {
@@ -158,7 +183,7 @@ func (x *exchange) stalled() error {
 	return fmt.Errorf("cannot fetch bundle %s yet: %s", x.digest.Short(), x.sentence(where))
 }
 
-// prepare gets the index, and takes what earlier bundles have.
+// prepare gets the index, and looks what earlier bundles have.
 func (x *exchange) prepare(ctx context.Context) error {
 	index, err := x.findIndex(ctx)
 	if err != nil {
@@ -176,22 +201,15 @@ func (x *exchange) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	have, reusing := plan.Bits(partial.Have()), plan.Bits(partial.Reusable())
 	x.mu.Lock()
-	x.partial = partial // so that others are told of the index before a large bundle is copied
-	x.mu.Unlock()
-	x.moved()
-	_, reused, err := partial.Reuse(ctx)
-	if err != nil {
-		return err
-	}
-	have := partial.Have()
-	x.mu.Lock()
-	x.index, x.reused = index, x.reused+reused
+	x.partial, x.index, x.reusing = partial, index, reusing
 	x.sizes = make([]int64, index.Len())
 	for i := range x.sizes {
 		x.sizes[i] = int64(index.Piece(i).Size)
 	}
-	x.picker = plan.NewPicker(x.sizes, plan.Bits(have), x.seed)
+	have.Or(reusing)
+	x.picker = plan.NewPicker(x.sizes, have, x.seed)
 	x.picker.SetSwarm(x.s.o.Host, len(x.drawn))
 	for host, p := range x.peers {
 		p.placed = false

@@ -3,9 +3,11 @@ package swarm
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -366,6 +368,73 @@ func TestIndexIsToldBeforeEarlierBundlesAreCopied(t *testing.T) {
 		if len(first) != 2 || apart > time.Second {
 			t.Errorf("the hosts began %v apart to copy what they have: %v", apart, first)
 		}
+	})
+}
+
+// TestMissingPiecesComeWhileOthersAreCopied: copying a large bundle takes longer than fetching the few pieces that changed.
+func TestMissingPiecesComeWhileOthersAreCopied(t *testing.T) {
+	a, b := packed(t, 20, 600<<10), packed(t, 22, 600<<10)
+	bubble(t, func(t *testing.T) {
+		f, next := newFleet(t, "web-1"), &source{a: b}
+		var want atomic.Int64 // bytes; 0 before the second fetch
+		f.disk = &durable.Disk{Hook: func(op durable.Op) error {
+			if want.Load() > 0 && op.Kind == "sync" && filepath.Base(op.Path) == "data" { // at the end of what is copied
+				for begin := time.Now(); next.sum() < want.Load(); time.Sleep(50 * time.Millisecond) {
+					if time.Since(begin) > 5*time.Second {
+						return errors.New("nothing is fetched while this disk is busy")
+					}
+				}
+			}
+			return nil
+		}}
+		defer f.close()
+		wait(t, a, spread(t, f, &source{a: a}, 1)...)
+		var reusable int64
+		for i, j := range bundle.Reuse(b.index, a.index) {
+			if j >= 0 {
+				reusable += int64(b.index.Piece(i).Size)
+			}
+		}
+		want.Store(b.index.PayloadSize() - reusable)
+		wait(t, b, spreadOn(t, f, next)...)
+		if p := f.get("web-1").swarm.Progress(b.ref.Digest); p.Reused != reusable || next.sum() != want.Load() {
+			t.Errorf("%d bytes reused, want %d; %d fetched, want %d", p.Reused, reusable, next.sum(), want.Load())
+		}
+	})
+}
+
+// TestWhatCannotBeCopiedIsFetched: an earlier bundle rotted on the disk.
+func TestWhatCannotBeCopiedIsFetched(t *testing.T) {
+	a, b := packed(t, 20, 600<<10), packed(t, 22, 600<<10)
+	bubble(t, func(t *testing.T) {
+		f, next := newFleet(t, "web-1"), &source{a: b}
+		defer f.close()
+		wait(t, a, spread(t, f, &source{a: a}, 2)...)
+		old, ok := f.get("web-1").store.Lookup(a.ref.Digest)
+		if !ok {
+			t.Fatal("the earlier bundle is not there")
+		}
+		data, err := os.ReadFile(old.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rotten int64 // bytes of a piece that is the same in both
+		for i, j := range bundle.Reuse(b.index, a.index) {
+			if j >= 0 {
+				rotten = int64(b.index.Piece(i).Size)
+				data[a.index.Piece(j).Offset] ^= 1
+				break
+			}
+		}
+		if err := os.WriteFile(old.Path, data, 0o600); err != nil || rotten == 0 {
+			t.Fatal(err, rotten)
+		}
+		wait(t, b, spreadOn(t, f, next)...)
+		p1, p2 := f.get("web-1").swarm.Progress(b.ref.Digest), f.get("web-2").swarm.Progress(b.ref.Digest)
+		if p1.Reused+rotten != p2.Reused {
+			t.Errorf("%d and %d bytes reused, want %d less on the first", p1.Reused, p2.Reused, rotten)
+		}
+		payload(t, next, b.index.PayloadSize()-p2.Reused)
 	})
 }
 

@@ -278,7 +278,8 @@ func (x *exchange) soonHeard() <-chan time.Time {
 func (x *exchange) leaseQuestion() (q leaseRequest, held int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	have := x.partial.Have()
+	have := plan.Bits(x.partial.Have())
+	have.Or(x.reusing) // nobody need read those for this host
 	x.asked = x.since()
 	q = leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
 		Read: x.landed, Rate: x.rate, Hosts: len(x.drawn) + 1, Partial: x.partialView()}

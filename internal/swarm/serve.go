@@ -81,8 +81,8 @@ func (s *Swarm) holdingOf(digest bundle.Digest) holding {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	h.state, h.members = x.state(), len(x.peers)
-	if x.partial != nil {
-		h.index, h.have, h.read = x.partial.Index(), plan.Bits(x.partial.Have()), x.partial.Read
+	if x.index != nil {
+		h.index, h.have, h.read = x.index, plan.Bits(x.partial.Have()), x.partial.Read
 	}
 	return h
 }

@@ -44,6 +44,7 @@ const (
 	uploadsMax   = 32                      // runs of pieces served at a time, all bundles, and of one as many as plan.Flows says; more are turned away at once
 	streamsMax   = 2048                    // news told at a time
 	hearFirst    = 500 * time.Millisecond  // before the origin is read, peers that do not answer are waited for so long
+	reuseTold    = 4 << 20                 // bytes copied from earlier bundles between two looks at it
 	stallMax     = 10 * time.Second        // without any progress before Fetch gives up for now
 	tick         = 250 * time.Millisecond  // how often members and resting peers are looked at
 	peerRequest  = 30 * time.Second        // one request to a peer, and

@@ -301,39 +301,64 @@ func (p *Partial) forget(x *bundle.Index, i int) {
 	}
 }
 
-// Reuse takes every missing piece that another bundle of this store has from there, and returns how many pieces and bytes that were.
-func (p *Partial) Reuse(ctx context.Context) (pieces int, size int64, err error) {
+// Reusable says which missing pieces other bundles of this store have, as their indexes tell; nothing without an index.
+func (p *Partial) Reusable() Bitmap {
+	x, have := p.Index(), p.Have()
+	if x == nil {
+		return nil
+	}
+	found := NewBitmap(x.Len())
+	for _, b := range p.others() {
+		for i, j := range bundle.Reuse(x, b.Ref.Index) {
+			if j >= 0 && !have.Has(i) {
+				found.Set(i)
+			}
+		}
+	}
+	return found
+}
+
+// others lists the complete bundles whose pieces are known.
+func (p *Partial) others() (all []*Bundle) {
+	for _, d := range p.store.Digests() {
+		if b, ok := p.store.Lookup(d); ok && b.Ref.Index != nil {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// Reuse takes every missing piece that another bundle of this store has from there, and tells the size of each in bytes once it is taken. Others may write pieces
+// meanwhile.
+func (p *Partial) Reuse(ctx context.Context, taken func(size int)) error {
 	x := p.Index()
 	if x == nil {
-		return 0, 0, p.wrap("reuse pieces for", ErrNoIndex)
+		return p.wrap("reuse pieces for", ErrNoIndex)
 	}
-	for _, d := range p.store.Digests() {
-		b, ok := p.store.Lookup(d)
-		if !ok || b.Ref.Index == nil || p.Missing() == 0 {
-			continue
+	for _, b := range p.others() {
+		if p.Missing() == 0 {
+			break
 		}
-		n, bytes, err := p.reuseFrom(ctx, b, x, bundle.Reuse(x, b.Ref.Index))
-		pieces, size = pieces+n, size+bytes
-		if err != nil {
-			return pieces, size, p.wrap("reuse pieces for", err)
+		if err := p.reuseFrom(ctx, b, x, taken); err != nil {
+			return p.wrap("reuse pieces for", err)
 		}
 	}
-	return pieces, size, p.wrap("write bitmap of", p.sync())
+	return p.wrap("write bitmap of", p.sync())
 }
 
 // reuseFrom copies pieces of b for x. What cannot be read there is simply fetched, as if it had never been there. Both indexes have the same sum of a piece, so that it is
 // verified once, as it is read.
-func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, from []int) (pieces int, size int64, err error) {
+func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(size int)) error {
 	file, err := os.Open(b.Path)
 	if err != nil {
-		return 0, 0, nil
+		return nil
 	}
 	defer file.Close()
 	have := p.Have()
 	var buf []byte
-	for i, j := range from {
+	for i, j := range bundle.Reuse(x, b.Ref.Index) {
 		if err := ctx.Err(); err != nil {
-			return pieces, size, err
+			return err
 		}
 		if j < 0 || have.Has(i) {
 			continue
@@ -348,11 +373,11 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, fro
 			err = p.sync()
 		}
 		if err != nil {
-			return pieces, size, err
+			return err
 		}
-		pieces, size = pieces+1, size+int64(len(data))
+		taken(len(data))
 	}
-	return pieces, size, nil
+	return nil
 }
 
 // fill writes the archive from a reader and indexes it if nobody has.

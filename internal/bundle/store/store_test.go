@@ -291,9 +291,14 @@ func TestReuseTakesEqualPieces(t *testing.T) {
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	fetchAll(t, s, first, firstRef)
 	p := begin(t, s, secondRef)
-	pieces, size, err := p.Reuse(t.Context())
+	promised := p.Reusable().Count()
+	pieces, size := 0, int64(0)
+	err := p.Reuse(t.Context(), func(n int) { pieces, size = pieces+1, size+int64(n) })
 	if err != nil {
 		t.Fatal(err)
+	}
+	if promised != pieces || p.Reusable().Count() != 0 {
+		t.Errorf("%d pieces are reusable, %d were reused, %d are left", promised, pieces, p.Reusable().Count())
 	}
 	if size < 1<<20 || p.Missing() != secondRef.Index.Len()-pieces {
 		t.Errorf("%d pieces and %d bytes reused, %d missing of %d", pieces, size, p.Missing(), secondRef.Index.Len())

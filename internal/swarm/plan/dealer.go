@@ -9,35 +9,39 @@ import (
 
 // Figures of the dealing. Few bytes in flight at the origin make it quickly finished with; many leases a host make it even.
 const (
-	leaseMin     = 2 * time.Second // a lease lasts at least so long, and three times what it should take
-	leaseMax     = time.Minute     // and at most
-	landedFor    = 5 * time.Second // a piece that landed is not dealt again for so long: every host has heard of it by then
-	adoptFor     = 5 * time.Second // a new dealer believes for so long what hosts say that others are reading
-	runMin       = 128 << 10       // bytes of one lease at least, where that much is missing together
-	runMax       = 1 << 20         // and at most
-	runTime      = 2 * time.Second // and no more than a host reads in so long
-	aheadTime    = time.Second     // a host is dealt no second lease beside as much as it reads of one lease in so long
-	runsAtOnce   = 12              // leases at a time over all hosts that read, but one a host
-	runsPerHost  = 4               // and of one host;
-	readersMax   = 32              // leases at a time over all hosts in any case
-	enough       = 2               // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
-	slowStart    = 4               // leases of runMin, or pieces if those are larger, are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
-	slowStartFor = 2 * time.Second // but not for longer than this
-	evenFor      = 5 * time.Second // as long, and as long as less than one in behindFrom pieces landed, nobody reads a lease more than all do on average
-	activeFor    = 2 * time.Second // of those that asked within this
-	behindTimes  = 3               // a host that has less than one in so many of the pieces that landed somewhere is behind, and reads only
-	behindFor    = 2 * time.Second // if no other was dealt any for so long, and for twice ReportEvery; but nobody is behind before
-	behindFrom   = 4               // one in so many pieces landed
-	rateUnknown  = 1 << 20         // bytes in a second assumed of a host that has not read anything yet
-	budgetShare  = 2               // one part in two of the bundle may leave the origin twice,
-	budgetMin    = 4 << 20         // bytes, but at least so much;
-	trickleEvery = time.Minute     // once that is spent, so often
-	trickleShare = 20              // one part in twenty more, but at least one lease
+	leaseMin     = 2 * time.Second        // a lease lasts at least so long, and three times what it should take
+	leaseMax     = time.Minute            // and at most
+	landedFor    = 5 * time.Second        // a piece that landed is not dealt again for so long: every host has heard of it by then
+	adoptFor     = 5 * time.Second        // a new dealer believes for so long what hosts say that others are reading
+	runMin       = 128 << 10              // bytes of one lease at least, where that much is missing together
+	runMax       = 1 << 20                // and at most
+	runTime      = 2 * time.Second        // and no more than a host reads in so long
+	aheadTime    = time.Second            // a host is dealt no second lease beside as much as it reads of one lease in so long
+	runsAtOnce   = 12                     // leases at a time over all hosts that read, but one a host
+	runsPerHost  = 4                      // and of one host;
+	readersMax   = 32                     // leases at a time over all hosts in any case
+	enough       = 2                      // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
+	slowStart    = 4                      // leases of runMin, or pieces if those are larger, are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
+	slowStartFor = 2 * time.Second        // but not for longer than this,
+	stuckMin     = 250 * time.Millisecond // a lease of which nothing came for so long,
+	stuckTimes   = 3                      // and for so many times what leases take lately, is stuck: its host may have no route
+	evenFor      = 5 * time.Second        // as long, and as long as less than one in behindFrom pieces landed, nobody reads a lease more than all do on average
+	activeFor    = 2 * time.Second        // of those that asked within this
+	behindTimes  = 3                      // a host that has less than one in so many of the pieces that landed somewhere is behind, and reads only
+	behindFor    = 2 * time.Second        // if no other was dealt any for so long, and for twice ReportEvery; but nobody is behind before
+	behindFrom   = 4                      // one in so many pieces landed
+	rateUnknown  = 1 << 20                // bytes in a second assumed of a host that has not read anything yet
+	budgetShare  = 2                      // one part in two of the bundle may leave the origin twice,
+	budgetMin    = 4 << 20                // bytes, but at least so much;
+	trickleEvery = time.Minute            // once that is spent, so often
+	trickleShare = 20                     // one part in twenty more, but at least one lease
 	failMin      = 100 * time.Millisecond
-	failMax      = 5 * time.Second // a host whose read failed is not dealt anything for so long at most
-	probeAfter   = 3               // failures in a row before one host at a time tries the origin
-	asideFor     = time.Minute     // a piece that two reads found wrong is left alone for so long
-	wrongMax     = 2               // reads
+	failMax      = 5 * time.Second  // a host whose read failed is not dealt anything for so long at most;
+	failOften    = 2                // one that failed so often in a row not for
+	failLong     = 30 * time.Second // so long while others read
+	probeAfter   = 3                // failures in a row before one host at a time tries the origin
+	asideFor     = time.Minute      // a piece that two reads found wrong is left alone for so long
+	wrongMax     = 2                // reads
 	retryMin     = 50 * time.Millisecond
 	retryMax     = time.Second
 	hostsMax     = 8192 // hosts of one dealing
@@ -78,21 +82,24 @@ type Lease struct {
 // holder is who reads a piece from the origin, until when.
 type holder struct {
 	host  string
+	since time.Duration
 	until time.Duration
 	dealt bool // by this dealer; otherwise it was told of it
 }
 
 // account is what the dealer knows of one host.
 type account struct {
-	read     int64 // bytes it said it read, in this fetch of its
-	lost     int64 // bytes of leases that ran out without a word
-	failures int   // in a row
+	read     int64         // bytes it said it read, in this fetch of its
+	lost     int64         // bytes of leases that ran out without a word
+	failures int           // in a row
+	failed   time.Duration // last
 	rest     time.Duration
 	alone    int64         // bytes that it read and nobody else was heard to have
 	dealt    int           // pieces it has because they were dealt to it,
 	got      int           // and others,
 	asked    time.Duration // last
-	granted  int64         // bytes of its leases
+	granted  int64         // bytes of its leases,
+	began    time.Duration // when it got the first
 	behind   time.Duration // since when it is; 0 while it is not
 	fed      time.Duration // whose number last changed then, or it saw any that it lacks
 }
@@ -116,6 +123,7 @@ type Dealer struct {
 
 	failures int           // in a row, of all hosts
 	answered time.Duration // when the last lease landed; 0 before
+	took     float64       // nanoseconds until something of a lease landed, lately; 0 for unknown
 	probe    time.Duration
 	reason   string // of the last failure, with its host
 
@@ -157,6 +165,8 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	switch {
 	case now < a.rest:
 		return Lease{Why: "a read failed just now: " + d.reason, Retry: soon(a.rest - now)}
+	case a.failures >= failOften && now-a.failed < failLong && d.othersRead(a, now):
+		return Lease{Why: "other hosts reach the origin and read it; the last failure: " + d.reason, Retry: d.again(r, retryMax)}
 	case d.failures >= probeAfter && !d.answers(now) && all > 0:
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: d.again(r, 2*retryMin)}
 	case d.failures >= probeAfter && !d.answers(now) && now < d.probe:
@@ -165,7 +175,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
-	case now-d.first < slowStartFor && d.underWay() >= slowStart*max(runMin, d.total/int64(len(d.sizes)))+d.hadSum:
+	case now-d.first < slowStartFor && d.underWay(now) >= slowStart*max(runMin, d.total/int64(len(d.sizes)))+d.hadSum:
 		return Lease{Why: "the first pieces are on their way to other hosts", Retry: d.again(r, retryMin)}
 	case all > held && d.early(r, a, now):
 		return Lease{Why: "others that began later read as much first", Retry: d.again(r, retryMin)}
@@ -187,6 +197,27 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 // answers says whether the origin gave something to anybody lately: then those who cannot read it have no route, and hold up nobody else.
 func (d *Dealer) answers(now time.Duration) bool { return d.answered > 0 && now-d.answered < failMax }
 
+// othersRead says whether a host may leave reading to others: one at least asks, and what it read lately landed. A piece dealt to a host without a route comes seconds late,
+// since that tries for a while, and the last pieces are waited for by all.
+func (d *Dealer) othersRead(a *account, now time.Duration) bool {
+	for _, other := range d.hosts {
+		if other != a && other.dealt > 0 && d.reads(other, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// stuck says whether a lease dealt at a time should have brought something by now. Before anything landed anywhere, nobody knows.
+func (d *Dealer) stuck(since, now time.Duration) bool {
+	return d.took > 0 && now-since >= max(stuckMin, stuckTimes*time.Duration(d.took))
+}
+
+// reads says whether a host takes part in reading: it asked lately, its last read did not fail, and its first lease, if it has one, brought something or is not stuck.
+func (d *Dealer) reads(a *account, now time.Duration) bool {
+	return now-a.asked < activeFor && a.failures == 0 && (a.dealt > 0 || a.granted == 0 || !d.stuck(a.began, now))
+}
+
 // early says whether a host was dealt so much more than others, in the beginning, that those should read. Who begins first has its link for itself, reads fastest, and is
 // asked by all: without this it would go on reading, and sending, more than the others, while they have nothing to give.
 func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
@@ -195,7 +226,7 @@ func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
 	}
 	var sum, hosts int64
 	for _, other := range d.hosts {
-		if now-other.asked < activeFor && other.failures == 0 {
+		if d.reads(other, now) {
 			sum, hosts = sum+other.granted, hosts+1
 		}
 	}
@@ -216,10 +247,10 @@ func (d *Dealer) behind(r Request, a *account, now time.Duration) bool {
 	return now-a.behind < starvedFor && now-d.ahead < max(behindFor, 2*ReportEvery(r.Hosts))
 }
 
-// underWay is how many bytes of leases that this dealer dealt have not landed.
-func (d *Dealer) underWay() (sum int64) {
+// underWay is how many bytes of leases that this dealer dealt lately have not landed.
+func (d *Dealer) underWay(now time.Duration) (sum int64) {
 	for i, h := range d.leases {
-		if h.dealt {
+		if h.dealt && !d.stuck(h.since, now) {
 			sum += d.sizes[i]
 		}
 	}
@@ -286,6 +317,9 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			}
 			if d.leases[i].host == r.Host && r.Have.Has(i) {
 				a.failures, d.failures, d.answered = 0, 0, now
+				if l := d.leases[i]; l.dealt {
+					d.took = max(1, smooth(d.took, float64(now-l.since), 8))
+				}
 				a.dealt++
 				if r.Partial {
 					d.alone[i] = a
@@ -380,6 +414,7 @@ func (d *Dealer) hearFailure(r Request, a *account, now time.Duration) {
 		return
 	}
 	a.failures++
+	a.failed = now
 	d.failures++
 	a.rest = now + min(failMin<<min(a.failures, 10), failMax)
 	d.reason = r.Host + ": " + r.Failed
@@ -416,7 +451,7 @@ func (d *Dealer) share(r Request, all int64, now time.Duration) int64 {
 func (d *Dealer) readers(now time.Duration) int {
 	n := 0
 	for _, a := range d.hosts {
-		if now-a.asked < activeFor && a.failures == 0 {
+		if d.reads(a, now) {
 			n++
 		}
 	}
@@ -495,7 +530,7 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	}
 	length := min(max(leaseMin, 3*time.Duration(float64(size)/float64(rate)*float64(time.Second))), leaseMax)
 	for _, i := range run {
-		d.leases[i] = holder{host: r.Host, until: now + length, dealt: true}
+		d.leases[i] = holder{host: r.Host, since: now, until: now + length, dealt: true}
 		if d.had.Has(i) {
 			d.had.Clear(i)
 			d.hadSum -= d.sizes[i]
@@ -507,6 +542,9 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 		d.probe = now + min(failMin<<min(d.failures-probeAfter, 10), failMax)
 	}
 	a := d.hosts[r.Host]
+	if a.granted == 0 {
+		a.began = now
+	}
 	if a.granted += size; a.behind == 0 {
 		d.ahead = now
 	}

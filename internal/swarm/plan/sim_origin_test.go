@@ -74,7 +74,11 @@ func (s *sim) answer(h *simHost, lease Lease) {
 	h.picker.Hold(lease.Pieces, s.now)
 	s.out.flows++
 	f := &flow{to: h, lease: lease.Pieces, bytes: s.sizes[lease.Pieces[0]], began: s.now, deadline: s.now + lease.For, seq: s.out.flows}
-	s.after(originDelay, func() { s.pour(&s.origin, f, func() bool { return false }) })
+	if h.blocked {
+		s.after(blockedFor, func() { s.fail(f, "no route") })
+	} else {
+		s.after(originDelay, func() { s.pour(&s.origin, f, func() bool { return false }) })
+	}
 	s.after(lease.For, func() { s.expire(f) })
 	h.asking = false
 	s.ask(h)
@@ -131,6 +135,14 @@ func (s *sim) endLease(f *flow) {
 	s.wonder(h)
 }
 
+// fail ends a lease of which nothing came.
+func (s *sim) fail(f *flow, why string) {
+	if !f.over && !f.to.dead {
+		f.over, f.to.failed = true, why
+		s.endLease(f)
+	}
+}
+
 // expire gives up a lease that took too long. What came of the piece on its way is lost.
 func (s *sim) expire(f *flow) {
 	h := f.to
@@ -139,6 +151,9 @@ func (s *sim) expire(f *flow) {
 	}
 	f.over = true
 	part := min(f.bytes, int64(max(0, (s.now-f.began-originDelay).Seconds())*h.rate))
+	if h.blocked {
+		part = 0
+	}
 	s.egress += part
 	s.expired += part
 	f.read += part

@@ -72,10 +72,13 @@ func TestAllHostsSendAsMuchHoweverFewRead(t *testing.T) {
 		all := simulate(small(hosts, 0))
 		half := simulate(small(hosts, 0.5))
 		one := simulate(small(hosts, 1-1/float64(hosts)))
-		t.Logf("%d hosts: %.3f of the floor where all read, %.3f where half do, %.3f where one does; who sends most sends %.2f, %.2f and %.2f of the mean",
-			hosts, all.last, half.last, one.last, all.mostSent, half.mostSent, one.mostSent)
-		if half.last > 1.1*all.last || one.last > 1.3*all.last {
-			t.Errorf("%d hosts: %.3f, %.3f and %.3f of the floor", hosts, all.last, half.last, one.last)
+		c := small(hosts, 0)
+		c.blocked = 0.5
+		blocked := simulate(c)
+		t.Logf("%d hosts: %.3f of the floor where all read, %.3f where half do and %.3f where the others try, %.3f where one does; who sends most sends %.2f, %.2f and %.2f of the mean",
+			hosts, all.last, half.last, blocked.last, one.last, all.mostSent, half.mostSent, one.mostSent)
+		if half.last > 1.1*all.last || blocked.last > 1.1*all.last || one.last > 1.3*all.last {
+			t.Errorf("%d hosts: %.3f, %.3f, %.3f and %.3f of the floor", hosts, all.last, half.last, blocked.last, one.last)
 		}
 		if half.mostSent > 1.2 || one.mostSent > 1.6 {
 			t.Errorf("%d hosts: one sends %.2f and %.2f of the mean", hosts, half.mostSent, one.mostSent)

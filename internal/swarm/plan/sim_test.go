@@ -19,6 +19,7 @@ type simConfig struct {
 	stragglers   float64 // share of hosts with a tenth of the link
 	dying        float64 // share of hosts that die between the start and the floor
 	routeless    float64 // share of hosts without a route to the origin
+	blocked      float64 // share of hosts whose reads from the origin fail after blockedFor
 	own          bool    // each site reads the origin for itself
 	seed         uint64
 	blind        bool // rarest-first is switched off
@@ -30,6 +31,7 @@ const (
 	nearDelay   = 500 * time.Microsecond // one way, within a site
 	farDelay    = 10 * time.Millisecond  // one way, between sites
 	originDelay = 40 * time.Millisecond  // of a read, until its first byte
+	blockedFor  = time.Second            // of a read that fails, with what the client tries again
 	buryAfter   = 8 * time.Second        // a dead host is a member for so long
 	simEnd      = 10 * time.Minute
 )
@@ -54,6 +56,7 @@ type simHost struct {
 	rate     float64
 	slow     bool
 	route    bool
+	blocked  bool
 	dead     bool
 	done     time.Duration
 	have     Bits
@@ -277,6 +280,9 @@ func (s *sim) populate() {
 	}
 	for _, i := range take(s.c.routeless) {
 		s.hosts[i].route = false
+	}
+	for _, i := range take(s.c.blocked) {
+		s.hosts[i].blocked = true
 	}
 	for _, h := range s.hosts {
 		h.up.rate = h.rate
