@@ -99,7 +99,9 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 			again = err == nil
 		}
 	}()
-	x.pulls.Go(func() { x.reuse(pulling) })
+	if x.reusing != nil {
+		x.pulls.Go(func() { x.reuse(pulling) })
+	}
 	x.pulls.Go(func() { x.readOrigin(pulling) })
 	pace := time.NewTicker(tick)
 	defer pace.Stop()
@@ -202,6 +204,9 @@ func (x *exchange) prepare(ctx context.Context) error {
 		return err
 	}
 	have, reusing := plan.Bits(partial.Have()), plan.Bits(partial.Reusable())
+	if reusing.Count() == 0 {
+		reusing = nil
+	}
 	x.mu.Lock()
 	x.partial, x.index, x.reusing = partial, index, reusing
 	x.sizes = make([]int64, index.Len())

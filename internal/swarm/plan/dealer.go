@@ -100,6 +100,7 @@ type account struct {
 	asked    time.Duration // last
 	granted  int64         // bytes of its leases,
 	began    time.Duration // when it got the first
+	brought  bool          // something of them landed
 	behind   time.Duration // since when it is; 0 while it is not
 	fed      time.Duration // whose number last changed then, or it saw any that it lacks
 }
@@ -201,7 +202,7 @@ func (d *Dealer) answers(now time.Duration) bool { return d.answered > 0 && now-
 // since that tries for a while, and the last pieces are waited for by all.
 func (d *Dealer) othersRead(a *account, now time.Duration) bool {
 	for _, other := range d.hosts {
-		if other != a && other.dealt > 0 && d.reads(other, now) {
+		if other != a && other.brought && d.reads(other, now) {
 			return true
 		}
 	}
@@ -215,7 +216,7 @@ func (d *Dealer) stuck(since, now time.Duration) bool {
 
 // reads says whether a host takes part in reading: it asked lately, its last read did not fail, and its first lease, if it has one, brought something or is not stuck.
 func (d *Dealer) reads(a *account, now time.Duration) bool {
-	return now-a.asked < activeFor && a.failures == 0 && (a.dealt > 0 || a.granted == 0 || !d.stuck(a.began, now))
+	return now-a.asked < activeFor && a.failures == 0 && (a.brought || a.granted == 0 || !d.stuck(a.began, now))
 }
 
 // early says whether a host was dealt so much more than others, in the beginning, that those should read. Who begins first has its link for itself, reads fastest, and is
@@ -247,10 +248,10 @@ func (d *Dealer) behind(r Request, a *account, now time.Duration) bool {
 	return now-a.behind < starvedFor && now-d.ahead < max(behindFor, 2*ReportEvery(r.Hosts))
 }
 
-// underWay is how many bytes of leases that this dealer dealt lately have not landed.
+// underWay is how many bytes of leases that this dealer dealt have not landed, without those of hosts that brought nothing yet and should have.
 func (d *Dealer) underWay(now time.Duration) (sum int64) {
 	for i, h := range d.leases {
-		if h.dealt && !d.stuck(h.since, now) {
+		if a := d.hosts[h.host]; h.dealt && (a.brought || !d.stuck(h.since, now)) {
 			sum += d.sizes[i]
 		}
 	}
@@ -317,14 +318,15 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			}
 			if d.leases[i].host == r.Host && r.Have.Has(i) {
 				a.failures, d.failures, d.answered = 0, 0, now
-				if l := d.leases[i]; l.dealt {
-					d.took = max(1, smooth(d.took, float64(now-l.since), 8))
-				}
 				a.dealt++
 				if r.Partial {
 					d.alone[i] = a
 					a.alone += d.sizes[i]
 				}
+			}
+			if l := d.leases[i]; l.dealt { // others may tell of it before its holder does
+				d.hosts[l.host].brought = true
+				d.took = max(1, smooth(d.took, float64(now-l.since), 8))
 			}
 			delete(d.leases, i)
 			d.had.Set(i)
