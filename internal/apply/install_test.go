@@ -223,6 +223,55 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
+// A file has one owner whichever link leads to it, and is the same file for its
+// own group when a destination is spelled anew.
+func TestOwnershipThroughALink(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	through := strings.ReplaceAll(plainSpec, "/app", "/link")
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1", "a/g": "1"})))
+	if err := os.Symlink("app", filepath.Join(w.target, "link")); err != nil {
+		t.Fatal(err)
+	}
+	other := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": through + "file_exists_behavior: OVERWRITE\n", "a/f": "2"}))
+	other.GroupID, other.ApplicationName = "g2", "other"
+	if res := w.apply(w.applier(), other); res.Error == nil || !strings.Contains(res.Error.Message, "/link/f ("+w.target+"/app/f) belongs to group g1") {
+		t.Fatalf("another application: %+v", res.Error)
+	}
+	w.has("app/f", "1")
+	w.succeed(w.deployment("d-3", w.bundle(map[string]string{"appspec.yml": through, "a/f": "1", "a/h": "3"})))
+	w.has("app/f", "1")
+	w.has("app/h", "3")
+	w.lacks("app/g")
+	if res := w.apply(w.applier(), other); res.Error == nil || !strings.Contains(res.Error.Message, "belongs to group g1") {
+		t.Fatalf("another application, the owner spells it as it does: %+v", res.Error)
+	}
+}
+
+// A link of the old revision gives way to a directory of the new one; what it
+// led to stays as it is.
+func TestALinkBecomesADirectory(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	outside := filepath.Join(w.dir, "outside")
+	if err := os.Mkdir(outside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first := w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1"})
+	if err := os.Symlink(outside, filepath.Join(first, "a", "data")); err != nil {
+		t.Fatal(err)
+	}
+	w.succeed(w.deployment("d-1", first))
+	w.succeed(w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1", "a/data/x": "2"})))
+	if n, err := os.Lstat(filepath.Join(w.target, "app", "data")); err != nil || !n.IsDir() {
+		t.Errorf("%v %v", n, err)
+	}
+	w.has("app/data/x", "2")
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("outside has %v (%v)", left, err)
+	}
+}
+
 func TestRetention(t *testing.T) {
 	t.Parallel()
 	w := newBench(t)

@@ -37,15 +37,15 @@ func (b *builder) judgeDir(t *target) bool {
 	switch {
 	case n.Kind == None:
 		return true
-	case n.Kind == Dir || n.Kind == Link && n.Leads == Dir:
-		if e, ours := b.previous[t.path]; ours && e.Kind == Dir && n.Kind == Dir {
+	case n.Kind == Dir || n.Kind == Link && n.Leads == Dir && !b.places.kept[t.place]:
+		if e, ours := b.previous[t.place]; ours && e.Kind == Dir && n.Kind == Dir {
 			t.exists = true
 		} else {
-			delete(b.targets, t.path) // not ours: neither touched nor owned
+			delete(b.targets, t.place) // not ours: neither touched nor owned
 		}
 		return false
 	}
-	if _, ours := b.previous[t.path]; ours && n.Kind != Other {
+	if _, ours := b.previous[t.place]; ours && n.Kind != Other {
 		t.old = n.Kind
 		return true
 	}
@@ -59,11 +59,11 @@ func (b *builder) judgeFile(t *target) {
 	if n.Kind == None {
 		return
 	}
-	if e, ours := b.previous[t.path]; ours {
+	if e, ours := b.previous[t.place]; ours {
 		switch {
 		case n.Kind == File || n.Kind == Link:
-		case n.Kind == Dir && e.Kind == Dir && b.allOurs(t.path):
-			if p := b.changedIn(t.path); p != "" {
+		case n.Kind == Dir && e.Kind == Dir && b.allOurs(t.place):
+			if p := b.changedIn(t.place); p != "" {
 				b.problem(Present, "%sthe directory %s is to become a %s, and %s in it was changed since it was installed", prefix, t.path, t.node.Kind, p)
 			}
 		default:
@@ -73,8 +73,7 @@ func (b *builder) judgeFile(t *target) {
 	}
 	switch b.behavior {
 	case appspec.Retain:
-		b.retained[t.path] = true
-		delete(b.targets, t.path)
+		delete(b.targets, t.place)
 	case appspec.Overwrite:
 		b.overwrite(t, n)
 	default:
@@ -114,12 +113,13 @@ func (b *builder) overwrite(t *target, n Node) {
 
 // move sends a target elsewhere, where it is judged anew.
 func (b *builder) move(t *target, to string) {
-	delete(b.targets, t.path)
-	if i, claimed := b.others[to]; claimed {
+	delete(b.targets, t.place)
+	place := b.places.of(to)
+	if i, claimed := b.others[place]; claimed {
 		b.problem(Claimed, "%s%s belongs to group %s of application %s", prefix, to, b.in.Others[i].GroupID, b.in.Others[i].Application)
 		return
 	}
-	if b.targets[to] != nil {
+	if b.targets[place] != nil {
 		b.problem(Present, "%stwo files would be written to %s", prefix, to)
 		return
 	}
@@ -129,8 +129,8 @@ func (b *builder) move(t *target, to string) {
 	} else {
 		t.old = n.Kind
 	}
-	t.path = to
-	b.targets[to] = t
+	t.path, t.place = to, place
+	b.targets[place] = t
 }
 
 // allOurs tells whether a directory on the disk holds nothing but what earlier
@@ -181,7 +181,7 @@ func (b *builder) setDefaults(t *target) {
 		t.attr.Inherit = !t.exists
 		if n := b.in.Host.Lstat(t.path); t.exists {
 			t.attr.Mode, t.attr.UID, t.attr.GID = n.Mode, n.UID, n.GID
-			if b.allOurs(t.path) {
+			if b.allOurs(t.place) {
 				// The agent would have removed and made it again.
 				t.attr.Mode = 0o777&^b.in.Umask | n.Mode&0o2000
 				if b.in.Privileged {

@@ -6,12 +6,13 @@ import (
 
 // layOut turns the targets into units of one rename each.
 func (b *builder) layOut() {
-	unit, dest := -1, "" // the one being laid out
+	unit := -1       // the one being laid out
+	top := &target{} // its first
 	paths := b.sorted()
 	b.plan.Installed = make([]Entry, 0, len(paths))
 	for _, p := range paths {
 		t := b.targets[p]
-		inside := unit >= 0 && strings.HasPrefix(p, dest+"/")
+		inside := unit >= 0 && strings.HasPrefix(p, top.place+"/")
 		entry := b.entry(t)
 		if !inside {
 			unit = -1
@@ -25,9 +26,10 @@ func (b *builder) layOut() {
 				b.plan.Unchanged++
 				continue
 			}
-			unit, dest = len(b.plan.Units), p
+			unit, top = len(b.plan.Units), t
 			b.plan.Units = append(b.plan.Units, Extent{First: len(b.plan.Installed), Old: t.old})
 		}
+		entry.Path = top.path + p[len(top.place):] // another link may lead into it too
 		entry.Source = t.source
 		b.plan.Installed = append(b.plan.Installed, entry)
 		b.plan.Units[unit].Count++
@@ -57,7 +59,7 @@ func (b *builder) entry(t *target) Entry {
 // unchanged tells whether what an earlier deployment put at a path is just what
 // this one would, and returns the entry to keep.
 func (b *builder) unchanged(t *target, want Entry) (Entry, bool) {
-	had, ours := b.previous[t.path]
+	had, ours := b.previous[t.place]
 	if !ours || t.dir || had.Kind != want.Kind || t.old != want.Kind {
 		return Entry{}, false
 	}
@@ -76,7 +78,7 @@ func (b *builder) unchanged(t *target, want Entry) (Entry, bool) {
 		return Entry{}, false
 	}
 	kept := *had
-	kept.MTimeNS = n.MTimeNS
+	kept.Path, kept.MTimeNS = want.Path, n.MTimeNS
 	return kept, true
 }
 
@@ -87,7 +89,7 @@ var nothing = &Entry{}
 func (b *builder) change(t *target) {
 	n := b.in.Host.Lstat(t.path)
 	had := nothing
-	if e, ours := b.previous[t.path]; ours {
+	if e, ours := b.previous[t.place]; ours {
 		had = e
 	}
 	if n.Mode == t.attr.Shown() && (t.attr.UID < 0 || n.UID == t.attr.UID) && (t.attr.GID < 0 || n.GID == t.attr.GID) &&
@@ -116,17 +118,17 @@ func (b *builder) clean() {
 			continue
 		}
 		e := b.previous[p]
-		n := b.in.Host.Lstat(p)
+		n := b.in.Host.Lstat(e.Path)
 		switch {
 		case n.Kind == None:
 		case e.Kind == Dir && n.Kind == Dir:
-			b.plan.Rmdir = append(b.plan.Rmdir, p)
+			b.plan.Rmdir = append(b.plan.Rmdir, e.Path)
 		case e.Kind != n.Kind:
-			b.keep(p, "it is something else now")
+			b.keep(e.Path, "it is something else now")
 		case b.changed(e):
-			b.keep(p, "it was changed since it was installed")
+			b.keep(e.Path, "it was changed since it was installed")
 		default:
-			b.plan.Removals = append(b.plan.Removals, p)
+			b.plan.Removals = append(b.plan.Removals, e.Path)
 		}
 	}
 }

@@ -9,17 +9,21 @@ import (
 
 // setPermissions applies `permissions` to what this deployment copies or makes.
 func (b *builder) setPermissions() {
-	paths := b.sorted()
+	places := b.sorted()
 	for i := range b.in.Spec.Permissions {
 		p := &b.in.Spec.Permissions[i]
 		object := b.rooted(b.absolute(p.Object))
-		switch t := b.targets[object]; {
+		t := b.targets[b.places.of(object)]
+		if t != nil && t.path != object {
+			t = nil // the agent compares paths as they are spelled
+		}
+		switch {
 		case t != nil && !t.dir:
 			if has(p.Types, appspec.ObjectFile) {
 				b.setOnFile(t, p)
 			}
 		case t != nil || b.isDirectory(object):
-			b.setBelow(paths, object, p)
+			b.setBelow(places, object, p)
 		default:
 			b.warn("permissions name %s, which is neither deployed nor a directory; they change nothing", p.Object)
 		}
@@ -43,11 +47,12 @@ func (b *builder) setOnFile(t *target, p *appspec.Permission) {
 	b.setOn(t, p)
 }
 
-func (b *builder) setBelow(paths []string, object string, p *appspec.Permission) {
+func (b *builder) setBelow(places []string, object string, p *appspec.Permission) {
 	base := strings.TrimSuffix(object, "/") + "/"
 	matched := false
-	for _, at := range paths {
-		t := b.targets[at]
+	for _, place := range places {
+		t := b.targets[place]
+		at := t.path
 		want := appspec.ObjectFile
 		if t.dir {
 			want = appspec.ObjectDirectory

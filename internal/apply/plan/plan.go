@@ -28,7 +28,8 @@ type Host interface {
 	SELinux() bool
 }
 
-// Entry is one path an earlier deployment put in place.
+// Entry is one path an earlier deployment put in place, spelled as its
+// appspec.yml did: a link on the way may lead elsewhere by now.
 type Entry struct {
 	Path    string `json:"path"`
 	Kind    Kind   `json:"kind"`
@@ -209,7 +210,7 @@ func (p *Plan) Check() error {
 func Build(in Input) (*Plan, []Problem) {
 	b := &builder{
 		in: in, plan: &Plan{Tag: in.Tag},
-		targets: map[string]*target{}, retained: map[string]bool{},
+		places: newPlaces(in.Host), targets: map[string]*target{},
 		previous: map[string]*Entry{}, others: map[string]int{},
 		told: map[string]bool{},
 	}

@@ -19,7 +19,19 @@ var update = flag.Bool("update", false, "rewrite the conversations in testdata")
 // fakeHost is a host in memory; a file's content stands for its digest.
 type fakeHost map[string]Node
 
-func (h fakeHost) Lstat(p string) Node { return h[p] }
+func (h fakeHost) Lstat(p string) Node { return h[h.at(p)] }
+
+// at follows the links on the way to a path.
+func (h fakeHost) at(p string) string {
+	if p == "/" {
+		return p
+	}
+	dir := h.at(path.Dir(p))
+	if n := h[dir]; n.Kind == Link && n.Real != "" {
+		dir = n.Real
+	}
+	return path.Join(dir, path.Base(p))
+}
 
 func (h fakeHost) Names(dir string) []string {
 	var out []string
@@ -31,7 +43,7 @@ func (h fakeHost) Names(dir string) []string {
 	return out
 }
 
-func (h fakeHost) Same(e Entry) bool { return h[e.Path].SHA256 == e.SHA256 }
+func (h fakeHost) Same(e Entry) bool { return h.Lstat(e.Path).SHA256 == e.SHA256 }
 
 func (h fakeHost) User(name string) (int, bool) {
 	id, ok := map[string]int{"root": 0, "www": 33}[name]

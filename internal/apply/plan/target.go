@@ -16,7 +16,8 @@ const prefix = "The deployment failed because "
 
 // target is a path the release puts in place.
 type target struct {
-	path   string
+	path   string // as appspec.yml spells it
+	place  string // the path without links to directories in it
 	source string // in the release, empty for a directory made on the way
 	node   *Node
 	dir    bool
@@ -24,6 +25,14 @@ type target struct {
 	set    bool // a permission was applied
 	exists bool // a directory that stays, its attributes are ours
 	old    Kind
+}
+
+// name is the path for a message, with its place if that is another.
+func (t *target) name() string {
+	if t.path == t.place {
+		return t.path
+	}
+	return fmt.Sprintf("%s (%s)", t.path, t.place)
 }
 
 // nowhere is the node of a directory that the release does not have.
@@ -34,10 +43,10 @@ type builder struct {
 	plan     *Plan
 	behavior appspec.FileExistsBehavior
 	hinted   bool // what to do about files that exist has been said
-	targets  map[string]*target
-	retained map[string]bool
+	places   *places
+	targets  map[string]*target // by place, as the next two
 	previous map[string]*Entry
-	others   map[string]int // path -> index in in.Others
+	others   map[string]int // index in in.Others
 	problems []Problem
 	told     map[string]bool
 	depth    int
@@ -61,13 +70,18 @@ func (b *builder) warn(format string, args ...any) {
 
 func (b *builder) indexOwners() {
 	for i := range b.in.Previous {
+		if e := &b.in.Previous[i]; e.Kind == Link && !b.changed(e) {
+			b.places.keep(e.Path)
+		}
+	}
+	for i := range b.in.Previous {
 		e := &b.in.Previous[i]
-		b.previous[e.Path] = e
+		b.previous[b.places.of(e.Path)] = e
 	}
 	for i, o := range b.in.Others {
 		for _, e := range o.Entries {
 			if e.Kind != Dir {
-				b.others[e.Path] = i
+				b.others[b.places.of(e.Path)] = i
 			}
 		}
 	}
@@ -138,13 +152,14 @@ func (b *builder) addWay(raw string) {
 }
 
 func (b *builder) addDir(dest, source string) {
-	if t := b.targets[dest]; t != nil {
+	place := b.places.of(dest)
+	if t := b.targets[place]; t != nil {
 		if !t.dir {
 			b.problem(Invalid, "%sthe AppSpec file puts both the file %s and a directory at %s", prefix, t.source, dest)
 		}
 		return
 	}
-	b.targets[dest] = &target{path: dest, source: source, node: nowhere, dir: true}
+	b.targets[place] = &target{path: dest, place: place, source: source, node: nowhere, dir: true}
 }
 
 // maxDepth bounds the depth of a tree, and with it loops of links.
@@ -181,7 +196,8 @@ func (b *builder) addFile(n *Node, source, dest string) {
 		b.problem(Invalid, "%s%s in the revision is neither file, directory nor link", prefix, source)
 		return
 	}
-	if t := b.targets[dest]; t != nil {
+	place := b.places.of(dest)
+	if t := b.targets[place]; t != nil {
 		if t.dir {
 			b.problem(Invalid, "%sthe AppSpec file puts both the file %s and a directory at %s", prefix, source, dest)
 		} else {
@@ -189,7 +205,7 @@ func (b *builder) addFile(n *Node, source, dest string) {
 		}
 		return
 	}
-	b.targets[dest] = &target{path: dest, source: source, node: n}
+	b.targets[place] = &target{path: dest, place: place, source: source, node: n}
 }
 
 // adopt takes over the files of groups that left this host, if they had the
@@ -200,7 +216,7 @@ func (b *builder) adopt() {
 		if i, ok := b.others[p]; ok {
 			o := b.in.Others[i]
 			if o.Live || o.Application != b.in.Application {
-				b.problem(Claimed, "%s%s belongs to group %s of application %s, which deploys to this host too", prefix, p, o.GroupID, o.Application)
+				b.problem(Claimed, "%s%s belongs to group %s of application %s, which deploys to this host too", prefix, b.targets[p].name(), o.GroupID, o.Application)
 				continue
 			}
 			met[i] = true
@@ -213,14 +229,15 @@ func (b *builder) adopt() {
 		b.plan.Adopted = append(b.plan.Adopted, o.GroupID)
 		for j := range o.Entries {
 			e := &o.Entries[j]
-			if _, own := b.previous[e.Path]; !own {
-				b.previous[e.Path] = e
+			place := b.places.of(e.Path)
+			if _, own := b.previous[place]; !own {
+				b.previous[place] = e
 			}
 		}
 	}
 }
 
-// sorted returns the targets' paths so that what is in a directory follows it
+// sorted returns the targets' places so that what is in a directory follows it
 // at once.
 func (b *builder) sorted() []string {
 	paths := make([]string, 0, len(b.targets))

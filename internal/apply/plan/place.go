@@ -1,0 +1,47 @@
+package plan
+
+import "path"
+
+// places finds where paths are: the links to directories on the way are
+// followed, so that one file has one place however its path is spelled. The last
+// element is taken as it is. Two mounts of one directory are two places.
+type places struct {
+	host Host
+	dirs map[string]string // resolved
+	kept map[string]bool   // links that are not followed, by place
+}
+
+func newPlaces(h Host) *places {
+	return &places{host: h, dirs: map[string]string{"/": "/"}, kept: map[string]bool{}}
+}
+
+// keep makes a link stand for itself. The links of the revision that is in place
+// are about to be replaced or removed, so that nothing is deployed through them.
+func (l *places) keep(link string) {
+	l.kept[l.of(link)] = true
+}
+
+// of returns a path's place.
+func (l *places) of(p string) string {
+	if p == "/" {
+		return p
+	}
+	dir := parent(p)
+	if at := l.dir(dir); at != dir {
+		return path.Join(at, path.Base(p))
+	}
+	return p
+}
+
+// dir returns where a directory is.
+func (l *places) dir(p string) string {
+	if at, known := l.dirs[p]; known {
+		return at
+	}
+	at := l.of(p)
+	if n := l.host.Lstat(at); n.Kind == Link && n.Leads == Dir && n.Real != "" && !l.kept[at] {
+		at = n.Real
+	}
+	l.dirs[p] = at
+	return at
+}
