@@ -190,6 +190,7 @@ type unpacker struct {
 	writers *writers
 	dir     *sharedDir // of dirName; a tree is written directory by directory, so the last one opened is nearly always the next one needed
 	dirName string
+	links   links
 	dirs    []bundle.Entry // explicit directories, whose mode and time are set last
 }
 
@@ -210,6 +211,9 @@ func (u *unpacker) run(archive io.ReaderAt, size int64, t bundle.Type) error {
 		if top, err = StripTopFolder(u.root); err != nil {
 			return err
 		}
+	}
+	if err := u.links.check(u.root, top != ""); err != nil {
+		return err
 	}
 	return u.finishDirs(top)
 }
@@ -267,6 +271,7 @@ func (u *unpacker) entry(e *bundle.Entry) error {
 }
 
 func (u *unpacker) link(dir *sharedDir, base string, e *bundle.Entry) error {
+	u.links.note(e)
 	err := unix.Symlinkat(e.Link, dir.fd, base)
 	if uid, gid, ok := u.owner(e); ok && err == nil {
 		err = unix.Fchownat(dir.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)

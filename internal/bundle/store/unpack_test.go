@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -215,6 +216,44 @@ func TestHostileArchivesLeaveNothing(t *testing.T) {
 		}
 		if _, err := os.Lstat(dest); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: something is left", want)
+		}
+	}
+}
+
+// A link's text may stay inside of the archive while its way does not.
+func TestLinksThatClimbOutByOtherLinks(t *testing.T) {
+	link := func(name, target string) member {
+		return member{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target}}
+	}
+	file := func(name string) member { return member{Header: tar.Header{Name: name}, data: "x"} }
+	maze := []member{file("d/f")}
+	for i := range 41 {
+		maze = append(maze, link(fmt.Sprintf("l%d", i), fmt.Sprintf("./l%d/../d", i+1)))
+	}
+	cases := map[string]struct {
+		members []member
+		refused bool
+	}{
+		"by a link that is known":    {[]member{file("a/b/f"), link("a/b/up", "../.."), link("a/b/x", "up/../etc")}, true},
+		"by one that comes later":    {[]member{link("a/b/x", "up/.."), link("a/b/up", "../.."), file("a/b/f")}, true},
+		"by two":                     {[]member{link("a/b/x", "one/.."), link("a/b/one", "two"), link("a/b/two", "../..")}, true},
+		"by the folder stripped":     {[]member{file("top/appspec.yml"), link("top/x", "../y")}, true},
+		"out of one that is kept":    {[]member{file("top/appspec.yml"), file("y"), link("top/x", "../y")}, false},
+		"up and down":                {[]member{file("a/f"), link("b/x", "../a/../a/f")}, false},
+		"by a link that stays":       {[]member{file("a/b/f"), link("l", "a/b"), link("x", "l/../b/f")}, false},
+		"by one that is absolute":    {[]member{link("l", "/srv/shared/lib"), link("x", "l/../other")}, false},
+		"inside what is stripped":    {[]member{file("top/appspec.yml"), file("top/a/f"), link("top/b/x", "../a/f")}, false},
+		"through a file that is not": {[]member{link("x", "none/../y")}, false},
+		"in a maze":                  {maze, false},
+	}
+	for name, c := range cases {
+		dest := filepath.Join(t.TempDir(), "dest")
+		err := UnpackArchive(t.Context(), tgz(t, c.members...), bundle.TypeTgz, dest, UnpackOptions{KeepFree: -1})
+		if c.refused != errors.Is(err, bundle.ErrRefused) || !c.refused && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Lstat(dest); c.refused != errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: what is left is wrong: %v", name, err)
 		}
 	}
 }
