@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -208,6 +209,49 @@ func TestDamagedStateStopsNoUndo(t *testing.T) {
 		again := h.d
 		again.ID = "d-again"
 		h.succeed(again)
+	}
+}
+
+// What a group has in place is known from its last plan too: a damaged record
+// stops neither the group nor its neighbours, and no file is forgotten.
+func TestDamagedRecordOfWhatIsInPlace(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func([]byte) []byte{
+		"empty":           func([]byte) []byte { return nil },
+		"without its end": func(all []byte) []byte { return all[:len(all)-8] },
+		"header":          func(all []byte) []byte { return append([]byte("{,"), all[2:]...) },
+		"entry":           func(all []byte) []byte { return bytes.Replace(all, []byte(`"path"`), []byte(`"path`), 1) },
+	} {
+		w := newBench(t)
+		w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1", "a/g": "1"})))
+		failed := map[string]string{"appspec.yml": plainSpec + "hooks: {AfterInstall: [{location: h}]}\n", "h": "exit 1", "a/f": "2", "a/h": "2"}
+		if res := w.apply(w.applier(), w.deployment("d-2", w.bundle(failed))); res.Outcome != OutcomeFailed {
+			t.Fatal(res)
+		}
+		file := w.applier().installedFile("g1")
+		writeFile(t, file, damage(readFile(t, file)))
+		other := w.deployment("d-3", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "3"}))
+		other.GroupID, other.ApplicationName = "g2", "other"
+		if res := w.apply(w.applier(), other); res.Error == nil || !strings.Contains(res.Error.Message, "belongs to group g1 of application app") {
+			t.Errorf("%s: a neighbour: %+v", name, res.Error)
+		}
+		other.ID, other.Source.Path = "d-4", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/elsewhere"), "a/f": "3"})
+		w.succeed(other)
+		if list, err := Installed(w.applier().opts.StateDir, "g1"); err != nil || len(list) != 3 {
+			t.Errorf("%s: in place are %v (%v)", name, list, err)
+		}
+		w.succeed(w.deployment("d-5", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "5"})))
+		w.has("app/f", "5")
+		w.lacks("app/g")
+		w.lacks("app/h")
+		if list, err := Installed(w.applier().opts.StateDir, "g1"); err != nil || len(list) != 2 {
+			t.Errorf("%s: in place are %v (%v)", name, list, err)
+		}
+		writeFile(t, file, nil)
+		writeFile(t, w.applier().journalFile(Key{"g1", "d-5", 1}), nil)
+		if _, err := Installed(w.applier().opts.StateDir, "g1"); err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "cannot be made anew") {
+			t.Errorf("%s: both are damaged: %v", name, err)
+		}
 	}
 }
 

@@ -158,7 +158,7 @@ func (r *recordReader) line() ([]byte, bool) {
 }
 
 func (r *recordReader) broken(err error) error {
-	return fmt.Errorf("cannot read %s: %w", r.path, errors.Join(r.lines.Err(), err))
+	return fmt.Errorf("cannot read %s: %w: %w", r.path, errDamaged, errors.Join(r.lines.Err(), err))
 }
 
 // next reads a record into v; false after the last one or where the file is

@@ -164,8 +164,11 @@ func (a *Applier) installed(groupID string) (installedState, error) {
 		}
 		s.Entries = append(s.Entries, verbatimEntry(e))
 	})
-	if missing(err) {
+	switch {
+	case missing(err):
 		return s, nil
+	case errors.Is(err, errDamaged):
+		return a.lastInstalled(groupID, err)
 	}
 	return s, err
 }
@@ -177,8 +180,12 @@ func ahead(promised int) int { return min(max(promised, 0), 1<<20) }
 func (a *Applier) installedHead(groupID string) (installedHeader, error) {
 	h := installedHeader{Version: stateVersion}
 	err := readHeader(a.installedFile(groupID), stateVersion, &h)
-	if missing(err) {
+	switch {
+	case missing(err):
 		return h, nil
+	case errors.Is(err, errDamaged):
+		s, err := a.lastInstalled(groupID, err)
+		return s.installedHeader, err
 	}
 	return h, err
 }

@@ -119,8 +119,11 @@ func (b *builder) clean() {
 		}
 		e := b.previous[p]
 		n := b.in.Host.Lstat(e.Path)
+		i, taken := b.others[p]
 		switch {
 		case n.Kind == None:
+		case taken:
+			b.keep(e.Path, "it belongs to group "+b.in.Others[i].GroupID+" now")
 		case e.Kind == Dir && n.Kind == Dir:
 			b.plan.Rmdir = append(b.plan.Rmdir, e.Path)
 		case e.Kind != n.Kind:

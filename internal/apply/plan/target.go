@@ -233,6 +233,7 @@ func (b *builder) adopt() {
 			if _, own := b.previous[place]; !own {
 				b.previous[place] = e
 			}
+			delete(b.others, place)
 		}
 	}
 }
