@@ -54,7 +54,8 @@ type exchange struct {
 	fromFar    int64 // of those, from other sites
 	flow       flow
 	reused     int64
-	why        string // what it waits for; "" while it moves
+	copied     plan.Bits // the pieces of which that is the sum
+	why        string    // what it waits for; "" while it moves
 	lastMove   time.Time
 	followed   time.Time // when members were asked for last
 	complete   bool
@@ -130,13 +131,18 @@ func (x *exchange) gather(ctx context.Context) (again bool, err error) {
 
 // reuse copies what earlier bundles have, while the rest is fetched. What turns out not to be there is fetched too.
 func (x *exchange) reuse(ctx context.Context) {
-	untold := 0
-	err := x.partial.Reuse(ctx, func(size int) {
+	untold := int64(0)
+	err := x.partial.Reuse(ctx, func(i, n int) {
 		x.mu.Lock()
-		x.reused += int64(size)
+		before := x.reused
+		for ; n > 0; i, n = i+1, n-1 {
+			x.copied.Set(i)
+			x.reused += x.sizes[i]
+		}
+		untold += x.reused - before
 		x.lastMove = time.Now()
 		x.mu.Unlock()
-		if untold += size; untold >= reuseTold {
+		if untold >= reuseTold {
 			untold = 0
 			x.changed.notify()
 		}
@@ -163,7 +169,14 @@ func (x *exchange) recount() {
 	x.mu.Lock()
 	have, lost := x.partial.Have(), false
 	for i := range x.sizes {
-		lost = !have.Has(i) && !x.reusing.Has(i) && x.picker.Lost(i) || lost
+		if have.Has(i) || x.reusing.Has(i) || !x.picker.Lost(i) {
+			continue
+		}
+		lost = true
+		if x.copied.Has(i) {
+			x.copied.Clear(i)
+			x.reused -= x.sizes[i]
+		}
 	}
 	x.mu.Unlock()
 	if lost {
@@ -208,7 +221,7 @@ func (x *exchange) prepare(ctx context.Context) error {
 		reusing = nil
 	}
 	x.mu.Lock()
-	x.partial, x.index, x.reusing = partial, index, reusing
+	x.partial, x.index, x.reusing, x.copied = partial, index, reusing, plan.NewBits(index.Len())
 	x.sizes = make([]int64, index.Len())
 	for i := range x.sizes {
 		x.sizes[i] = int64(index.Piece(i).Size)

@@ -186,6 +186,11 @@ func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error)
 	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
 		return false, noSpace(err)
 	}
+	return p.note(x, i, 1, len(data))
+}
+
+// note enters that n pieces of x from the i-th on are written, of which so many bytes are to be made durable before long. due says that the bitmap should be made durable.
+func (p *Partial) note(x *bundle.Index, i, n, size int) (due bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone != nil {
@@ -194,11 +199,13 @@ func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error)
 	if p.index != x {
 		return false, errors.New("its index was replaced meanwhile")
 	}
-	if !p.have.Has(i) {
-		p.have.Set(i)
-		p.missing--
+	for ; n > 0; i, n = i+1, n-1 {
+		if !p.have.Has(i) {
+			p.have.Set(i)
+			p.missing--
+		}
 	}
-	p.dirty += int64(len(data))
+	p.dirty += int64(size)
 	return p.dirty >= p.store.o.SyncEvery, nil
 }
 
@@ -328,9 +335,9 @@ func (p *Partial) others() (all []*Bundle) {
 	return all
 }
 
-// Reuse takes every missing piece that another bundle of this store has from there, and tells the size of each in bytes once it is taken. Others may write pieces
-// meanwhile.
-func (p *Partial) Reuse(ctx context.Context, taken func(size int)) error {
+// Reuse takes every missing piece that another bundle of this store has from there, and tells which ones once they are taken: n from the i-th on. Others may write
+// pieces meanwhile.
+func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 	x := p.Index()
 	if x == nil {
 		return p.wrap("reuse pieces for", ErrNoIndex)
@@ -343,39 +350,47 @@ func (p *Partial) Reuse(ctx context.Context, taken func(size int)) error {
 			return p.wrap("reuse pieces for", err)
 		}
 	}
-	return p.wrap("write bitmap of", p.sync())
+	return nil
 }
 
-// reuseFrom copies pieces of b for x. What cannot be read there is simply fetched, as if it had never been there. Both indexes have the same sum of a piece, so that it is
-// verified once, as it is read.
-func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(size int)) error {
+// reuseMax bounds what is copied at once, in bytes.
+const reuseMax = 4 << 20
+
+// reuseFrom copies pieces of b for x, those that follow each other in both at once and by the kernel, which shares blocks where the file system can. They are not
+// verified: Read and Finish do that, and a large bundle of which little changed would be hashed twice. What cannot be read there is simply fetched, as if it had
+// never been there.
+func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(i, n int)) error {
 	file, err := os.Open(b.Path)
 	if err != nil {
 		return nil
 	}
 	defer file.Close()
-	have := p.Have()
-	var buf []byte
-	for i, j := range bundle.Reuse(x, b.Ref.Index) {
+	have, old := p.Have(), b.Ref.Index
+	from := bundle.Reuse(x, old)
+	for i := 0; i < len(from); {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if j < 0 || have.Has(i) {
+		if from[i] < 0 || have.Has(i) {
+			i++
 			continue
 		}
-		data, err := readPiece(file, b.Ref.Index, j, buf)
+		n, size := 1, x.Piece(i).Size
+		for i+n < len(from) && from[i+n] == from[i]+n && !have.Has(i+n) && size+x.Piece(i+n).Size <= reuseMax {
+			size += x.Piece(i + n).Size
+			n++
+		}
+		whole, err := copyRange(p.file, x.Piece(i).Offset, file, old.Piece(from[i]).Offset, size)
 		if err != nil {
-			continue
+			return noSpace(err)
 		}
-		buf = data
-		due, err := p.put(x, i, data)
-		if err == nil && due {
-			err = p.sync()
+		if whole {
+			if _, err := p.note(x, i, n, 0); err != nil { // after a crash they are copied again
+				return err
+			}
+			taken(i, n)
 		}
-		if err != nil {
-			return err
-		}
-		taken(len(data))
+		i += n
 	}
 	return nil
 }
@@ -442,7 +457,12 @@ func (p *Partial) Finish(ctx context.Context) error {
 	if missing > 0 {
 		return p.wrap("finish", fmt.Errorf("%d pieces are missing", missing))
 	}
+	synced := make(chan error, 1)
+	go func() { synced <- p.file.Sync() }() // as slow as hashing, and of no harm if the sum is wrong
 	sum, err := hashFile(ctx, p.file, p.ref.Size)
+	if syncErr := <-synced; err == nil {
+		err = noSpace(syncErr)
+	}
 	if err != nil {
 		return p.wrap("finish", err)
 	}
@@ -465,12 +485,9 @@ func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
 	return fmt.Errorf("%w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, p.index.Digest().Short(), got, p.ref.Digest)
 }
 
-// complete moves the directory over. The data is synced first; a crash between leaves a partial with all pieces.
+// complete moves the directory over. The data was synced before; a crash between leaves a partial with all pieces.
 func (p *Partial) complete() error {
 	disk := p.store.o.Disk
-	if err := p.file.Sync(); err != nil {
-		return noSpace(err)
-	}
 	p.slot <- struct{}{} // a sync under way ends first, and none begins while the directory moves
 	defer func() { <-p.slot }()
 	p.mu.Lock()

@@ -292,8 +292,12 @@ func TestReuseTakesEqualPieces(t *testing.T) {
 	fetchAll(t, s, first, firstRef)
 	p := begin(t, s, secondRef)
 	promised := p.Reusable().Count()
-	pieces, size := 0, int64(0)
-	err := p.Reuse(t.Context(), func(n int) { pieces, size = pieces+1, size+int64(n) })
+	pieces, size := 0, 0
+	err := p.Reuse(t.Context(), func(i, n int) {
+		for pieces += n; n > 0; i, n = i+1, n-1 {
+			size += secondRef.Index.Piece(i).Size
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,6 +308,81 @@ func TestReuseTakesEqualPieces(t *testing.T) {
 		t.Errorf("%d pieces and %d bytes reused, %d missing of %d", pieces, size, p.Missing(), secondRef.Index.Len())
 	}
 	fetchAll(t, s, second, secondRef)
+}
+
+// A piece that rotted in an earlier bundle is copied as it is, never handed out, and found when the whole is judged.
+func TestReuseOfWhatRotted(t *testing.T) {
+	first, firstRef := sample(t, 1)
+	second, secondRef := sample(t, 2)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	fetchAll(t, s, first, firstRef)
+	old, ok := s.Lookup(firstRef.Digest)
+	if !ok {
+		t.Fatal("the earlier bundle is not there")
+	}
+	rotten := slices.IndexFunc(bundle.Reuse(secondRef.Index, firstRef.Index), func(j int) bool { return j >= 0 })
+	at := firstRef.Index.Piece(bundle.Reuse(secondRef.Index, firstRef.Index)[rotten]).Offset
+	data := mustRead(t, filepath.Dir(old.Path), "data")
+	if err := os.WriteFile(old.Path, []byte(data[:at]+string(data[at]^1)+data[at+1:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, s, secondRef)
+	if err := p.Reuse(t.Context(), func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	if !p.Have().Has(rotten) {
+		t.Fatal("it was not copied")
+	}
+	handed := begin(t, s, secondRef)
+	if _, err := handed.Read(rotten, nil); !errors.Is(err, ErrMismatch) || handed.Have().Has(rotten) {
+		t.Errorf("handed out: %v", err)
+	}
+	if err := p.Reuse(t.Context(), func(int, int) {}); err != nil { // it is copied again
+		t.Fatal(err)
+	}
+	for i := range secondRef.Index.Len() {
+		if !p.Have().Has(i) {
+			piece := secondRef.Index.Piece(i)
+			if err := p.Write(i, second[piece.Offset:piece.Offset+int64(piece.Size)]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.Finish(t.Context()); !errors.Is(err, ErrMismatch) || p.Missing() != 1 || p.Have().Has(rotten) {
+		t.Errorf("finished with it: %v, %d missing", err, p.Missing())
+	}
+	fetchAll(t, s, second, secondRef)
+}
+
+func TestCopyRange(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string, flag int) *os.File {
+		f, err := os.OpenFile(filepath.Join(dir, name), flag|os.O_CREATE, 0o600)
+		if err == nil && text != "" {
+			_, err = f.WriteString(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	from, to := file("from", "abcdefgh", os.O_RDWR), file("to", "0123456789", os.O_RDWR)
+	if whole, err := copyRange(to, 2, from, 3, 4); !whole || err != nil || mustRead(t, dir, "to") != "01defg6789" {
+		t.Errorf("%v %v %q", whole, err, mustRead(t, dir, "to"))
+	}
+	if whole, err := copyRange(to, 0, from, 7, 4); whole || err != nil {
+		t.Errorf("more than there is: %v %v", whole, err)
+	}
+	if whole, err := copyRange(file("to", "", os.O_RDONLY), 0, from, 0, 4); whole || err == nil {
+		t.Errorf("where nothing can be written: %v %v", whole, err)
+	}
+	if whole, err := copyBytes(to, 0, from, 0, 3); !whole || err != nil || mustRead(t, dir, "to")[:3] != "abc" {
+		t.Errorf("by bytes: %v %v", whole, err)
+	}
+	if whole, err := copyBytes(to, 0, from, 7, 4); whole || err != nil {
+		t.Errorf("more bytes than there are: %v %v", whole, err)
+	}
 }
 
 func TestWhatCannotFitIsRefused(t *testing.T) {

@@ -1,0 +1,55 @@
+package store
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyRange copies size bytes by the kernel where it can. whole is false where they cannot all be read; an error is that of writing.
+func copyRange(to *os.File, toOff int64, from *os.File, fromOff int64, size int) (whole bool, err error) {
+	for size > 0 {
+		n, err := copyOnce(to, toOff, from, fromOff, size)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+			return false, err
+		case err != nil: // other file systems, or one that cannot
+			return copyBytes(to, toOff, from, fromOff, size)
+		case n == 0:
+			return false, nil
+		}
+		toOff, fromOff, size = toOff+int64(n), fromOff+int64(n), size-n
+	}
+	return true, nil
+}
+
+// copyOnce holds both descriptors while they are used: the files may be closed at the same time.
+func copyOnce(to *os.File, toOff int64, from *os.File, fromOff int64, size int) (n int, err error) {
+	out, err := to.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	in, err := from.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var copied, inner error
+	outer := out.Control(func(dst uintptr) {
+		inner = in.Control(func(src uintptr) {
+			n, copied = unix.CopyFileRange(int(src), &fromOff, int(dst), &toOff, size, 0)
+		})
+	})
+	return max(n, 0), errors.Join(outer, inner, copied)
+}
+
+func copyBytes(to *os.File, toOff int64, from *os.File, fromOff int64, size int) (whole bool, err error) {
+	data := make([]byte, size)
+	if _, err := io.ReadFull(io.NewSectionReader(from, fromOff, int64(size)), data); err != nil {
+		return false, nil
+	}
+	_, err = to.WriteAt(data, toOff)
+	return err == nil, err
+}
