@@ -139,6 +139,7 @@ func TestWarnings(t *testing.T) {
 		{hook("      runas: ''\n"), WarnUnusable, 6, "empty name"},
 		{header + "hooks: {AfterInstall: [{location: a.sh -v}]}\n", WarnPath, 3, "arguments"},
 		{header + "hooks: {AfterInstall: [{location: ../a.sh}]}\n", WarnPath, 3, "out of the bundle"},
+		{header + "hooks: {AfterInstall: [{location: /b/../../a.sh}]}\n", WarnPath, 3, "out of the bundle"},
 		{header + "files: [{source: ../a, destination: /b}]\n", WarnPath, 3, "out of the bundle"},
 		{header + "files: [{source: a, destination: b}]\n", WarnPath, 3, "absolute"},
 		{header + "files: [source and destination]\n", WarnPath, 3, "the words"},
@@ -165,7 +166,7 @@ func TestWarnings(t *testing.T) {
 }
 
 func TestAnOrdinaryFileWarnsOfNothing(t *testing.T) {
-	_, warnings := accepted(t, header+"files:\n  - source: /\n    destination: /srv\npermissions:\n  - object: /srv\n    mode: 644\n    type: [file]\nhooks:\n  ApplicationStop:\n    - location: stop.sh\n      timeout: 60\n      runas: root\n")
+	_, warnings := accepted(t, header+"files:\n  - source: /\n    destination: /srv\npermissions:\n  - object: /srv\n    mode: 644\n    type: [file]\nhooks:\n  ApplicationStop:\n    - location: s/../s/stop.sh\n      timeout: 60\n      runas: root\n")
 	if len(warnings) > 0 {
 		t.Errorf("%v", warnings)
 	}

@@ -2,6 +2,7 @@ package appspec
 
 import (
 	"math"
+	"path"
 	"strings"
 )
 
@@ -108,7 +109,7 @@ func (c *checker) warnScript(s Script, item *value) {
 	if strings.ContainsAny(s.Location, " \t\n") {
 		c.warn(item.get("location").at, WarnPath, "the location %q holds a blank; the whole of it is the name of the script, arguments cannot be given", clip(s.Location))
 	}
-	if hasParent(s.Location) {
+	if leadsOut(s.Location) {
 		c.warn(item.get("location").at, WarnPath, "the location %q leads out of the bundle", clip(s.Location))
 	}
 }
@@ -126,7 +127,7 @@ func (c *checker) warnFile(f File) {
 	for _, p := range f.unusable() {
 		c.warn(p.Position, WarnUnusable, "%s; Install will fail", p.Message)
 	}
-	if hasParent(f.Source) {
+	if leadsOut(f.Source) {
 		c.warn(f.source.place(f.Position), WarnPath, "the source %q leads out of the bundle", clip(f.Source))
 	}
 	if !strings.HasPrefix(f.Destination, "/") {
@@ -158,8 +159,11 @@ func (c *checker) warnPermission(p Permission) {
 	}
 }
 
-// hasParent says whether a path has an element "..".
-func hasParent(path string) bool { return contains(strings.Split(path, "/"), "..") }
+// leadsOut says whether a path climbs out of the bundle; one that leads up and down again in it does not.
+func leadsOut(p string) bool {
+	p = path.Clean(strings.TrimLeft(p, "/"))
+	return p == ".." || strings.HasPrefix(p, "../")
+}
 
 func contains(list []string, word string) bool {
 	for _, w := range list {
