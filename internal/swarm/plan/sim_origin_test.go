@@ -18,11 +18,12 @@ func (s *sim) partial(h *simHost) bool { return len(h.graph)+1 < s.swarm(h) }
 
 // swarm counts the members that a host knows.
 func (s *sim) swarm(h *simHost) int {
+	if s.c.own {
+		return s.living[h.site]
+	}
 	n := 0
-	for _, m := range s.members {
-		if m.Name != "" && (!s.c.own || m.Site == s.members[h.id].Site) {
-			n++
-		}
+	for _, living := range s.living {
+		n += living
 	}
 	return n
 }
@@ -190,14 +191,23 @@ func (s *sim) die(h *simHost) {
 	for _, f := range h.up.flows {
 		s.after(PeerIdle, func() { s.conclude(f, 0, func(p *Patience) { p.Strike(Strikes, s.now) }) })
 	}
-	s.after(buryAfter, func() {
-		s.members[h.id].Name = ""
-		for _, other := range s.hosts {
-			if !other.dead && other.done == 0 {
-				s.connect(other)
-			}
+	s.after(buryAfter, func() { s.bury(h) })
+}
+
+// bury ends a dead host's membership. The graph is drawn anew for those whom that can concern: the agents do so for all, which changes nothing for the others.
+func (s *sim) bury(h *simHost) {
+	s.members[h.id].Name = ""
+	s.living[h.site]--
+	all := s.gates[h.name] || s.living[h.site] <= MeshMax
+	for _, other := range s.hosts {
+		switch {
+		case other.dead || other.done > 0:
+		case all || other.edges[h.name] != nil || h.edges[other.name] != nil:
+			s.connect(other)
+		default:
+			other.picker.SetSwarm(other.name, s.swarm(other)-1)
 		}
-	})
+	}
 }
 
 // result sums up.

@@ -197,6 +197,8 @@ type sim struct {
 	hosts   []*simHost
 	byName  map[string]*simHost
 	members []Host
+	living  []int           // members of each site,
+	gates   map[string]bool // and those that ever were gateways
 	sizes   []int64
 	total   int64
 	copies  []int // of each piece, at live hosts
@@ -220,7 +222,7 @@ func (s *sim) after(d time.Duration, do func()) {
 
 // simulate runs a fleet until every live host is done.
 func simulate(c simConfig) simResult {
-	s := &sim{c: c, r: rand.New(rand.NewPCG(c.seed, 1)), byName: map[string]*simHost{}, copies: make([]int, c.pieces), fatal: map[int]bool{}}
+	s := &sim{c: c, r: rand.New(rand.NewPCG(c.seed, 1)), byName: map[string]*simHost{}, living: make([]int, c.sites), gates: map[string]bool{}, copies: make([]int, c.pieces), fatal: map[int]bool{}}
 	for range c.pieces {
 		s.sizes = append(s.sizes, c.pieceBytes)
 		s.total += c.pieceBytes
@@ -260,6 +262,7 @@ func (s *sim) populate() {
 		s.hosts = append(s.hosts, h)
 		s.byName[h.name] = h
 		s.members = append(s.members, Host{h.name, fmt.Sprint("site-", h.site)})
+		s.living[h.site]++
 	}
 	order := s.r.Perm(s.c.hosts)
 	take := func(share float64) []int {
@@ -297,7 +300,12 @@ func (s *sim) connect(h *simHost) {
 		members = slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Site != s.members[h.id].Site })
 	}
 	g := Neighbours(s.members[h.id], slices.DeleteFunc(slices.Clone(members), func(m Host) bool { return m.Name == "" }), s.c.seed)
-	h.picker.SetSwarm(h.name, len(members)-1)
+	for _, gateways := range g.Out {
+		for _, name := range gateways {
+			s.gates[name] = true
+		}
+	}
+	h.picker.SetSwarm(h.name, s.swarm(h)-1)
 	wanted := map[string]bool{}
 	for k, name := range slices.Concat(g.Near, slices.Sorted(maps.Keys(g.Far))) {
 		wanted[name] = true
