@@ -22,9 +22,9 @@ const (
 	readersMax   = 32                     // leases at a time over all hosts in any case
 	enough       = 2                      // times so many hosts that ask: then one with runsPerHost leases whose pieces nobody got from it yet waits until somebody did
 	slowStart    = 4                      // leases of runMin, or pieces if those are larger, are handed out before anything landed, and then as much as did: bytes that arrive everywhere at once are late everywhere;
-	slowStartFor = 2 * time.Second        // but not for longer than this,
-	stuckMin     = 250 * time.Millisecond // a lease of which nothing came for so long,
-	stuckTimes   = 3                      // and for so many times what leases take lately, is stuck: its host may have no route
+	slowStartFor = 2 * time.Second        // but not for longer than this, and as many again whenever those that are out are stuck:
+	stuckMin     = 250 * time.Millisecond // nothing came of a lease for so long,
+	stuckTimes   = 3                      // and for so many times what leases take lately; its host may have no route
 	evenFor      = 5 * time.Second        // as long, and as long as less than one in behindFrom pieces landed, nobody reads a lease more than all do on average
 	activeFor    = 2 * time.Second        // of those that asked within this
 	behindTimes  = 3                      // a host that has less than one in so many of the pieces that landed somewhere is behind, and reads only
@@ -176,7 +176,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
-	case now-d.first < slowStartFor && d.underWay(now) >= slowStart*max(runMin, d.total/int64(len(d.sizes)))+d.hadSum:
+	case now-d.first < slowStartFor && d.underWay(now) >= slowStart*d.unit()+d.hadSum:
 		return Lease{Why: "the first pieces are on their way to other hosts", Retry: d.again(r, retryMin)}
 	case all > held && d.early(r, a, now):
 		return Lease{Why: "others that began later read as much first", Retry: d.again(r, retryMin)}
@@ -210,8 +210,11 @@ func (d *Dealer) othersRead(a *account, now time.Duration) bool {
 }
 
 // stuck says whether a lease dealt at a time should have brought something by now. Before anything landed anywhere, nobody knows.
-func (d *Dealer) stuck(since, now time.Duration) bool {
-	return d.took > 0 && now-since >= max(stuckMin, stuckTimes*time.Duration(d.took))
+func (d *Dealer) stuck(since, now time.Duration) bool { return d.took > 0 && d.late(since, now) }
+
+// late says so too, and supposes it before.
+func (d *Dealer) late(since, now time.Duration) bool {
+	return now-since >= max(stuckMin, stuckTimes*time.Duration(d.took))
 }
 
 // reads says whether a host takes part in reading: it asked lately, its last read did not fail, and its first lease, if it has one, brought something or is not stuck.
@@ -248,10 +251,14 @@ func (d *Dealer) behind(r Request, a *account, now time.Duration) bool {
 	return now-a.behind < starvedFor && now-d.ahead < max(behindFor, 2*ReportEvery(r.Hosts))
 }
 
-// underWay is how many bytes of leases that this dealer dealt have not landed, without those of hosts that brought nothing yet and should have.
+// unit is the least that is worth a lease: a piece on average, but not less than runMin.
+func (d *Dealer) unit() int64 { return max(runMin, d.total/int64(len(d.sizes))) }
+
+// underWay is how many bytes of leases that this dealer dealt have not landed, without those of hosts that brought nothing yet and should have: of four hosts that ask
+// first all may have no route, and find out after seconds.
 func (d *Dealer) underWay(now time.Duration) (sum int64) {
 	for i, h := range d.leases {
-		if a := d.hosts[h.host]; h.dealt && (a.brought || !d.stuck(h.since, now)) {
+		if a := d.hosts[h.host]; h.dealt && (a.brought || !d.late(h.since, now)) {
 			sum += d.sizes[i]
 		}
 	}
@@ -468,6 +475,9 @@ func (d *Dealer) runBytes(hosts int) int64 {
 // pick finds the first run of neighbouring pieces that nobody has and nobody reads.
 func (d *Dealer) pick(r Request, a *account, now time.Duration) []int {
 	most := d.runBytes(r.Hosts)
+	if d.hadSum == 0 { // the first leases go to several hosts: any of them may have no route
+		most = min(most, d.unit())
+	}
 	if r.Rate > 0 {
 		most = min(most, max(runMin, min(r.Rate, runMax)*int64(runTime/time.Second)))
 	}

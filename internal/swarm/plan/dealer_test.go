@@ -577,6 +577,37 @@ func TestLittleIsDealtBeforeAnythingLanded(t *testing.T) {
 	}
 }
 
+// TestTheFirstLeasesGoToSeveralHosts: one that has no route to the origin, and finds out late, holds up nobody.
+func TestTheFirstLeasesGoToSeveralHosts(t *testing.T) {
+	sizes := make([]int64, 512)
+	for i := range sizes {
+		sizes[i] = runMin
+	}
+	d := NewDealer(sizes)
+	dealt := map[string]int{}
+	ask := func(now time.Duration) {
+		for i := range 12 {
+			host := fmt.Sprint("h", i)
+			if dealt[host] == 0 {
+				dealt[host] = len(d.Deal(Request{Host: host, Hosts: 12}, now).Pieces)
+			}
+		}
+	}
+	for n, now := range []time.Duration{0, stuckMin - 1, stuckMin, 2*stuckMin - 1, 2 * stuckMin} {
+		ask(now)
+		hosts := 0
+		for host, pieces := range dealt {
+			if pieces > 1 {
+				t.Errorf("%s was dealt %d pieces before anything landed", host, pieces)
+			}
+			hosts += pieces
+		}
+		if want := slowStart * (1 + n/2); hosts != want {
+			t.Errorf("after %v %d hosts were dealt something, expected %d", now, hosts, want)
+		}
+	}
+}
+
 func TestAHostFarBehindReadsOnlyWhatNobodyElseAsksFor(t *testing.T) {
 	d := NewDealer(even(100))
 	landed := NewBits(100)

@@ -89,6 +89,20 @@ func TestAllHostsSendAsMuchHoweverFewRead(t *testing.T) {
 	}
 }
 
+// TestWhoAsksFirstMayHaveNoRoute: where half of the hosts cannot read, it hardly matters which, though they find out after a second only. When the first lease was all
+// that was dealt before anything landed, one group in five waited two seconds.
+func TestWhoAsksFirstMayHaveNoRoute(t *testing.T) {
+	for _, hosts := range []int{4, 8, 16} {
+		for seed := range uint64(160 / hosts) {
+			c := small(hosts, 0)
+			c.blocked, c.seed = 0.5, seed+1
+			if r := simulate(c); r.last > 1.3 || r.egress != 1 {
+				t.Errorf("%d hosts, seed %d: %.3f of the floor, %.3f copies left the origin", hosts, c.seed, r.last, r.egress)
+			}
+		}
+	}
+}
+
 func TestASimulationIsTheSameEachTime(t *testing.T) {
 	c := fleet(150, 5)
 	if a, b := simulate(c), simulate(c); a != b {
