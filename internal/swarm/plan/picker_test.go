@@ -199,10 +199,11 @@ func (m *model) picked(t *rapid.T, w Want) {
 	m.asks = append(m.asks, w)
 }
 
-// available says whether a peer with a free request has the piece, and is to be asked for it.
+// available says whether a peer with a free request has the piece, and is to be asked for it at once.
 func (m *model) available(i int) bool {
 	for host, has := range m.peers {
-		if has[i] && m.busy(host) < PeerAsks && (m.rarity(i) == 0 || !m.p.peer(host).last) {
+		s := m.p.peer(host)
+		if has[i] && m.busy(host) < PeerAsks && (s.last && m.rarity(i) == 0 || !s.last && (s.direct == nil || s.direct.has(i))) {
 			return true
 		}
 	}
