@@ -48,6 +48,7 @@ const (
 	reportMin    = time.Second
 	reportMax    = 5 * time.Second  // hosts that see only a part of the others ask so often at least, even if they need nothing
 	shownFor     = 3                // times that, a piece that one of them showed counts as being somewhere; no less than landedFor
+	silentTimes  = 2                // times that without a question of the only host known to have it, at least landedFor, and it may be gone with it
 	starvedFor   = 30 * time.Second // one that got nothing from others for so long is believed that nobody has what it does not see
 )
 
@@ -373,6 +374,13 @@ func (d *Dealer) accompany(i int) {
 	}
 }
 
+// gone says whether the one host that was heard to have a piece has been silent for so long that it may be dead. Those who listen to it see the piece until they have
+// noticed, and go on showing it; nobody but them could be asked for it, and all wait.
+func (d *Dealer) gone(i int, r Request, now time.Duration) bool {
+	by := d.alone[i]
+	return by != nil && now-by.asked >= max(silentTimes*ReportEvery(r.Hosts), landedFor)
+}
+
 // starved says whether a host that sees only a part of the others has got nothing from them for long.
 func (a *account) starved(r Request, now time.Duration) bool {
 	return r.Partial && now-a.fed >= starvedFor
@@ -500,7 +508,7 @@ func (d *Dealer) pick(r Request, a *account, now time.Duration) []int {
 
 // free says whether a piece may be dealt to the asker.
 func (d *Dealer) free(i int, r Request, a *account, now time.Duration) bool {
-	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] && !a.starved(r, now) {
+	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] && !d.gone(i, r, now) && !a.starved(r, now) {
 		return false
 	}
 	if _, taken := d.leases[i]; taken {

@@ -478,6 +478,44 @@ func TestWhatAnyHostShowsIsNotDealtToOneThatDoesNotSeeIt(t *testing.T) {
 	}
 }
 
+// TestAPieceOfOneSilentHostIsDealtAgain: who listens to a dead host sees what it had for a while, and shows it; that must not keep all others waiting, as it did in a
+// swarm of thousands for 23 seconds. While the host asks, and once another has the piece, it is dealt to nobody.
+func TestAPieceOfOneSilentHostIsDealtAgain(t *testing.T) {
+	const hosts = 5000
+	silent := silentTimes * ReportEvery(hosts)
+	for _, c := range []struct {
+		name  string
+		asks  bool // the holder goes on asking
+		gives bool // another host got the piece
+		want  bool
+	}{
+		{"silent", false, false, true},
+		{"alive", true, false, false},
+		{"not alone", false, true, false},
+	} {
+		d := NewDealer([]int64{100})
+		d.Deal(asker("holder", hosts, nil, nil), 0)
+		d.Deal(asker("holder", hosts, Bits{1}, nil), time.Second)
+		now, dealt := time.Second, false
+		for ; now < time.Second+2*silent && !dealt; now += 100 * time.Millisecond {
+			if c.asks {
+				d.Deal(asker("holder", hosts, Bits{1}, nil), now)
+			}
+			if c.gives {
+				d.Deal(asker("other", hosts, Bits{1}, nil), now)
+			}
+			d.Deal(asker("neighbour", hosts, nil, Bits{1}), now)
+			dealt = len(d.Deal(asker("stranger", hosts, nil, nil), now).Pieces) > 0
+			if dealt && now < time.Second+silent {
+				t.Errorf("%s: dealt again after %v", c.name, now)
+			}
+		}
+		if dealt != c.want {
+			t.Errorf("%s: dealt again: %v, after %v", c.name, dealt, now)
+		}
+	}
+}
+
 func TestALiarDelaysAHostThatGetsNothingForAWhileOnly(t *testing.T) {
 	d := NewDealer([]int64{100, 100})
 	for now := time.Duration(0); now < 2*starvedFor; now += time.Second {
