@@ -532,7 +532,7 @@ func TestPatience(t *testing.T) {
 }
 
 func TestInASmallSwarmEachPeerIsAskedOnce(t *testing.T) {
-	for _, swarm := range []struct{ others, all, each int }{{1, 8, 2}, {3, 8, 2}, {4, 8, 2}, {5, 8, 1}, {7, 8, 1}, {15, 15, 1}, {16, 16, 1}, {17, 8, 2}, {5000, 8, 2}} {
+	for _, swarm := range []struct{ others, all, each int }{{1, 8, 2}, {3, 8, 2}, {4, 8, 2}, {5, 8, 1}, {7, 8, 1}, {15, 15, 1}, {16, 16, 1}, {17, 8, 2}, {199, 8, 2}, {200, 7, 2}, {400, 6, 2}, {999, 5, 2}, {4999, 4, 2}, {hostsMax, 4, 2}} {
 		if all, each := Flows(swarm.others); all != swarm.all || each != swarm.each {
 			t.Errorf("with %d others: %d requests, %d to one", swarm.others, all, each)
 		}

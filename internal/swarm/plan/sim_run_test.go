@@ -37,8 +37,8 @@ func (r simResult) check(c simConfig, p99 float64) error {
 		return fmt.Errorf("99%% of the hosts took %.3f times the floor, at most %.2f are allowed", r.p99, p99)
 	case r.egress > 1.01*copies+r.lost+r.expired || r.expired > 0.03*copies:
 		return fmt.Errorf("%.3f copies left the origin, of which %.3f died with their holders and %.3f were read too slowly", r.egress, r.lost, r.expired)
-	case r.mostUp > RequestsMax && c.hosts > allMax:
-		return fmt.Errorf("a host served %d requests at a time", r.mostUp)
+	case (r.mostUp > RequestsMax || r.mostAfter > allMax) && c.hosts > allMax:
+		return fmt.Errorf("a host served %d requests at a time, and %d when it was done", r.mostUp, r.mostAfter)
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ type simResult struct {
 	unfinished                 int     // live hosts
 	egress, lost, far, expired float64 // multiples of the bundle: what left the origin; of it, only dead hosts had; what went between sites
 	asks, flows, turns         int     // questions to dealers, requests to peers, of them turned away
-	mostUp                     int     // requests served by one host at a time
+	mostUp, mostAfter          int     // requests served by one host at a time, before and after it was done
 	mostSent                   float64 // bytes that one host sent to others, as a multiple of the mean
 }
 
@@ -402,15 +402,28 @@ func (s *sim) request(h *simHost, w Want) {
 			s.conclude(f, 0, func(p *Patience) { p.TurnedAway(s.now) })
 		default:
 			peer.serving++
-			s.out.mostUp = max(s.out.mostUp, peer.serving)
+			if peer.done == 0 {
+				s.out.mostUp = max(s.out.mostUp, peer.serving)
+			} else {
+				s.out.mostAfter = max(s.out.mostAfter, peer.serving)
+			}
 			s.pour(&peer.up, f, func() bool { return peer.dead })
 		}
 	})
 }
 
-// uploads is how many requests a host serves at a time.
+// uploads is how many requests a host serves at a time. One that has everything knows of those only that listen to it.
 func (s *sim) uploads(h *simHost) int {
-	all, _ := Flows(s.swarm(h) - 1)
+	others := s.swarm(h) - 1
+	if h.done > 0 {
+		others = 0
+		for _, e := range h.told {
+			if !e.to.dead && e.to.done == 0 {
+				others++
+			}
+		}
+	}
+	all, _ := Flows(others)
 	return all
 }
 
