@@ -163,8 +163,10 @@ func TestLargeFleets(t *testing.T) {
 		{"1,000 hosts, nothing goes wrong", faultless(fleet(1000, 1)), 1.3, false},
 		{"1,000 hosts", fleet(1000, 1), 1.3, false},
 		{"1,000 hosts, another seed", fleet(1000, 2), 1.3, false},
+		{"1,000 hosts, a third seed", fleet(1000, 3), 1.3, false},
 		{"1,000 hosts, `origin: own`", ownOrigins(fleet(1000, 1)), 1.3, false},
 		{"5,000 hosts", fleet(5000, 1), 1.4, false},
+		{"5,000 hosts, another seed", fleet(5000, 2), 1.4, false},
 		{"1,000 hosts, in order of the file", func() simConfig { c := fleet(1000, 1); c.blind = true; return c }(), 1.3, true},
 	} {
 		r := simulate(one.c)
