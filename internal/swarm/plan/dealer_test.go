@@ -479,7 +479,7 @@ func TestWhatAnyHostShowsIsNotDealtToOneThatDoesNotSeeIt(t *testing.T) {
 }
 
 // TestAPieceOfOneSilentHostIsDealtAgain: who listens to a dead host sees what it had for a while, and shows it; that must not keep all others waiting, as it did in a
-// swarm of thousands for 23 seconds. While the host asks, and once another has the piece, it is dealt to nobody.
+// swarm of thousands for 22 seconds. While the host asks, and once another has the piece, it is dealt to nobody.
 func TestAPieceOfOneSilentHostIsDealtAgain(t *testing.T) {
 	const hosts = 5000
 	silent := silentTimes * ReportEvery(hosts)
