@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -300,6 +301,48 @@ func TestNewDirectoriesInherit(t *testing.T) {
 	}
 	if got, want := treeOf(t, filepath.Join(w.target, "home")), treeOf(t, filepath.Dir(plain)); got != want {
 		t.Errorf("made\n%s\nand mkdir makes\n%s", got, want)
+	}
+}
+
+// Directories that hold only what the group deployed are after a redeployment what a first one makes, whatever permissions gave them before;
+// so is what is made in them.
+func TestRedeployedDirectoriesAreAsNew(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the permissions of the first revision give files away")
+	}
+	// user::rwx, user:7:rwx, group::r-x, mask::rwx, other::---
+	list := []byte{2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 7, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255}
+	given := "permissions: [{object: /home/app, type: [directory], mode: '2770', group: daemon, acls: ['u:nobody:rx', 'd:u:nobody:rwx']}]\n"
+	for name, home := range map[string]func(dir string) error{
+		"plain":  func(string) error { return nil },
+		"setgid": func(dir string) error { return errors.Join(unix.Chown(dir, 0, 7), unix.Chmod(dir, 0o2775)) },
+		"list":   func(dir string) error { return unix.Lsetxattr(dir, xattrDefault, list, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := "version: 0.0\nos: linux\nfiles: [{source: a, destination: /home/app/deep}]\n"
+			first := map[string]string{"appspec.yml": spec + given, "a/sub/f": "1", "a/g": "2"}
+			second := map[string]string{"appspec.yml": spec, "a/sub/f": "new", "a/g": "2", "a/sub/made/h": "3", "a/sub/h": "4"}
+			made := func(revisions ...map[string]string) string {
+				w := newBench(t)
+				dir := filepath.Join(w.target, "home")
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := home(dir); err != nil {
+					t.Skipf("not to be had here: %v", err)
+				}
+				for i, files := range revisions {
+					w.succeed(w.deployment(fmt.Sprintf("d-%d", i+1), w.bundle(files)))
+				}
+				return w.tree()
+			}
+			if got, want := made(first, second), made(second); got != want {
+				t.Errorf("after a redeployment\n%s\nand after a first one\n%s", got, want)
+			}
+			if got, want := made(second, first), made(first, second, first); got != want {
+				t.Errorf("the first revision\n%s\nand again\n%s", got, want)
+			}
+		})
 	}
 }
 

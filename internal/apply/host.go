@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,6 +66,19 @@ func (h *host) Names(p string) []string {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// Lists implements plan.Host.
+func (h *host) Lists(p string) plan.Lists {
+	return plan.Lists{Access: h.list(p, xattrAccess), Default: h.list(p, xattrDefault)}
+}
+
+func (h *host) list(p, name string) []byte {
+	n, err := unix.Lgetxattr(p, name, h.buf)
+	if err != nil || n == 0 {
+		return nil // no list, or a file system without
+	}
+	return bytes.Clone(h.buf[:n])
 }
 
 // Same implements plan.Host: size and time are trusted when both agree.

@@ -40,6 +40,7 @@ func (b *builder) judgeDir(t *target) bool {
 	case n.Kind == Dir || n.Kind == Link && n.Leads == Dir && !b.places.kept[t.place]:
 		if e, ours := b.previous[t.place]; ours && e.Kind == Dir && n.Kind == Dir {
 			t.exists = true
+			t.shared = e.Shared || !b.allOurs(t.place)
 		} else {
 			delete(b.targets, t.place) // not ours: neither touched nor owned
 		}
@@ -139,10 +140,7 @@ func (b *builder) allOurs(dir string) bool {
 	for _, name := range b.in.Host.Names(dir) {
 		p := path.Join(dir, name)
 		e, ours := b.previous[p]
-		if !ours {
-			return false
-		}
-		if e.Kind == Dir && !b.allOurs(p) {
+		if !ours || e.Kind == Dir && (e.Shared || !b.allOurs(p)) {
 			return false
 		}
 	}
@@ -171,28 +169,4 @@ func (b *builder) changedIn(dir string) string {
 func (b *builder) changed(e *Entry) bool {
 	n := b.in.Host.Lstat(e.Path)
 	return n.Kind != e.Kind || e.Kind == Link && n.Target != e.Target || e.Kind == File && !b.in.Host.Same(*e)
-}
-
-// setDefaults gives a target the attributes it has before permissions.
-func (b *builder) setDefaults(t *target) {
-	t.attr = Attr{UID: -1, GID: -1}
-	if t.dir {
-		t.attr.Mode = 0o777 &^ b.in.Umask
-		t.attr.Inherit = !t.exists
-		if n := b.in.Host.Lstat(t.path); t.exists {
-			t.attr.Mode, t.attr.UID, t.attr.GID = n.Mode, n.UID, n.GID
-			if b.allOurs(t.place) {
-				// The agent would have removed and made it again.
-				t.attr.Mode = 0o777&^b.in.Umask | n.Mode&0o2000
-				if b.in.Privileged {
-					t.attr.UID = b.in.UID
-				}
-			}
-		}
-		return
-	}
-	t.attr.Mode = t.node.Mode
-	if b.in.Privileged {
-		t.attr.UID, t.attr.GID = t.node.UID, t.node.GID
-	}
 }

@@ -40,7 +40,7 @@ func (b *builder) layOut() {
 }
 
 func (b *builder) entry(t *target) Entry {
-	e := Entry{Path: t.path, Kind: Dir, Attr: t.attr}
+	e := Entry{Path: t.path, Kind: Dir, Attr: t.attr, Shared: t.shared}
 	if t.dir {
 		return e
 	}
@@ -82,18 +82,11 @@ func (b *builder) unchanged(t *target, want Entry) (Entry, bool) {
 	return kept, true
 }
 
-// nothing is the entry of a path that no deployment made.
-var nothing = &Entry{}
-
 // change sets the attributes of a directory of ours that stays.
 func (b *builder) change(t *target) {
 	n := b.in.Host.Lstat(t.path)
-	had := nothing
-	if e, ours := b.previous[t.place]; ours {
-		had = e
-	}
-	if n.Mode == t.attr.Shown() && (t.attr.UID < 0 || n.UID == t.attr.UID) && (t.attr.GID < 0 || n.GID == t.attr.GID) &&
-		had.Attr.ACL().equal(t.attr.ACL()) && t.attr.Context == nil {
+	if t.shared || n.Mode == t.attr.Shown() && (t.attr.UID < 0 || n.UID == t.attr.UID) && (t.attr.GID < 0 || n.GID == t.attr.GID) &&
+		b.in.Host.Lists(t.path).equal(t.attr.ACL()) && t.attr.Context == nil {
 		return
 	}
 	b.plan.Changes = append(b.plan.Changes, Change{Path: t.path, New: t.attr})

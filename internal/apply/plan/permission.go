@@ -65,6 +65,10 @@ func (b *builder) setBelow(places []string, object string, p *appspec.Permission
 			continue
 		}
 		matched = true
+		if t.shared {
+			b.warn("permissions are not applied to the directory %s, which stays as it is: it holds what this group did not deploy, or did", t.path)
+			continue
+		}
 		b.setOn(t, p)
 	}
 	if !matched {
@@ -134,9 +138,16 @@ func (b *builder) setOn(t *target, p *appspec.Permission) {
 	b.setOwner(t, p)
 	if p.Mode != "" {
 		t.attr.Mode, t.attr.Inherit = p.Mode.Bits(), false
+		if access := t.attr.ACL().Access; access != nil {
+			t.attr.Lists = &Lists{Access: withMode(access, t.attr.Mode), Default: t.attr.ACL().Default}
+		}
 	}
 	if p.ACLs != nil {
+		left := t.attr.ACL().Default
 		t.attr.Lists = b.acl(t, p)
+		if t.attr.Lists != nil && t.attr.Lists.Default == nil {
+			t.attr.Lists.Default = left // as setfacl --set does
+		}
 	}
 	if p.Context != nil {
 		b.setContext(t, p.Context)

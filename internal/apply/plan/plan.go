@@ -19,6 +19,8 @@ type Host interface {
 	Lstat(p string) Node
 	// Names lists a directory.
 	Names(p string) []string
+	// Lists returns the access lists of a directory.
+	Lists(p string) Lists
 	// Same tells whether the file at an entry's path still has the entry's content.
 	Same(e Entry) bool
 	// User and Group look up ids by name.
@@ -39,6 +41,9 @@ type Entry struct {
 	Target  string `json:"target,omitempty"`
 	Source  string `json:"source,omitempty"` // in the release, of what a unit puts in place
 	Attr    Attr   `json:"attr"`
+	// Shared tells of a directory that it held somebody's files when a deployment met it. As for the agent, which could not remove it, it has been
+	// theirs from then on; ours is but to remove it when it is empty.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // Attr is what Install sets on a path.
@@ -66,6 +71,7 @@ func (a Attr) ACL() Lists {
 }
 
 func (l Lists) equal(m Lists) bool {
+	l, m = l.settled(), m.settled()
 	return bytes.Equal(l.Access, m.Access) && bytes.Equal(l.Default, m.Default)
 }
 

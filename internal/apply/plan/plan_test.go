@@ -43,6 +43,14 @@ func (h fakeHost) Names(dir string) []string {
 	return out
 }
 
+// Lists returns the default list that a line "default PATH LIST" gave a directory.
+func (h fakeHost) Lists(p string) Lists {
+	if list := h["default list of "+p].Target; list != "" {
+		return Lists{Access: []byte(list), Default: []byte(list)}
+	}
+	return Lists{}
+}
+
 func (h fakeHost) Same(e Entry) bool { return h.Lstat(e.Path).SHA256 == e.SHA256 }
 
 func (h fakeHost) User(name string) (int, bool) {
@@ -52,13 +60,15 @@ func (h fakeHost) User(name string) (int, bool) {
 func (h fakeHost) Group(name string) (int, bool) { return h.User(name) }
 func (h fakeHost) SELinux() bool                 { return h["/selinux"].Kind != None }
 
-// parseNode reads "file PATH MODE CONTENT", "dir PATH MODE" or "link PATH TARGET
-// [KIND REAL]".
+// parseNode reads "file PATH MODE CONTENT", "dir PATH MODE [GROUP [shared]]", "link PATH TARGET
+// [KIND REAL]" or "default PATH ENTRY...", entries as aclText writes them.
 func parseNode(t *testing.T, line string) (string, Node) {
 	t.Helper()
 	f := strings.Fields(line)
 	n := Node{Kind: Kind(f[0])}
 	switch n.Kind {
+	case "default":
+		n.Target = string(parseList(t, f[2:]))
 	case Link:
 		n.Target = f[2]
 		if len(f) > 4 {
@@ -72,9 +82,37 @@ func parseNode(t *testing.T, line string) (string, Node) {
 		n.Mode = uint32(mode)
 		if n.Kind == File {
 			n.SHA256, n.Size = f[3], int64(len(f[3]))
+		} else if len(f) > 3 {
+			n.GID, _ = strconv.Atoi(f[3])
 		}
 	}
 	return f[1], n
+}
+
+// parseList reads u7 u33:7 g5 m7 o5.
+func parseList(t *testing.T, words []string) []byte {
+	t.Helper()
+	var list []aclEntry
+	for _, w := range words {
+		id, perm, named := strings.Cut(w[1:], ":")
+		e := aclEntry{tag: map[byte]uint16{'u': tagUserObj, 'g': tagGroupObj, 'm': tagMask, 'o': tagOther}[w[0]], id: noID}
+		if named {
+			n, err := strconv.Atoi(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.tag, e.id = e.tag<<1, uint32(n)
+		} else {
+			perm = id
+		}
+		bits, err := strconv.Atoi(perm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.perm = uint16(bits)
+		list = append(list, e)
+	}
+	return encodeACL(list)
 }
 
 func entryOf(p string, n Node) Entry {
@@ -84,7 +122,7 @@ func entryOf(p string, n Node) Entry {
 // converse runs one conversation: sections that begin with "== NAME".
 func converse(t *testing.T, text string) string {
 	t.Helper()
-	in := Input{Root: "/", WorkDir: "/work", Umask: 0o022, Privileged: true, Application: "app", Tag: "tag", ModTimeNS: 1}
+	in := Input{Root: "/", WorkDir: "/work", Umask: 0o022, Privileged: true, GIDs: []int{0}, Application: "app", Tag: "tag", ModTimeNS: 1}
 	release, host := map[string]Node{}, fakeHost{"/": {Kind: Dir}}
 	for _, section := range strings.Split(text, "\n== ")[1:] {
 		name, body, _ := strings.Cut(section, "\n")
@@ -108,12 +146,18 @@ func converse(t *testing.T, text string) string {
 				release[p] = n
 			case name == "host":
 				p, n := parseNode(t, line)
+				if n.Kind == "default" {
+					host["default list of "+p] = n
+					continue
+				}
 				host[p] = n
 				for dir := path.Dir(p); host[dir].Kind == None; dir = path.Dir(dir) {
 					host[dir] = Node{Kind: Dir, Mode: 0o755}
 				}
 			case name == "previous":
-				in.Previous = append(in.Previous, entryOf(parseNode(t, line)))
+				e := entryOf(parseNode(t, line))
+				e.Shared = strings.HasSuffix(line, " shared")
+				in.Previous = append(in.Previous, e)
 			case strings.HasPrefix(name, "group "):
 				f := strings.Fields(name) // group ID APPLICATION live|left
 				in.Others = append(in.Others, Owned{GroupID: f[1], Application: f[2], Live: f[3] == "live", Entries: []Entry{entryOf(parseNode(t, line))}})
@@ -180,7 +224,9 @@ func render(p *Plan, problems []Problem) string {
 	}
 	var owned []string
 	for _, e := range p.Installed {
-		owned = append(owned, e.Path)
+		if owned = append(owned, e.Path); e.Shared {
+			owned = append(owned, "(shared)")
+		}
 	}
 	fmt.Fprintf(&b, "unchanged %d; ours: %s\n", p.Unchanged, strings.Join(owned, " "))
 	return b.String()

@@ -23,8 +23,12 @@ type target struct {
 	dir    bool
 	attr   Attr
 	set    bool // a permission was applied
-	exists bool // a directory that stays, its attributes are ours
-	old    Kind
+	exists bool // a directory of ours that stays
+	shared bool // and holds somebody's files, or did: its attributes stay too
+	stale  bool // what is made in this directory would inherit what it will not have any more
+	// staleLists tells that of its default access list.
+	staleLists bool
+	old        Kind
 }
 
 // name is the path for a message, with its place if that is another.
