@@ -203,7 +203,6 @@ func (f *applyFlags) checkNames(d apply.Deployment) error {
 		}
 	}
 	return cmp.Or(
-		checkName("file-exists-behavior", string(d.FileExistsBehavior), string(appspec.Disallow), string(appspec.Overwrite), string(appspec.Retain)),
 		checkName("stop-failure", f.stopFailure, string(apply.StopFail), string(apply.StopContinue), string(apply.StopUseNew)),
 		checkName("creator", f.creator, "user", apply.CreatorRollback, "autoscaling", "autoscalingTermination", "CodeDeployAutoUpdate"),
 		checkName("output", f.output, "table", "json"),

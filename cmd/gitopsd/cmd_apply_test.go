@@ -118,7 +118,6 @@ func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
 		{"events", "Install,AfterInstal", `cannot use --events "AfterInstal": did you mean AfterInstall? known are BeforeBlockTraffic, BlockTraffic, `},
 		{"events", "Nonsense", `cannot use --events "Nonsense": known are `},
 		{"deployment-type", "ROLLING", "it is neither IN_PLACE nor BLUE_GREEN"},
-		{"file-exists-behavior", "overwriet", `"OVERWRIET": did you mean OVERWRITE? known are DISALLOW, OVERWRITE, RETAIN`},
 		{"stop-failure", "ignore", "known are fail, continue, use-new"},
 		{"creator", "me", "known are user, codeDeployRollback, autoscaling, "},
 		{"output", "yaml", "known are table, json"},
@@ -132,6 +131,18 @@ func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
 	}
 	if exists(state) {
 		t.Error("something was begun")
+	}
+}
+
+// TestApplyNeedsTheBehaviorWhereAFileExists alone, as the agent does; a warning tells of one that is none.
+func TestApplyNeedsTheBehaviorWhereAFileExists(t *testing.T) {
+	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /a}]\n", "f": "new"})
+	for there, want := range map[string]string{"other": "Succeeded", "f": "an invalid option was specified for fileExistsBehavior: SOMETIMES"} {
+		root := writeTree(t, map[string]string{"a/" + there: "old"})
+		out, err := runApply(t, source, "--state-dir", filepath.Join(t.TempDir(), "state"), "--destination-root", root, "--file-exists-behavior", "sometimes")
+		if !strings.Contains(out, want) || !strings.Contains(out, "SOMETIMES") || (err == nil) != (there == "other") {
+			t.Errorf("with %s: %v\n%s", there, err, out)
+		}
 	}
 }
 

@@ -435,3 +435,43 @@ func TestUnreadableDirectories(t *testing.T) {
 		t.Errorf("%v %v", info, err)
 	}
 }
+
+// A link that leads nowhere is no file that exists: what is deployed at its name is made where it leads, whoever put the link there, and is
+// found there by the next deployment.
+func TestFileGoesThroughALinkThatLeadsNowhere(t *testing.T) {
+	w := newBench(t)
+	for link, target := range map[string]string{
+		"etc/plain": "data", "etc/up": "../var/up", "etc/absolute": filepath.Join(w.target, "var/absolute"), "etc/far": "hop", "etc/hop": "../side/hop", "side": "var",
+	} {
+		for _, dir := range []string{"etc", "var"} {
+			if err := os.MkdirAll(filepath.Join(w.target, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink(target, filepath.Join(w.target, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := "version: 0.0\nos: linux\nfiles: [{source: a, destination: /etc}]\npermissions: [{object: /etc, pattern: up, mode: '600'}]\n"
+	for i, text := range []string{"1", "2"} {
+		w.succeed(w.deployment(fmt.Sprintf("d-%d", i+1), w.bundle(map[string]string{
+			"appspec.yml": spec, "a/plain": text + "p", "a/up": text + "u", "a/absolute": text + "a", "a/far": text + "f",
+		})))
+		for path, want := range map[string]string{"etc/data": "p", "var/up": "u", "var/absolute": "a", "var/hop": "f"} {
+			w.has(path, text+want)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(w.target, "etc/up")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the permission for the link's name: %v %v", info, err)
+	}
+	for link, target := range map[string]string{"etc/no": "where/no", "etc/loop": "loop", "etc/dir": "new/"} {
+		if err := os.Symlink(target, filepath.Join(w.target, link)); err != nil {
+			t.Fatal(err)
+		}
+		before := w.tree()
+		res := w.apply(w.applier(), w.deployment("d-"+filepath.Base(link), w.bundle(map[string]string{"appspec.yml": spec, "a/" + filepath.Base(link): "x"})))
+		if res.Outcome != OutcomeFailed || w.tree() != before {
+			t.Errorf("%s -> %s: %s", link, target, res.Outcome)
+		}
+	}
+}

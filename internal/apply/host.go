@@ -49,10 +49,34 @@ func (h *host) Lstat(p string) plan.Node {
 		return n
 	}
 	if err == nil && n.Kind == plan.Link {
-		n.Leads, n.Real = leads(p)
+		if n.Leads, n.Real = leads(p); n.Leads == plan.None {
+			n.Real = wouldLead(p)
+		}
 	}
 	h.nodes[p] = n
 	return n
+}
+
+// wouldLead returns the path at which a file is made that is written through a link which leads nowhere, empty if none can be.
+func wouldLead(link string) string {
+	for range 40 { // as the kernel follows
+		target, err := os.Readlink(link)
+		if err != nil {
+			return link // not there: the end
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Dir(link) + "/" + target // not cleaned: .. is the parent of where a link leads
+		}
+		dir, base := filepath.Split(target)
+		if base == "" || base == "." || base == ".." {
+			return ""
+		}
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			return ""
+		}
+		link = filepath.Join(dir, base)
+	}
+	return ""
 }
 
 // Names implements plan.Host.

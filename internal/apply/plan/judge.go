@@ -72,14 +72,44 @@ func (b *builder) judgeFile(t *target) {
 		}
 		return
 	}
+	if b.through(t, n) {
+		return
+	}
 	switch b.behavior {
+	case appspec.Disallow:
+		b.problem(Present, "%sa specified file already exists at this location: %s%s", prefix, t.path, b.existsHint())
 	case appspec.Retain:
 		delete(b.targets, t.place)
 	case appspec.Overwrite:
 		b.overwrite(t, n)
 	default:
-		b.problem(Present, "%sa specified file already exists at this location: %s%s", prefix, t.path, b.existsHint())
+		b.problem(Present, "%san invalid option was specified for fileExistsBehavior: %s. Valid options include OVERWRITE, RETAIN, and DISALLOW. It is needed for %s, which exists.", prefix, b.behavior, t.path)
 	}
+}
+
+// through sends a file where the link in its place leads, if nothing is there or what a deployment sent there before: to the agent a file
+// does not exist if it is but the name of one.
+func (b *builder) through(t *target, n Node) bool {
+	if n.Kind != Link || t.node.Kind != File || n.Leads != None && n.Leads != File {
+		return false
+	}
+	if _, ours := b.previous[b.places.of(n.Real)]; n.Leads == File && !ours {
+		return false
+	}
+	if n.Real == "" {
+		b.problem(Present, "%s%s is a link that leads to where no file can be made: No such file or directory", prefix, t.path)
+		return true
+	}
+	b.warn("%s is a link; the file is written to %s, where it leads", t.path, n.Real)
+	b.rename(t, n.Real)
+	return true
+}
+
+// rename moves a target that permissions know by the name it had.
+func (b *builder) rename(t *target, to string) {
+	t.as = t.path
+	b.renamed[t.as] = t
+	b.move(t, to)
 }
 
 // existsHint says, the first time, what lets a deployment go on where a file exists, and where that is written.
@@ -99,11 +129,11 @@ func (b *builder) existsHint() string {
 // as for the agent, into a directory of its name and through a link.
 func (b *builder) overwrite(t *target, n Node) {
 	switch {
-	case n.Kind == File || n.Kind == Link && (n.Leads == None || t.node.Kind == Link && n.Leads != Dir):
+	case n.Kind == File || n.Kind == Link && t.node.Kind == Link && n.Leads != Dir:
 		return
 	case n.Kind == Link && n.Leads == File && n.Real != "":
 		b.warn("%s is a link; the file is written to %s, where it leads", t.path, n.Real)
-		b.move(t, n.Real)
+		b.rename(t, n.Real)
 	case t.node.Kind == File && (n.Kind == Dir || n.Kind == Link && n.Leads == Dir):
 		b.warn("%s is a directory; the file is put into it", t.path)
 		b.move(t, path.Join(t.path, path.Base(t.path)))

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"path"
 	"strings"
 
@@ -16,6 +17,9 @@ func (b *builder) setPermissions() {
 		t := b.targets[b.places.of(object)]
 		if t != nil && t.path != object {
 			t = nil // the agent compares paths as they are spelled
+		}
+		if t == nil {
+			t = b.renamed[object]
 		}
 		switch {
 		case t != nil && !t.dir:
@@ -52,7 +56,7 @@ func (b *builder) setBelow(places []string, object string, p *appspec.Permission
 	matched := false
 	for _, place := range places {
 		t := b.targets[place]
-		at := t.path
+		at := cmp.Or(t.as, t.path)
 		want := appspec.ObjectFile
 		if t.dir {
 			want = appspec.ObjectDirectory

@@ -216,7 +216,7 @@ func (p *Plan) Check() error {
 func Build(in Input) (*Plan, []Problem) {
 	b := &builder{
 		in: in, plan: &Plan{Tag: in.Tag},
-		places: newPlaces(in.Host), targets: map[string]*target{},
+		places: newPlaces(in.Host), targets: map[string]*target{}, renamed: map[string]*target{},
 		previous: map[string]*Entry{}, others: map[string]int{},
 		told: map[string]bool{},
 	}
@@ -230,6 +230,9 @@ func Build(in Input) (*Plan, []Problem) {
 	}
 	if in.Spec.FileExistsBehavior != "" {
 		b.behavior = in.Spec.FileExistsBehavior
+	}
+	if b.behavior != appspec.Disallow && b.behavior != appspec.Overwrite && b.behavior != appspec.Retain {
+		b.warn("fileExistsBehavior %q is none of OVERWRITE, RETAIN and DISALLOW; a file that exists will be refused", b.behavior)
 	}
 	for _, f := range in.Spec.Files {
 		b.addSource(f)

@@ -61,7 +61,7 @@ func (h fakeHost) Group(name string) (int, bool) { return h.User(name) }
 func (h fakeHost) SELinux() bool                 { return h["/selinux"].Kind != None }
 
 // parseNode reads "file PATH MODE CONTENT", "dir PATH MODE [GROUP [shared]]", "link PATH TARGET
-// [KIND REAL]" or "default PATH ENTRY...", entries as aclText writes them.
+// [KIND REAL]", KIND - if it leads nowhere, or "default PATH ENTRY...", entries as aclText writes them.
 func parseNode(t *testing.T, line string) (string, Node) {
 	t.Helper()
 	f := strings.Fields(line)
@@ -72,7 +72,7 @@ func parseNode(t *testing.T, line string) (string, Node) {
 	case Link:
 		n.Target = f[2]
 		if len(f) > 4 {
-			n.Leads, n.Real = Kind(f[3]), f[4]
+			n.Leads, n.Real = Kind(strings.TrimPrefix(f[3], "-")), f[4]
 		}
 	default:
 		mode, err := strconv.ParseUint(f[2], 8, 32)

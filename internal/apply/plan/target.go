@@ -18,6 +18,7 @@ const prefix = "The deployment failed because "
 type target struct {
 	path   string // as appspec.yml spells it
 	place  string // the path without links to directories in it
+	as     string // the link's path, where it is written through one
 	source string // in the release, empty for a directory made on the way
 	node   *Node
 	dir    bool
@@ -48,7 +49,8 @@ type builder struct {
 	behavior appspec.FileExistsBehavior
 	hinted   bool // what to do about files that exist has been said
 	places   *places
-	targets  map[string]*target // by place, as the next two
+	targets  map[string]*target // by place, as previous and others
+	renamed  map[string]*target // by the path they are known as
 	previous map[string]*Entry
 	others   map[string]int // index in in.Others
 	problems []Problem

@@ -42,7 +42,8 @@ type Node struct {
 	Target  string // of a link, verbatim
 	Leads   Kind   // of a link: the kind of what it leads to, None if that is missing
 	// Real is where a link leads: on a host the resolved path, in a release the
-	// path in the release, empty where it leads out of it.
+	// path in the release, empty where it leads out of it. On a host a link that
+	// leads nowhere has the path at which a file would be made, if one can be.
 	Real string
 }
 
