@@ -60,7 +60,7 @@ func applyCommand() *cobra.Command {
 	fl.StringVar(&f.revisionType, "revision-type", "", "directory, zip, tgz, tar or tar.zst (default: told from the name)")
 	fl.StringVar(&f.s3, "s3", "", "bucket=B,key=K,version=V,etag=E as hooks shall see them")
 	fl.StringVar(&f.bundleCommit, "bundle-commit", "", "BUNDLE_COMMIT as hooks shall see it")
-	fl.StringVar(&f.events, "events", "", "lifecycle events to run, separated by commas (default: those of an in-place deployment)")
+	fl.StringVar(&f.events, "events", "", "lifecycle events to run, separated by commas; also others for which appspec.yml has hooks (default: those of an in-place deployment)")
 	fl.StringVar(&f.behavior, "file-exists-behavior", "", "DISALLOW, OVERWRITE or RETAIN, where appspec.yml says nothing (default DISALLOW)")
 	fl.StringVar(&f.creator, "creator", "", "DEPLOYMENT_CREATOR as hooks shall see it: user, codeDeployRollback, ...")
 	fl.StringVar(&f.deploymentType, "deployment-type", "IN_PLACE", "IN_PLACE or BLUE_GREEN")
@@ -191,13 +191,17 @@ func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
 	return d, err
 }
 
-// checkNames refuses names that mean nothing: an event that is mistyped would run nothing and look done.
+// checkNames refuses names that mean nothing: an event that is mistyped would run nothing and look done. Apply refuses one that is neither
+// CodeDeploy's nor has hooks in the AppSpec file.
 func (f *applyFlags) checkNames(d apply.Deployment) error {
 	var events []string
 	for _, e := range appspec.Events() {
 		events = append(events, string(e))
 	}
 	for _, e := range d.Events {
+		if strict.Nearest(string(e), events) == "" {
+			continue
+		}
 		if err := checkName("events", string(e), events...); err != nil {
 			return err
 		}

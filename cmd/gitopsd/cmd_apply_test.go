@@ -116,7 +116,6 @@ func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	for _, c := range []struct{ flag, value, want string }{
 		{"events", "Install,AfterInstal", `cannot use --events "AfterInstal": did you mean AfterInstall? known are BeforeBlockTraffic, BlockTraffic, `},
-		{"events", "Nonsense", `cannot use --events "Nonsense": known are `},
 		{"deployment-type", "ROLLING", "it is neither IN_PLACE nor BLUE_GREEN"},
 		{"stop-failure", "ignore", "known are fail, continue, use-new"},
 		{"creator", "me", "known are user, codeDeployRollback, autoscaling, "},
@@ -131,6 +130,16 @@ func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
 	}
 	if exists(state) {
 		t.Error("something was begun")
+	}
+}
+
+// TestApplyRefusesEventsNobodyHas before anything is touched.
+func TestApplyRefusesEventsNobodyHas(t *testing.T) {
+	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /a}]\n", "f": "new"})
+	root := t.TempDir()
+	out, err := runApply(t, source, "--state-dir", filepath.Join(t.TempDir(), "state"), "--destination-root", root, "--events", "DownloadBundle,Install,Nonsense")
+	if want := "CodeDeploy has no lifecycle event Nonsense, and the AppSpec file appspec.yml has no hooks of that name"; !strings.Contains(out, want) || err == nil || exists(filepath.Join(root, "a")) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -123,7 +123,7 @@ func (c *checked) refuseScript(event appspec.Event, code int, script, message st
 func (a *Applier) checkSpec(d *Deployment, c *checked) error {
 	event := appspec.Install
 	for _, e := range d.Events {
-		if e == appspec.Install || e.Scriptable() && serves(d, e) == fromCurrent {
+		if e == appspec.Install || !e.Own() && serves(d, e) == fromCurrent {
 			event = e
 			break
 		}
@@ -202,7 +202,7 @@ func (c *checked) serving(d *Deployment, event appspec.Event) *revision {
 // scripts returns what runs at an event and the tree it is in.
 func (c *checked) scripts(d *Deployment, event appspec.Event) ([]appspec.Script, *releaseInfo) {
 	r := c.serving(d, event)
-	if r == nil || r.spec == nil || !event.Scriptable() {
+	if r == nil || r.spec == nil || event.Own() {
 		return nil, nil
 	}
 	return r.spec.Hooks[event], r.info
@@ -215,6 +215,9 @@ func (a *Applier) checkScripts(d *Deployment, c *checked) error {
 		scripts, info := c.scripts(d, e)
 		if info == nil || info != c.release {
 			continue
+		}
+		if len(scripts) == 0 && !e.Known() { // a slip would run nothing and look done
+			c.refuse(e, fmt.Sprintf("CodeDeploy has no lifecycle event %s, and the AppSpec file %s has no hooks of that name", e, info.AppSpec), true)
 		}
 		if len(scripts) > 0 && len(a.opts.Supervisor) == 0 {
 			return errors.New("cannot run hooks: no supervisor is configured")

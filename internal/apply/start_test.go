@@ -162,3 +162,23 @@ func hookDisk(tell func(kind string)) *durable.Disk {
 		return nil
 	}}
 }
+
+// An event that CodeDeploy does not have runs the hooks of its name where it is asked for, as with codedeploy-local, and nowhere else.
+func TestEventOfOnesOwn(t *testing.T) {
+	w := newBench(t)
+	dir := w.bundle(map[string]string{
+		"appspec.yml": "version: 0.0\nos: linux\nhooks: {HealthCheck: [{location: check.sh}]}\n", "check.sh": "HOOK",
+	})
+	w.succeed(w.deployment("d-1", dir))
+	d := w.deployment("d-2", dir)
+	d.Events = events("DownloadBundle Install HealthCheck")
+	w.succeed(d)
+	if got := strings.Join(w.ran(), "; "); got != "d-2/HealthCheck" {
+		t.Errorf("ran %q", got)
+	}
+	d = w.deployment("d-3", dir)
+	d.Events = events("DownloadBundle Install HelthCheck")
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed || res.Began || res.Error.Event != "HelthCheck" {
+		t.Errorf("%s %+v", res.Outcome, res.Error)
+	}
+}

@@ -1,7 +1,7 @@
 package appspec
 
 // Event is the name of a lifecycle event, spelled as CodeDeploy spells it. Hooks of an appspec.yml may name any event; those that no
-// kind of deployment has are never run.
+// kind of deployment has are run where they are asked for alone.
 type Event string
 
 // The lifecycle events of CodeDeploy on EC2 and on-premises hosts.
@@ -77,14 +77,17 @@ func (e Event) Known() bool {
 	return false
 }
 
-// Scriptable says whether scripts of a hook of this name are ever run. DownloadBundle, Install, BlockTraffic and AllowTraffic belong
-// to the deployment itself; names that CodeDeploy does not know are never run.
-func (e Event) Scriptable() bool {
+// Scriptable says whether scripts of a hook of this name are run in some kind of deployment. Names that CodeDeploy does not know are not;
+// they are where somebody lists them among the events to run.
+func (e Event) Scriptable() bool { return e.Known() && !e.Own() }
+
+// Own says whether the event belongs to the deployment itself, so that no script ever runs at it.
+func (e Event) Own() bool {
 	switch e {
 	case DownloadBundle, Install, BlockTraffic, AllowTraffic:
-		return false
+		return true
 	}
-	return e.Known()
+	return false
 }
 
 // FromPrevious says whether the scripts of this event come from the revision deployed before (the last successful one) and not from

@@ -88,6 +88,9 @@ func TestScriptableEvents(t *testing.T) {
 			t.Errorf("%s: known %v, scriptable %v", e, e.Known(), e.Scriptable())
 		}
 	}
+	if Event("AfterLunch").Own() || !Install.Own() || !AllowTraffic.Own() || ApplicationStop.Own() {
+		t.Error("an event belongs to the deployment that does not, or the other way round")
+	}
 	if Event("AfterLunch").Known() || Event("afterinstall").Scriptable() {
 		t.Error("an unknown event is known")
 	}

@@ -73,7 +73,7 @@ func (c *checker) warnEvent(e entry) {
 		if near := nearest(string(event), names); near != "" {
 			help = "; did you mean " + near + "?"
 		}
-		c.warn(e.key.at, WarnUnknownHook, "no deployment has a lifecycle event %q, its scripts are never run%s", clip(string(event)), help)
+		c.warn(e.key.at, WarnUnknownHook, "no deployment has a lifecycle event %q, its scripts run only where `gitopsd apply --events` names it%s", clip(string(event)), help)
 	}
 }
 
