@@ -493,6 +493,8 @@ func eventNote(e explainedEvent) string {
 	switch {
 	case !e.Event.Scriptable():
 		return " (gitopsd itself)"
+	case e.From == appspec.MostRecentRevision:
+		return " (scripts of the revision downloaded last)"
 	case e.From != appspec.CurrentRevision && len(e.Scripts) > 0:
 		return " (scripts of the revision deployed before; those of this bundle serve the next deployment)"
 	case e.From != appspec.CurrentRevision:

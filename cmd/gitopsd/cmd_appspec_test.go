@@ -247,6 +247,21 @@ hooks:
 	}
 }
 
+// TestAppspecExplainSaysWhoseScriptsRun where that depends on the kind.
+func TestAppspecExplainSaysWhoseScriptsRun(t *testing.T) {
+	bundle := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n"})
+	for kind, want := range map[string]string{
+		"blue-green-original":             "BeforeBlockTraffic (scripts of the revision deployed before)",
+		"blue-green-rollback-replacement": "BeforeBlockTraffic (scripts of the revision downloaded last)",
+		"blue-green-rollback-original":    "BeforeAllowTraffic (scripts of the revision deployed before)",
+		"blue-green-replacement":          "BeforeAllowTraffic (no scripts)",
+	} {
+		if out, code, err := runAppspec(t, "explain", bundle, "--kind", kind); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, %v, want %s\n%s", kind, code, err, want, out)
+		}
+	}
+}
+
 func TestAppspecExplainTakesTheBehaviorOfTheDeployment(t *testing.T) {
 	host := writeTree(t, map[string]string{"a/f": "old"})
 	for behavior, want := range map[string]string{"retain": "keep", "OVERWRITE": "overwrite", "DISALLOW": "refuse"} {
