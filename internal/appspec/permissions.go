@@ -173,6 +173,9 @@ func (c *checker) context(v *value) *Context {
 	return x
 }
 
+// PatternUnusable tells that Install fails when it compares the pattern with a path, whether that matches or not.
+func (p Permission) PatternUnusable() bool { return p.pattern.isTrue() && p.pattern.kind != kindString }
+
 // whyUnusable lists what makes Install fail as soon as the permission meets a path.
 func (p Permission) whyUnusable() []Problem {
 	var problems []Problem
@@ -191,7 +194,7 @@ func (p Permission) whyUnusable() []Problem {
 			add(n.v, "the "+n.what+" of a permission is no name: "+inspect(n.v), "leave it out to keep the "+n.what)
 		}
 	}
-	if p.pattern.isTrue() && p.pattern.kind != kindString {
+	if p.PatternUnusable() {
 		add(p.pattern, "the pattern of a permission must be a string, not "+describe(p.pattern)+" ("+shown(p.pattern)+")", "put it in quotes")
 	}
 	for _, item := range p.except {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -44,11 +45,11 @@ func (b *builder) acl(t *target, p *appspec.Permission) *Lists {
 		if a.Default {
 			list = &def
 		}
-		for _, other := range *list {
-			if other.tag == e.tag && other.id == e.id {
-				b.problem(Invalid, "%sthe access control list for %s names %s twice", prefix, p.Object, a)
-				return nil
-			}
+		same := func(other aclEntry) bool { return other.tag == e.tag && other.id == e.id }
+		if i := slices.IndexFunc(*list, same); i >= 0 {
+			b.warn("the access control list for %s names somebody twice; %s, the last one, counts", p.Object, a)
+			(*list)[i] = e
+			continue
 		}
 		*list = append(*list, e)
 	}

@@ -65,7 +65,7 @@ func (b *builder) setBelow(places []string, object string, p *appspec.Permission
 			continue
 		}
 		relative := at[len(base):]
-		if p.Pattern != "**" && !matches(relative, p.Pattern) || excepted(relative, p.Except) {
+		if !p.PatternUnusable() && (p.Pattern != "**" && !matches(relative, p.Pattern) || excepted(relative, p.Except)) {
 			continue
 		}
 		matched = true
