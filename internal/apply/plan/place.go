@@ -23,7 +23,7 @@ func (l *places) keep(link string) {
 
 // of returns a path's place.
 func (l *places) of(p string) string {
-	if p == "/" {
+	if p == "/" || !path.IsAbs(p) { // a damaged record may hold anything
 		return p
 	}
 	dir := parent(p)

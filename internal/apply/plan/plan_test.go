@@ -23,7 +23,7 @@ func (h fakeHost) Lstat(p string) Node { return h[h.at(p)] }
 
 // at follows the links on the way to a path.
 func (h fakeHost) at(p string) string {
-	if p == "/" {
+	if p == "/" || !path.IsAbs(p) {
 		return p
 	}
 	dir := h.at(path.Dir(p))
