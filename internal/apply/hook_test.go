@@ -3,15 +3,19 @@ package apply
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
 )
@@ -222,6 +226,32 @@ func TestRunAs(t *testing.T) {
 	log = strings.Join(w.hook("id -un; id -G; echo home=$HOME user=$USER", ", runas: nobody").ScriptsLog, "\n")
 	if !strings.Contains(log, "[stdout]nobody") || !strings.Contains(log, "[stdout]"+nobody.Gid) || !strings.Contains(log, "home="+nobody.HomeDir+" user=nobody") {
 		t.Errorf("as nobody: %s", log)
+	}
+}
+
+func TestIDsOfAUser(t *testing.T) {
+	u := &user.User{Username: "www", Uid: "33", Gid: "34"}
+	got, err := idsOf(u, []string{"34", "4", "no number", "1000"})
+	if want := (&syscall.Credential{Uid: 33, Gid: 34, Groups: []uint32{34, 4, 1000}}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := idsOf(&user.User{Uid: "-1", Gid: "0"}, nil); err == nil {
+		t.Error("a user below zero")
+	}
+}
+
+// A script leads a group of its own, which its timeout can end, in the session of its supervisor, which no signal for the agent's reaches.
+func TestHookHasAGroupAndASessionOfItsOwn(t *testing.T) {
+	t.Parallel()
+	log := strings.Join(newBench(t).hook(`set -- $(sed 's/.*) //' /proc/$$/stat); echo "script $$ group $3 supervisor $2 session $4"`, "").ScriptsLog, "\n")
+	var script, group, supervisor, session int
+	_, at, _ := strings.Cut(log, "[stdout]")
+	if _, err := fmt.Sscanf(at, "script %d group %d supervisor %d session %d", &script, &group, &supervisor, &session); err != nil {
+		t.Fatalf("%v in %q", err, log)
+	}
+	mine, err := unix.Getsid(0)
+	if err != nil || group != script || session != supervisor || session == mine {
+		t.Errorf("script %d is in group %d, its supervisor %d in session %d, and so is the agent in %d (%v)", script, group, supervisor, session, mine, err)
 	}
 }
 

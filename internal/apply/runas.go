@@ -28,7 +28,11 @@ func identity(script *hookScript, path string, env []string) (argv, environ []st
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("user %s is not known on this host: %w", script.RunAs, err)
 	}
-	ids, err := idsOf(u)
+	groups, err := u.GroupIds()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("cannot find the groups of user %s: %w", u.Username, err)
+	}
+	ids, err := idsOf(u, groups)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -61,7 +65,8 @@ func names(env []string) []string {
 	return out
 }
 
-func idsOf(u *user.User) (*syscall.Credential, error) {
+// idsOf makes a user's ids of text, its supplementary groups among them.
+func idsOf(u *user.User, groups []string) (*syscall.Credential, error) {
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
 	if err != nil {
 		return nil, fmt.Errorf("user %s has the id %q: %w", u.Username, u.Uid, err)
@@ -71,10 +76,6 @@ func idsOf(u *user.User) (*syscall.Credential, error) {
 		return nil, fmt.Errorf("user %s has the group %q: %w", u.Username, u.Gid, err)
 	}
 	cred := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	groups, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the groups of user %s: %w", u.Username, err)
-	}
 	for _, g := range groups {
 		if id, err := strconv.ParseUint(g, 10, 32); err == nil {
 			cred.Groups = append(cred.Groups, uint32(id))
