@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -97,27 +98,33 @@ func (u *unpacker) judged(archive io.ReaderAt, size int64, t bundle.Type) error 
 	}
 	ctx, stop := context.WithCancel(u.ctx)
 	defer stop()
-	whole := make(chan error, 1)
-	go func() { whole <- checkWhole(ctx, archive, size, u.o.Digest) }()
+	var err, mismatch error
+	if t == bundle.TypeZip {
+		whole := make(chan error, 1)
+		go func() { whole <- checkWhole(ctx, archive, size, u.o.Digest) }()
+		err = u.unlessFull(archive, size, t, stop)
+		mismatch = <-whole
+	} else {
+		read := newHashing(archive)
+		err = u.unlessFull(read, size, t, stop)
+		var sum [sha256.Size]byte
+		if sum, mismatch = read.finish(ctx, size); mismatch == nil {
+			mismatch = judge(sum, u.o.Digest)
+		}
+	}
+	if stopped := ctx.Err(); stopped != nil {
+		return cmp.Or(err, stopped)
+	}
+	return cmp.Or(mismatch, err)
+}
+
+// unlessFull unpacks, and stops the look at the whole where that would change nothing.
+func (u *unpacker) unlessFull(archive io.ReaderAt, size int64, t bundle.Type, stop func()) error {
 	err := u.run(archive, size, t)
 	if errors.Is(err, ErrNoSpace) || u.ctx.Err() != nil {
 		stop()
-		<-whole
-		return err
 	}
-	return cmp.Or(<-whole, err)
-}
-
-// checkWhole compares an archive with its digest.
-func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, want bundle.Digest) error {
-	sum, err := hashFile(ctx, archive, size)
-	if err != nil {
-		return err
-	}
-	if got := bundle.DigestOf(sum); got != want {
-		return fmt.Errorf("its digest is %s, not %s: %w", got.Short(), want.Short(), ErrMismatch)
-	}
-	return nil
+	return err
 }
 
 // prepareDestination makes destDir, or finds it empty.
