@@ -105,7 +105,7 @@ func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error 
 		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
 		IndexDigest: r.Index,
 		Origin:      watch(source, t),
-		Where:       locationOf(r),
+		Where:       placeOf(r),
 		Members:     func() []string { return b.members(g, time.Since(begun) < gossipLate) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	})

@@ -344,11 +344,11 @@ func (c Config) check(doc *strict.Doc) []strict.Problem {
 	return append(problems, c.Repository.Credentials.check(doc)...)
 }
 
-// checkOrigins judges URLs. A proxy's may hold a password, so it is never repeated.
+// checkOrigins judges URLs. They may hold passwords, which are never repeated.
 func (c Config) checkOrigins(doc *strict.Doc) (problems []strict.Problem) {
 	endpoint := func(at, value string) {
-		if u, err := url.Parse(value); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-			problems = append(problems, doc.Problem(at, "for example https://s3.example.com", "%s: %.120q is not an http or https URL without credentials", at, value))
+		if u, err := url.Parse(value); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+			problems = append(problems, doc.Problem(at, "for example https://s3.example.com", "%s: %.120q is not an http or https URL without credentials and query", at, origin.Redact(value)))
 		}
 	}
 	if c.S3.Endpoint != "" {
@@ -396,7 +396,7 @@ func checkRepositoryURL(text string, allowLocal bool) (message, suggestion strin
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return fmt.Sprintf("%.200q is not a URL", text), "for example https://git.example.com/ops/config.git"
+		return fmt.Sprintf("%.200q is not a URL", origin.Redact(text)), "for example https://git.example.com/ops/config.git"
 	}
 	_, password := u.User.Password()
 	switch {
@@ -406,9 +406,9 @@ func checkRepositoryURL(text string, allowLocal bool) (message, suggestion strin
 		return "", ""
 	case u.Scheme == "file" || u.Scheme == "" && strings.HasPrefix(text, "/"):
 		if !allowLocal {
-			return fmt.Sprintf("%.200q is a local path", text), "set allowLocalPath: true, only for development"
+			return fmt.Sprintf("%.200q is a local path", origin.Redact(text)), "set allowLocalPath: true, only for development"
 		}
 		return "", ""
 	}
-	return fmt.Sprintf("%.200q is not a https, http or ssh URL", text), "for example https://git.example.com/ops/config.git"
+	return fmt.Sprintf("%.200q is not a https, http or ssh URL", origin.Redact(text)), "for example https://git.example.com/ops/config.git"
 }

@@ -103,6 +103,25 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
+// TestConfigProblemsHoldNoCredentials: they are logged.
+func TestConfigProblemsHoldNoCredentials(t *testing.T) {
+	for _, src := range []string{
+		smallest + "s3: {endpoint: \"https://user:PASSWORD@s3.example.com\"}\n",
+		smallest + "s3: {endpoint: \"https://s3.example.com/?token=PASSWORD\"}\n",
+		smallest + "s3: {endpoint: \"https://user:PASSWORD@%zz\"}\n",
+		smallest + "s3: {fallbacks: [\"ftp://user:PASSWORD@s3.example.com\"]}\n",
+		smallest + "s3: {proxy: \"proxy:PASSWORD@h\"}\n",
+		strings.Replace(smallest, "[]", "[\"git://user:PASSWORD@git.example.com/a.git\"]", 1),
+		strings.Replace(smallest, "[]", "[\"https://user:PASSWORD@%zz/a.git\"]", 1),
+		strings.Replace(smallest, "[]", "[\"file://user:PASSWORD@h/a.git\"]", 1),
+	} {
+		_, problems := ParseConfig("gitopsd.yaml", []byte(src), nil)
+		if err := strict.Explain(problems); err == nil || strings.Contains(err.Error(), "PASSWORD") {
+			t.Errorf("%s: %v", src, err)
+		}
+	}
+}
+
 func TestConfigEnvironment(t *testing.T) {
 	env := map[string]string{"GITOPSD_HOST": "web-9", "GITOPSD_REPOSITORY_URLS": "https://a.example.com/c.git, https://b.example.com/c.git",
 		"GITOPSD_LIMITS_UPLOAD": "1MiB/s", "GITOPSD_S3_ENABLED": "false", "GITOPSD_LOG_LEVEL": "warn", "GITOPSD_ADDR": "/run/elsewhere.sock"}

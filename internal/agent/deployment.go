@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle/origin"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/desired"
@@ -161,7 +162,15 @@ func variable(key string) string {
 	}, key)
 }
 
-// locationOf names a revision's origin for a fence and for people.
+// placeOf names a revision's origin for people. The query of a URL is left out: it may be what lets its holder read.
+func placeOf(r desired.Revision) string {
+	if r.Https != nil || r.Forge != nil {
+		return origin.Redact(locationOf(r))
+	}
+	return locationOf(r)
+}
+
+// locationOf names a revision's origin for a fence.
 func locationOf(r desired.Revision) string {
 	switch {
 	case r.S3 != nil:

@@ -23,8 +23,8 @@ func (f FenceConfig) allows(g desired.Group) error {
 	if !allowed(f.Groups, g.Folder) {
 		return fmt.Errorf("%w.groups does not allow group %s", errFenced, g.Folder)
 	}
-	if where := locationOf(g.Revision); !allowed(f.Origins, where) {
-		return fmt.Errorf("%w.origins does not allow %s", errFenced, where)
+	if !allowed(f.Origins, locationOf(g.Revision)) {
+		return fmt.Errorf("%w.origins does not allow %s", errFenced, placeOf(g.Revision))
 	}
 	return nil
 }

@@ -56,6 +56,37 @@ func TestTheTroubleWithAnOriginIsKnownWhileTheFetchGoesOn(t *testing.T) {
 	}
 }
 
+// TestTheQueryOfAURLIsNeverShown: it may be what lets its holder read, as in a URL that was signed beforehand.
+func TestTheQueryOfAURLIsNeverShown(t *testing.T) {
+	const secret = "SIGNEDSIGNED"
+	r := desired.Revision{Type: "Https", Https: &desired.HttpsLocation{URL: "https://files.example.com/web.zip?token=" + secret}}
+	shown := map[string]string{"where": placeOf(r), "fence": fmt.Sprint(FenceConfig{Origins: []string{"s3://*"}}.allows(desired.Group{Revision: r}))}
+	d := newDisk(t)
+	newDiskSwarm(t, d)
+	r.Digest, r.Size, r.BundleType = digestOf("a"), 1000, bundle.TypeZip
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = d.bundles.bring(ctx, desired.Group{Revision: r}, nil) }()
+	eventuallyTrue(t, "that there is no route", func() bool {
+		shown["status"] = d.bundles.swarm.Progress(r.Digest).State
+		return strings.Contains(shown["status"], "no route")
+	})
+	cancel()
+	<-ended
+	for name, text := range shown {
+		if strings.Contains(text, secret) || !strings.Contains(text, "https://files.example.com/web.zip") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	r = desired.Revision{Type: "Forge", Forge: &desired.ForgeLocation{Forge: "Gitea", URL: "https://git.example.com/o/n?token=" + secret}}
+	if text := placeOf(r); text != "https://git.example.com/o/n" {
+		t.Error(text)
+	}
+	if err := (FenceConfig{Origins: []string{"https://files.example.com/*"}}).allows(desired.Group{Revision: desired.Revision{Https: &desired.HttpsLocation{URL: "https://files.example.com/web.zip?a/b"}}}); err == nil {
+		t.Error("a fence is held against less than the whole URL")
+	}
+}
+
 func TestATroubleIsOfTheLastAnswerAndNotOfAnIndexThatNeedNotBe(t *testing.T) {
 	from := &answers{}
 	var seen trouble

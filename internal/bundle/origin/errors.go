@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -216,12 +217,15 @@ type shortError struct {
 func (s *shortError) Error() string { return s.text }
 func (s *shortError) Unwrap() error { return s.err }
 
-// redact drops user, password and query of a URL.
-func redact(raw string) string {
+// Redact drops user, password and query of a URL, and all of what may hold them elsewhere. A path remains as it is.
+func Redact(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || u.Opaque != "" || u.Scheme != "" && u.Host == "" && strings.Contains(u.Path, "@") {
 		return "a malformed URL"
 	}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	if u.Scheme == "" && u.Host == "" {
+		return u.Path
+	}
 	return u.String()
 }

@@ -39,7 +39,7 @@ func openEndpoints(l Location, o Options) (Origin, error) {
 		}
 		name := "AWS"
 		if endpoint != "" {
-			name = redact(endpoint)
+			name = Redact(endpoint)
 		}
 		f.each, f.endpoints = append(f.each, from), append(f.endpoints, name)
 	}

@@ -220,8 +220,18 @@ func TestNothingSecretIsEverLogged(t *testing.T) {
 		}
 	}
 	note(Put(t.Context(), Location{Kind: S3, Bucket: "b", Key: "k"}, Options{Endpoint: endpoints[2], PathStyle: true, CredentialsFile: credentials, Proxy: NoProxy}, bytes.NewReader(nil), 0, nil))
-	_, err = Open(Location{Kind: S3, Bucket: "b", Key: "k"}, Options{Endpoint: "ftp://user:" + secretKey + "@h"})
-	note(err)
+	for _, endpoint := range []string{"ftp://user:" + secretKey + "@h", "http://user:" + secretKey + "@%zz", "http://user:" + secretKey + "@h ost", "https://user:" + secretKey + "@h:port",
+		"http://" + dead + "/?token=" + secretKey, "https://user:" + secretKey + "@"} {
+		_, err = Open(Location{Kind: S3, Bucket: "b", Key: "k"}, Options{Endpoint: endpoint})
+		note(err)
+		t.Setenv("AWS_ENDPOINT_URL_S3", endpoint)
+		_, err = Open(Location{Kind: S3, Bucket: "b", Key: "k"}, Options{})
+		note(err)
+	}
+	for _, text := range []string{"ftp://user:" + secretKey + "@h/x", "HTTPS://user:" + secretKey + "@h/x?token=" + secretKey, "s3://?token=" + secretKey, "http:/user:" + secretKey + "@h/x"} {
+		_, err = Parse(text)
+		note(err)
+	}
 	_, err = Open(Location{Kind: Https, URL: "https://user:" + secretKey + "@%zz"}, Options{})
 	note(err)
 	_, err = Open(Location{Kind: Repository, Path: "x", Tree: fstest.MapFS{}}, Options{})

@@ -51,11 +51,11 @@ func (l Location) String() string {
 	case S3:
 		return "s3://" + l.Bucket + "/" + l.Key
 	case Https:
-		return redact(l.URL)
+		return Redact(l.URL)
 	case GitHub:
 		return "github.com/" + l.Owner + "@" + shortCommit(l.Commit)
 	case Forge:
-		return redact(l.URL) + "@" + shortCommit(l.Commit)
+		return Redact(l.URL) + "@" + shortCommit(l.Commit)
 	case Repository:
 		return "folder " + l.Path + " of the config repository"
 	}
@@ -223,7 +223,7 @@ func Parse(s string) (Location, error) {
 	case strings.HasPrefix(s, "s3://"):
 		bucket, key, found := strings.Cut(strings.TrimPrefix(s, "s3://"), "/")
 		if bucket == "" || !found || key == "" || strings.HasSuffix(key, "/") {
-			return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY", s)
+			return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY", Redact(s))
 		}
 		return Location{Kind: S3, Bucket: bucket, Key: key}, nil
 	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
@@ -231,7 +231,7 @@ func Parse(s string) (Location, error) {
 	}
 	file := strings.TrimPrefix(s, "file://")
 	if !path.IsAbs(file) {
-		return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY, https://HOST/PATH or an absolute path", s)
+		return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY, https://HOST/PATH or an absolute path", Redact(s))
 	}
 	return Location{Kind: Directory, Path: path.Clean(file)}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ func newS3(l Location, o Options) (*s3.Client, error) {
 		return nil, errors.New("bucket and key are needed")
 	}
 	if o.Endpoint != "" && !strings.HasPrefix(o.Endpoint, "http://") && !strings.HasPrefix(o.Endpoint, "https://") {
-		return nil, fmt.Errorf("endpoint %q is no URL; write https://HOST", redact(o.Endpoint))
+		return nil, fmt.Errorf("endpoint %q is no URL; write https://HOST", Redact(o.Endpoint))
 	}
 	load := []func(*config.LoadOptions) error{
 		config.WithLogger(logging.Nop{}),
@@ -67,14 +68,23 @@ func newS3(l Location, o Options) (*s3.Client, error) {
 		}
 		cfg.Region = defaultRegion
 	}
-	return s3.NewFromConfig(cfg, func(so *s3.Options) {
+	client := s3.NewFromConfig(cfg, func(so *s3.Options) {
 		so.HTTPClient = o.Client // not by config: with AWS_CA_BUNDLE set, that accepts no client but the SDK's own
 		so.UsePathStyle = o.PathStyle
 		so.Credentials = namedCredentials{cfg.Credentials, o.CredentialsFile != ""}
 		if o.Endpoint != "" {
 			so.BaseEndpoint = aws.String(o.Endpoint)
 		}
-	}), nil
+	})
+	return client, checkEndpoint(aws.ToString(client.Options().BaseEndpoint))
+}
+
+// checkEndpoint refuses what the SDK would repeat in its errors, credentials included: an endpoint may come from its environment too.
+func checkEndpoint(endpoint string) error {
+	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.RawQuery != "") {
+		return fmt.Errorf("endpoint %q is no URL of a store; write https://HOST", Redact(endpoint))
+	}
+	return nil
 }
 
 var errNoRegion = errors.New("no region is known")
