@@ -54,6 +54,9 @@ func TestEveryRevisionOpensAtItsOrigin(t *testing.T) {
 			t.Errorf("%s without a route: %v (%v)", kind, from, err)
 		}
 	}
+	if where := whereOf(desired.Revision{Type: "S3", S3: &desired.S3Location{Bucket: "b", Key: "k", Version: "v", ETag: "e"}}); where.Version != "v" || where.ETag != "e" {
+		t.Errorf("%+v", where)
+	}
 	if where := whereOf(revisions["GitHub"]); where.Digest != base.Digest || where.Size != base.Size || where.Kind != origin.GitHub {
 		t.Errorf("%+v", where)
 	}
