@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -157,11 +158,26 @@ func TestAProxyOfItsOwn(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+	environment := reflect.ValueOf(http.ProxyFromEnvironment).Pointer()
+	for name, client := range map[string]*http.Client{"no setting": withClient(t, Options{}), "push": NewClient(0)} {
+		if proxy := client.Transport.(*http.Transport).Proxy; reflect.ValueOf(proxy).Pointer() != environment {
+			t.Errorf("%s: HTTPS_PROXY and its like are not heeded", name)
+		}
+	}
 	t.Setenv("HTTP_PROXY", proxy.URL)
 	direct, err := Options{Proxy: NoProxy}.withClient()
 	if err != nil || direct.Client.Transport.(*http.Transport).Proxy != nil {
 		t.Errorf("a proxy although none is wanted (%v)", err)
 	}
+}
+
+func withClient(t *testing.T, o Options) *http.Client {
+	t.Helper()
+	filled, err := o.withClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filled.Client
 }
 
 // TestNothingSecretIsEverLogged lets everything fail that can and reads the log: credentials of S3, of a proxy, of URLs, a forge's token.
