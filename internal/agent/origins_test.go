@@ -4,8 +4,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -59,6 +62,41 @@ func TestEveryRevisionOpensAtItsOrigin(t *testing.T) {
 	}
 	if where := whereOf(revisions["GitHub"]); where.Digest != base.Digest || where.Size != base.Size || where.Kind != origin.GitHub {
 		t.Errorf("%+v", where)
+	}
+}
+
+// TestItsOwnSettingsReachItsOrigins: proxies, and the endpoints that are tried one after the other.
+func TestItsOwnSettingsReachItsOrigins(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Host)
+		if r.Host == "first.invalid" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Length", "9")
+		_, _ = io.WriteString(w, "an object")
+	}))
+	defer server.Close()
+	c := &Config{S3: S3Config{Enabled: true, Endpoint: "http://first.invalid", Fallbacks: []string{"http://second.invalid"}, PathStyle: true, Proxy: server.URL}, HTTPS: HTTPSConfig{Enabled: true, Proxy: server.URL}}
+	b := &bundles{config: func() *Config { return c }}
+	for _, r := range []desired.Revision{
+		{Type: "S3", S3: &desired.S3Location{Bucket: "b", Key: "k"}},
+		{Type: "Https", Https: &desired.HttpsLocation{URL: "http://files.invalid/x"}},
+		{Type: "Forge", Forge: &desired.ForgeLocation{Forge: "Gitea", URL: "http://forge.invalid/o/n", Commit: strings.Repeat("0a", 20)}},
+	} {
+		from, err := b.origin(r)
+		if err == nil {
+			_, err = from.Size(t.Context())
+		}
+		if err != nil {
+			t.Errorf("%s: %v", r.Type, err)
+		}
+	}
+	if want := []string{"first.invalid", "second.invalid", "files.invalid", "forge.invalid"}; !slices.Equal(asked, want) {
+		t.Errorf("the proxy was asked for %v, want %v", asked, want)
 	}
 }
 
