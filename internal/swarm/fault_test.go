@@ -117,24 +117,39 @@ func TestAnOriginWhoseBytesAreNotTheIndexs(t *testing.T) {
 
 func TestASpentBudgetIsSaidAndStopsAStampede(t *testing.T) {
 	a := foreign(t, 8<<20, 5)
-	bubble(t, func(t *testing.T) {
-		f, s := newFleet(t, "web-1"), &source{a: a}
-		defer f.close()
-		// Every read is wrong from its second half on: bytes leave, and nothing comes of them.
-		s.corrupt = func(off int64, data []byte) { data[len(data)-1] ^= 1; data[0] ^= 1 }
-		for _, name := range names(4) {
-			h := f.start(name)
-			job := h.job(a, s)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			h.persist(ctx, job)
-		}
-		time.Sleep(20 * time.Minute)
-		synctest.Wait()
-		if got, most := s.sum(), int64(8+4+20)<<20; got > most {
-			t.Errorf("%d bytes left an origin that is useless, more than %d", got, most)
-		}
-	})
+	for name, s := range map[string]*source{ // bytes leave, and nothing comes of them
+		"wrong bytes":                   {a: a, corrupt: func(_ int64, data []byte) { data[len(data)-1] ^= 1; data[0] ^= 1 }},
+		"reads that end before a piece": {a: a, cut: 200 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFleet(t, "web-1")
+				defer f.close()
+				for _, name := range names(4) {
+					h := f.start(name)
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					h.persist(ctx, h.job(a, s))
+				}
+				said := ""
+				for range 20 * 60 {
+					time.Sleep(time.Second)
+					synctest.Wait()
+					for _, name := range names(4) {
+						if state := f.get(name).swarm.Progress(a.ref.Digest).State; strings.HasPrefix(state, "waiting for origin, budget spent: ") {
+							said = state
+						}
+					}
+				}
+				if !strings.Contains(said, "bytes left it for a bundle of 8388608; the last failure: ") || !strings.Contains(said, "cannot read s3://bucket/key: ") {
+					t.Errorf("of the budget is said %q", said)
+				}
+				if got, most := s.sum(), int64(8+4+20)<<20; got > most {
+					t.Errorf("%d bytes left an origin that is useless, more than %d", got, most)
+				}
+			})
+		})
+	}
 }
 
 func TestTheDealerDiesInTheMiddle(t *testing.T) {
