@@ -143,6 +143,20 @@ func TestAPeerThatLiesHangsOrAnswersShort(t *testing.T) {
 	}
 }
 
+// flood answers a request for news with frames without end.
+func flood(w http.ResponseWriter, r *http.Request, honest http.Handler, frames ...[]byte) {
+	if !strings.HasSuffix(r.URL.Path, "/news") {
+		honest.ServeHTTP(w, r)
+		return
+	}
+	_, _ = io.WriteString(w, newsMagic)
+	for all := bytes.Join(frames, nil); r.Context().Err() == nil; {
+		if _, err := w.Write(all); err != nil {
+			return
+		}
+	}
+}
+
 // pour writes without end.
 func pour(w http.ResponseWriter, r *http.Request) {
 	chunk := make([]byte, 64<<10)
@@ -200,10 +214,19 @@ func TestNewsAndIndexesThatAreWrong(t *testing.T) {
 			}
 			h.ServeHTTP(w, r)
 		}, false},
-		"huge frame":        {news([]byte{newsBitmap, 255, 255, 255, 255}), false},
-		"unknown frame":     {news(frame('?', nil)), false},
-		"pieces beyond":     {news(frame(newsIndex, sum[:]), frame(newsBitmap, []byte{255}), frame(newsPieces, []byte{255, 0, 0, 0})), false},
-		"bitmap too long":   {news(frame(newsIndex, sum[:]), frame(newsBitmap, bytes.Repeat([]byte{255}, 200<<10))), false},
+		"huge frame":       {news([]byte{newsBitmap, 255, 255, 255, 255}), true},
+		"unknown frame":    {news(frame('?', nil)), false}, // a later version's
+		"pieces beyond":    {news(frame(newsIndex, sum[:]), frame(newsBitmap, []byte{255}), frame(newsPieces, []byte{255, 0, 0, 0})), true},
+		"half a piece":     {news(frame(newsIndex, sum[:]), frame(newsBitmap, []byte{255}), frame(newsPieces, []byte{1, 0})), true},
+		"half a digest":    {news(frame(newsIndex, sum[:16])), true},
+		"state of no kind": {news(frame(newsState, []byte(`{"reading":"all"}`))), true},
+		"signs of life without end": {func(w http.ResponseWriter, r *http.Request, h http.Handler) {
+			flood(w, r, h, frame(newsAlive, nil))
+		}, false},
+		"pieces without end": {func(w http.ResponseWriter, r *http.Request, h http.Handler) {
+			flood(w, r, h, frame(newsIndex, sum[:]), frame(newsBitmap, []byte{1}), frame(newsPieces, []byte{0, 0, 0, 0}))
+		}, false},
+		"bitmap too long":   {news(frame(newsIndex, sum[:]), frame(newsBitmap, bytes.Repeat([]byte{255}, 200<<10))), true},
 		"bitmap longer":     {news(frame(newsIndex, sum[:]), frame(newsBitmap, bytes.Repeat([]byte{255}, 1000))), false},
 		"state without end": {news(frame(newsState, []byte(`{"origin":true,"says":"`+strings.Repeat("x\\u001b[2J", 20000)+`"}`))), false},
 		"other magic": {func(w http.ResponseWriter, r *http.Request, h http.Handler) {

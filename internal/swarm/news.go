@@ -32,6 +32,8 @@ const (
 // Bounds of the news.
 const (
 	newsFrameMax = 256 << 10 // bytes of a frame
+	newsRate     = 1 << 20   // bytes in a second that are taken in from one host, of which
+	newsLeast    = 1 << 10   // each frame counts for so many: a host that gathers its news as it should tells half as much
 	newsListMax  = 1 << 12   // pieces of a list
 	saysMax      = 500       // bytes of a sentence
 )
@@ -146,8 +148,10 @@ func (n *newsReader) begin() error {
 	return nil
 }
 
-// errNews says that a peer's news are not what they should be.
+// errNews says that a peer's news are not what they should be. A kind of frame that is not known is another matter: a later version may tell more.
 var errNews = errors.New("malformed news")
+
+var errNewsKind = errors.New("news of an unknown kind")
 
 // read reads one frame.
 func (n *newsReader) read() (kind byte, payload []byte, err error) {
@@ -205,7 +209,7 @@ func (n *newsReader) take(kind byte, payload []byte) (pieces []int, err error) {
 		n.view.state = s
 	case newsAlive:
 	default:
-		return nil, fmt.Errorf("%w: a frame of kind %q", errNews, kind)
+		return nil, fmt.Errorf("%w %q", errNewsKind, kind)
 	}
 	return pieces, nil
 }

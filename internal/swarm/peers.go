@@ -154,6 +154,9 @@ func (x *exchange) listen(ctx context.Context, host string, p *peer) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errNews) {
+			x.suspect(host, proven("what %s tells of bundle %s is wrong: %v", host, x.digest.Short(), err))
+		}
 		x.s.log.Debug("a peer does not tell what it has", "peer", host, "digest", x.digest.Short(), "error", err)
 		select {
 		case <-ctx.Done():
@@ -163,7 +166,7 @@ func (x *exchange) listen(ctx context.Context, host string, p *peer) {
 	}
 }
 
-// hear follows one stream of news to its end, and says whether there were any.
+// hear follows one stream of news to its end, and says whether there were any. It reads no faster than honest news come.
 func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, err error) {
 	ctx, w := watch(ctx, newsSilence, fmt.Errorf("no news from %s for %v", host, newsSilence))
 	defer w.end()
@@ -176,9 +179,13 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 	if err := news.begin(); err != nil {
 		return false, err
 	}
+	limit := rate.NewLimiter(newsRate, newsRate)
 	for {
 		w.again()
 		kind, payload, err := news.read()
+		if err == nil {
+			err = take(ctx, limit, max(len(payload), newsLeast))
+		}
 		if err != nil {
 			return heard, err
 		}
