@@ -52,7 +52,7 @@ type Fleet struct {
 // Site is one place with hosts of its own.
 type Site struct {
 	Origin string           // "shared" (the fleet reads the origin once) or "own" (once for this site)
-	Links  map[string]int64 // bytes in a second of each bundle towards other sites; none: no limit
+	Links  map[string]int64 // bytes in a second of bundles towards other sites; none: no limit
 }
 
 // LinkRateMin is the least rate of a link, in bytes in a second: with less, pieces take longer than a host waits for them.

@@ -47,7 +47,7 @@ func fleetTable(f *fleetFile) strict.Type {
 			s.origin = "shared"
 			return strict.Object("",
 				strict.May("origin", strict.Enum(&s.origin, "shared", "own"), "own: the site reads each bundle from the origin itself"),
-				strict.May("links", strict.Map(&s.links, 1000, setNameRule(), func(rate *int64) strict.Type { return strict.Rate(rate) }), "by other site, the rate of each bundle towards it"),
+				strict.May("links", strict.Map(&s.links, 1000, setNameRule(), func(rate *int64) strict.Type { return strict.Rate(rate) }), "by other site, the rate of bundles towards it"),
 			)
 		}), "places with hosts of their own"),
 		strict.May("deploymentConfigs", strict.Map(&f.configs, 200, deploymentConfigNameRule(), configTable), "deployment configurations groups may name"),

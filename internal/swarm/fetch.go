@@ -74,6 +74,7 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 func (s *Swarm) leave(x *exchange) {
 	progress := x.progress()
 	s.uploads.drawn(x.digest, 0)
+	s.links.over(x.digest)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.exchanges, x.digest)

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -13,7 +14,7 @@ import (
 type Site struct {
 	Name  string
 	Own   bool             // the site reads each bundle from the origin for itself, and exchanges nothing with others
-	Links map[string]int64 // bytes in a second of each bundle towards other sites, LinkMin at least; none or 0: no limit
+	Links map[string]int64 // bytes in a second towards other sites, LinkMin at least; none or 0: no limit
 }
 
 // realm names those who share what they read from the origin.
@@ -34,13 +35,14 @@ func (s *Swarm) site(host string) Site {
 
 // Bounds of what goes to other sites.
 const (
-	LinkMin     = 256 << 10 // bytes in a second: with less, pieces on their way over a link take longer than a host waits for them
-	linkUploads = 2         // runs of pieces of one bundle served to one other site at a time, where there is a limit: the rate divided further is as good as silence
-	linksMax    = 256       // bundles whose gateways are remembered; of those forgotten, as many gateways are assumed as there may be
+	LinkMin     = 256 << 10        // bytes in a second of one bundle: with less, pieces on their way over a link take longer than a host waits for them
+	linkUploads = 2                // runs of pieces of one bundle served to one other site at a time, where there is a limit: the rate divided further is as good as silence
+	linksMax    = 256              // bundles whose gateways are remembered; of those forgotten, as many gateways are assumed as there may be
+	linkFresh   = 10 * time.Second // a bundle that is complete here is on a link for so long after it was asked for
 )
 
-// links limits what this host sends to other sites: its share of the rate of its site's link, which belongs to the gateways together. Gateways of bundles that move
-// at one time are not the same hosts, so that each bundle has the rate for itself.
+// links limits what this host sends to other sites: its share of the rate of its site's link, which belongs to the gateways together, and to the bundles that this host
+// knows to be on it. Of others, which hosts with other groups exchange, it cannot know.
 type links struct {
 	mu      sync.Mutex
 	bundles map[bundle.Digest]*linked
@@ -50,6 +52,7 @@ type links struct {
 // linked is one bundle's way to other sites.
 type linked struct {
 	gateways map[string][]string // of this site, by other site
+	moving   bool                // this host is in its exchange
 	ways     map[string]*link
 	used     uint64
 }
@@ -58,6 +61,7 @@ type linked struct {
 type link struct {
 	limit *rate.Limiter
 	busy  int
+	asked time.Time
 }
 
 func newLinks() links { return links{bundles: map[bundle.Digest]*linked{}} }
@@ -87,7 +91,28 @@ func (l *links) of(digest bundle.Digest) *linked {
 func (l *links) drawn(digest bundle.Digest, gateways map[string][]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.of(digest).gateways = gateways
+	one := l.of(digest)
+	one.gateways, one.moving = gateways, true
+}
+
+// over notes that the exchange of a bundle has ended here.
+func (l *links) over(digest bundle.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if one := l.bundles[digest]; one != nil {
+		one.moving = false
+	}
+}
+
+// on counts the bundles on the way to another site. The lock is held.
+func (l *links) on(to string, now time.Time) (n int64) {
+	for _, one := range l.bundles {
+		way := one.ways[to]
+		if one.moving && len(one.gateways[to]) > 0 || way != nil && now.Sub(way.asked) < linkFresh {
+			n++
+		}
+	}
+	return n
 }
 
 // enter takes a slot on the way of a bundle from one site to another; false when there is none. The limiter is nil, and leave does nothing, where the way has no limit.
@@ -104,11 +129,13 @@ func (l *links) enter(digest bundle.Digest, from Site, to string) (limit *rate.L
 		way = &link{limit: rate.NewLimiter(0, 0)}
 		one.ways[to] = way
 	}
+	now := time.Now()
+	way.asked = now
 	n := len(one.gateways[to])
 	if n == 0 {
 		n = plan.Gateways
 	}
-	if share := max(1, bytes/int64(n)); way.limit.Limit() != rate.Limit(share) {
+	if share := max(1, max(bytes/l.on(to, now), LinkMin)/int64(n)); way.limit.Limit() != rate.Limit(share) {
 		way.limit.SetLimit(rate.Limit(share))
 		way.limit.SetBurst(int(min(max(share/2, throttled), rateBurst)))
 	}

@@ -153,11 +153,35 @@ func TestALinkBetweenSitesIsSharedByTheGateways(t *testing.T) {
 			t.Errorf("before anything is drawn: %v bytes a second", got)
 		}
 		l.drawn("one", map[string][]string{"b": {"web-1", "web-2"}})
-		l.drawn("two", map[string][]string{"b": {"web-3"}}) // whose gateway is alone, and says nothing of the first bundle's
 		limit := enter("one", "b")
 		if limit.Limit() != 2<<20 || limit != enter("one", "b") {
 			t.Errorf("of two gateways: %v bytes a second", limit.Limit())
 		}
+		shared := func(want rate.Limit, when string) {
+			t.Helper()
+			if got := enter("one", "b"); got != limit || got.Limit() != want {
+				t.Errorf("%s: %v bytes a second, want %v", when, got.Limit(), want)
+			}
+		}
+		l.drawn("two", map[string][]string{"b": {"web-3"}})
+		shared(1<<20, "beside another bundle")
+		l.drawn("three", map[string][]string{"c": {"web-3"}})
+		shared(1<<20, "beside one that goes elsewhere")
+		l.over("two")
+		l.over("two, which is not known")
+		shared(2<<20, "after the other")
+		enter("four", "b")
+		shared(1<<20, "beside one that is complete here, and asked for")
+		time.Sleep(linkFresh)
+		shared(2<<20, "long after that")
+		for n := range 100 {
+			l.drawn(bundle.Digest(fmt.Sprint(n)), map[string][]string{"b": {"web-1", "web-2"}})
+		}
+		shared(LinkMin/2, "beside a hundred")
+		for n := range 100 {
+			l.over(bundle.Digest(fmt.Sprint(n)))
+		}
+		enter("one", "b")
 		begin, data := time.Now(), make([]byte, 1<<20)
 		for range 9 {
 			if err := h.swarm.sendPiece(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), data, limit); err != nil {
@@ -170,6 +194,39 @@ func TestALinkBetweenSitesIsSharedByTheGateways(t *testing.T) {
 		home.Links = map[string]int64{"b": 1 << 20}
 		if got := enter("one", "b"); got != limit || got.Limit() != 512<<10 || got.Burst() != 256<<10 {
 			t.Errorf("after a new commit: %v bytes a second, %d at once", got.Limit(), got.Burst())
+		}
+	})
+}
+
+// TestTwoBundlesShareALink between sites: together they used to take twice its rate.
+func TestTwoBundlesShareALink(t *testing.T) {
+	const limit = 1 << 20
+	bundles := []*archive{foreign(t, 3<<20, 11), foreign(t, 3<<20, 12)}
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		for _, name := range names(2) {
+			f.start(name, func(o *Options) {
+				o.Site = func(host string) Site {
+					if host == "web-1" {
+						return Site{Name: "a", Links: map[string]int64{"b": limit}}
+					}
+					return Site{Name: "b"} // and so is who asks: connections prove nothing here
+				}
+			})
+		}
+		begin := time.Now()
+		var all []*fetching
+		for _, a := range bundles {
+			f.get("web-1").fetch(t.Context(), f.get("web-1").job(a, &source{a: a}))
+			all = append(all, f.get("web-2").persist(t.Context(), f.get("web-2").job(a, nil)))
+		}
+		for i, a := range bundles {
+			wait(t, a, all[i])
+		}
+		took := time.Since(begin)
+		if sum := 2 * 3 << 20; took < time.Duration(sum-limit)*time.Second/limit || took > 2*time.Duration(sum)*time.Second/limit {
+			t.Errorf("%d bytes at %d a second took %v", sum, limit, took)
 		}
 	})
 }
