@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -250,6 +253,55 @@ func TestBundlesAreKeptAsLongAsTheyAreNeeded(t *testing.T) {
 	if kept != 5 || d.pins("7") != 1 || d.pins("b")+d.pins("c") != 0 {
 		t.Errorf("pins %v", d.store.Pins())
 	}
+}
+
+// TestABundleOfTwoGroupsStaysUntilBothLetGo, however full the disk is, and whether or not git still has the group whose release it is: no other host need have it.
+func TestABundleOfTwoGroupsStaysUntilBothLetGo(t *testing.T) {
+	d := newDisk(t)
+	data := []byte("an archive that two groups run")
+	digest := bundle.DigestBytes(data)
+	if err := d.store.Import(t.Context(), bundle.Ref{Digest: digest, Size: int64(len(data)), Type: bundle.TypeZip}, bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	d.bundles.limit = func() int64 { return 1 }
+	deploy := func(group, id, letter string, of bundle.Digest) {
+		t.Helper()
+		deployment := apply.Deployment{ID: id, ApplicationName: group, GroupName: group, GroupID: group, SpecHash: "hash-" + letter, Commit: "commit-" + letter, Kind: appspec.InPlace,
+			Source: d.source(letter, strings.ReplaceAll(plainSpec, "/srv/site", "/srv/"+group)), FileExistsBehavior: appspec.Overwrite, HoldGood: true}
+		deployment.Source.Digest = of
+		if result, err := d.applier.Apply(t.Context(), deployment, nil); err != nil || result.Outcome != apply.OutcomeSucceeded {
+			t.Fatalf("%+v %v", result, err)
+		}
+	}
+	here := func(want bool, when string, known ...string) {
+		t.Helper()
+		targets := map[string][]string{}
+		for _, group := range known {
+			targets[group] = nil
+		}
+		err := d.bundles.settle(t.Context(), func() (map[string][]string, map[string]bool) { return targets, nil })
+		err = errors.Join(err, d.bundles.makeRoom(t.Context(), 1<<30))
+		if _, ok := d.store.Lookup(digest); err != nil || ok != want {
+			t.Errorf("%s it is here: %v (%v), pinned by %v", when, ok, err, d.store.Pins()[digest])
+		}
+	}
+	if err := d.store.Pin(targetOwner+"g1", digest); err != nil {
+		t.Fatal(err)
+	}
+	deploy("g1", "d-1", "a", digest)
+	deploy("g2", "d-2", "b", digest)
+	here(true, "while both run it,", "g1", "g2")
+	for n := range 6 {
+		deploy("g1", fmt.Sprintf("d-1%d", n), "c", digestOf("c"))
+	}
+	here(true, "while one runs it,", "g1", "g2")
+	here(true, "while one that is gone from git runs it,", "g1")
+	deploy("g2", "d-3", "d", digestOf("d"))
+	here(true, "while it is the last good release of one,", "g1", "g2")
+	for n := range 6 {
+		deploy("g2", fmt.Sprintf("d-2%d", n), "e", digestOf("e"))
+	}
+	here(false, "after both have let go", "g1", "g2")
 }
 
 func TestDeployerReadsWhatIsInPlace(t *testing.T) {
