@@ -14,7 +14,9 @@ const frameLevel = zstd.SpeedBetterCompression
 
 // FrameEncoder turns raw chunks into zstd frames. It is not safe for concurrent use: whoever encodes in parallel has one for each goroutine.
 type FrameEncoder struct {
-	zstd *zstd.Encoder
+	zstd    *zstd.Encoder
+	decoder *FrameDecoder // of frames that are taken over; nil until the first
+	raw     []byte
 }
 
 // NewFrameEncoder makes an encoder, which holds a few MiB.
@@ -28,6 +30,22 @@ func NewFrameEncoder() (*FrameEncoder, error) {
 
 // Encode appends the frame of raw to dst.
 func (e *FrameEncoder) Encode(dst, raw []byte) []byte { return e.zstd.EncodeAll(raw, dst) }
+
+// holds says whether a stored frame decodes to what p says.
+func (e *FrameEncoder) holds(stored []byte, p Piece) bool {
+	if e.decoder == nil {
+		decoder, err := NewFrameDecoder()
+		if err != nil {
+			return false
+		}
+		e.decoder = decoder
+	}
+	raw, err := e.decoder.Decode(e.raw[:0], stored, p)
+	if err == nil {
+		e.raw = raw
+	}
+	return err == nil
+}
 
 // FrameDecoder turns stored frames back into raw chunks. It is not safe for concurrent use.
 type FrameDecoder struct {

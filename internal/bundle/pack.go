@@ -105,15 +105,16 @@ func (p *Packer) Next(c *Chunk) error {
 // Encode makes the chunk's frame, or takes it from the previous bundle. It touches nothing but the chunk and the encoder.
 func (p *Packer) Encode(e *FrameEncoder, c *Chunk) {
 	c.rawSum = sha256.Sum256(c.raw)
-	if c.reused = p.reuse(c); c.reused {
+	if c.reused = p.reuse(e, c); c.reused {
 		return
 	}
 	c.stored = e.Encode(c.stored[:0], c.raw)
 	c.sum = sha256.Sum256(c.stored)
 }
 
-// reuse copies the frame of equal raw bytes. A previous archive that does not hold what its index says is no reason to fail.
-func (p *Packer) reuse(c *Chunk) bool {
+// reuse copies the frame of equal raw bytes. A previous archive that does not hold what its index says is no reason to fail. What a frame decodes to is not believed
+// either: what the previous bundle was kept in may have been written to by others, and would decide what is deployed.
+func (p *Packer) reuse(e *FrameEncoder, c *Chunk) bool {
 	i, ok := p.known[c.rawSum]
 	if !ok {
 		return false
@@ -127,7 +128,7 @@ func (p *Packer) reuse(c *Chunk) bool {
 		return false
 	}
 	c.sum = sha256.Sum256(c.stored)
-	return c.sum == piece.Sum
+	return c.sum == piece.Sum && e.holds(c.stored, piece)
 }
 
 // Write appends an encoded chunk.

@@ -201,6 +201,30 @@ func TestPreviousFramesAreReused(t *testing.T) {
 	}
 }
 
+// TestAPreviousBundleCannotPutItsOwnContentIn: it comes from where bundles are stored, which is trusted for nothing. Its index and its frames agree, but the frames hold
+// something else than the index says.
+func TestAPreviousBundleCannotPutItsOwnContentIn(t *testing.T) {
+	tree, evil := fstest.MapFS{"run.sh": {Data: []byte("#!/bin/sh\necho good\n")}}, fstest.MapFS{"run.sh": {Data: []byte("#!/bin/sh\necho evil\n")}}
+	want, x, _ := pack(t, tree, PackOptions{})
+	frames, frame, _ := pack(t, evil, PackOptions{})
+	if x.Len() != 1 || frame.Len() != 1 || x.RawSize() != frame.RawSize() {
+		t.Fatal("the trees are not alike")
+	}
+	for name, raw := range map[string]Piece{"other bytes": x.Piece(0), "more bytes": {RawSize: x.Piece(0).RawSize, RawSum: x.Piece(0).RawSum}} {
+		stored := frames[:frame.Piece(0).Size]
+		if name == "more bytes" {
+			stored = append(bytes.Clone(want[:x.Piece(0).Size]), stored...)
+		}
+		forged := &Index{framed: true, chunker: ChunkerFastCDC, encoder: EncoderZstd, rawSize: x.RawSize(),
+			pieces: []Piece{{Size: len(stored), Sum: sum256(stored), RawSize: raw.RawSize, RawSum: raw.RawSum}}}
+		forged.encode()
+		got, _, _ := pack(t, tree, PackOptions{Previous: &Previous{Index: forged, Archive: bytes.NewReader(stored)}})
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: the previous bundle changed what is packed", name)
+		}
+	}
+}
+
 func sampleTreeWith(tree fstest.MapFS) fstest.MapFS { return tree }
 
 // repack stands for another release of the encoder: every frame is encoded twice as its own frame with a skippable frame before it.
