@@ -30,8 +30,11 @@ func checkBundleOutput(output string) error {
 	return exitError{code: codeUsage, err: fmt.Errorf("cannot print %q: the output is table, json or yaml", output)}
 }
 
-// packWorkers leaves nothing idle: packing is the only thing this process does.
-func packWorkers() int { return runtime.GOMAXPROCS(0) }
+// packWorkersMax keeps packing below 128 MiB on any machine: a worker takes some 8 MiB, what the runtime adds included.
+const packWorkersMax = 6
+
+// packWorkers leaves nothing idle on a small machine: packing is the only thing this process does.
+func packWorkers() int { return min(runtime.GOMAXPROCS(0), packWorkersMax) }
 
 // packed says what was made.
 type packed struct {

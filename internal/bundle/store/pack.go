@@ -10,7 +10,7 @@ import (
 )
 
 // Pack is bundle.Pack with the frames encoded by several goroutines; the bytes are the same. workers is bounded to 1..64. It keeps about
-// 3 MiB a worker.
+// 8 MiB a worker.
 func Pack(ctx context.Context, w io.Writer, tree fs.FS, o bundle.PackOptions, workers int) (*bundle.Index, bundle.Digest, error) {
 	p, err := bundle.NewPacker(w, tree, o)
 	if err != nil {
