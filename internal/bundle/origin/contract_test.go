@@ -381,6 +381,24 @@ func TestServersThatIgnoreRanges(t *testing.T) {
 	}
 }
 
+// TestAnIndexWithoutEndIsRefused: nobody has verified what an origin hands out as an index.
+func TestAnIndexWithoutEndIsRefused(t *testing.T) {
+	var sent atomic.Int64
+	for kind, from := range answer(t, func(w http.ResponseWriter, r *http.Request) {
+		for chunk := make([]byte, 1<<20); r.Context().Err() == nil; sent.Add(int64(len(chunk))) {
+			if _, err := w.Write(chunk); err != nil || sent.Load() > 4*bundle.MaxIndexBytes {
+				return
+			}
+		}
+	}) {
+		sent.Store(0)
+		data, err := from.ReadIndex(t.Context())
+		if err == nil || len(data) > bundle.MaxIndexBytes+1 || !strings.Contains(err.Error(), "bytes an index may have") || sent.Load() > 2*bundle.MaxIndexBytes {
+			t.Errorf("%s: %d bytes, of %d that were sent (%v)", kind, len(data), sent.Load(), err)
+		}
+	}
+}
+
 func TestConnectionsThatEndEarlyAreTransient(t *testing.T) {
 	for kind, from := range answer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 0-99/1000")
