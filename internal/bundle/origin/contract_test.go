@@ -400,14 +400,29 @@ func TestAnIndexWithoutEndIsRefused(t *testing.T) {
 }
 
 func TestConnectionsThatEndEarlyAreTransient(t *testing.T) {
-	for kind, from := range answer(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Range", "bytes 0-99/1000")
-		w.Header().Set("Content-Length", "100")
-		w.WriteHeader(206)
-		_, _ = w.Write(make([]byte, 40))
+	var server string
+	breaks := func(w http.ResponseWriter, r *http.Request) {
+		server = r.Host
+		if r.Header.Get("Range") != "" {
+			w.Header().Set("Content-Range", "bytes 0-99/1000")
+			w.Header().Set("Content-Length", "100")
+			w.WriteHeader(206)
+		}
+		_, _ = w.Write(make([]byte, 40)) // to a forge, which knows no ranges, without a length
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
-	}) {
+	}
+	origins := answer(t, breaks)
+	if body, err := origins["https"].ReadRange(t.Context(), 0, 100); err == nil { // tells the server's address
+		_ = body.Close()
+	}
+	at := Location{Kind: Forge, Forge: ForgeGitea, URL: "http://" + server + "/o/n", Commit: commitOf("x")}
+	client := NewClient(0)
+	t.Cleanup(client.CloseIdleConnections)
+	origins["forge"] = mustOpen(t, at, Options{AllowHTTP: true, Client: client})
+	at.Digest, at.Size = bundle.DigestBytes(noise(100)), 100
+	origins["forge, with a digest"] = mustOpen(t, at, Options{AllowHTTP: true, Client: client})
+	for kind, from := range origins {
 		body, err := from.ReadRange(t.Context(), 0, 100)
 		if err != nil {
 			t.Fatal(kind, err)
