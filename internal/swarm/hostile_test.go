@@ -19,6 +19,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
 // liar adds a host that has the whole bundle, and answers as change lets it. asked counts requests for pieces.
@@ -111,6 +112,20 @@ func TestAPeerThatLiesHangsOrAnswersShort(t *testing.T) {
 			_, _ = w.Write([]byte{1})
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
+		},
+		"drips": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte{1})
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+				case <-time.After(plan.PeerIdle - time.Second):
+				}
+			}
+		},
+		"the right bytes and more": func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			_, _ = w.Write(answerOf(r, honest))
+			pour(w, r)
 		},
 		"short": func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
 			data := answerOf(r, honest)
