@@ -169,14 +169,14 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 	if err := checkFolderOf(to); err != nil {
 		return rev, err
 	}
+	scratch := ""
 	if info.IsDir() {
 		if !f.noCheck {
 			if err := checkBundleFolder(hints, source, f.groupFolder()); err != nil {
 				return rev, err
 			}
 		}
-		scratch, err := os.MkdirTemp("", "gitopsd-push-")
-		if err != nil {
+		if scratch, err = os.MkdirTemp("", "gitopsd-push-"); err != nil {
 			return rev, fmt.Errorf("cannot push: %w", err)
 		}
 		defer os.RemoveAll(scratch)
@@ -191,6 +191,9 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		return rev, err
 	}
 	defer archive.Close()
+	if err := os.RemoveAll(scratch); err != nil { // what is open stays readable: sending takes long, and may be killed
+		return rev, fmt.Errorf("cannot push: %w", err)
+	}
 	if !info.IsDir() && !f.noCheck {
 		if err := checkBundleArchive(hints, archive, f.groupFolder()); err != nil {
 			return rev, err

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,6 +246,32 @@ func TestBundlePushCanBeRepeated(t *testing.T) {
 	}
 	if sent, _ := sentOn(io.Discard, 1<<30); sent != nil {
 		t.Error("progress is told to what is no terminal")
+	}
+}
+
+// TestBundlePushLeavesNothingOfItsOwn: what it packed is gone from the disk before it is sent, which takes long and may be killed.
+func TestBundlePushLeavesNothingOfItsOwn(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+	scratch, tree := t.TempDir(), bundleTree(t, "x")
+	t.Setenv("TMPDIR", scratch)
+	var left []os.DirEntry
+	sent := 0
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPut {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		sent++
+		seen, err := os.ReadDir(scratch)
+		if err != nil {
+			t.Error(err)
+		}
+		left = append(left, seen...)
+	}))
+	defer store.Close()
+	if out, code := bundleVerb(t, "push", tree, "s3://b/k", "--endpoint", store.URL, "--region", "r"); code != 0 || sent != 2 || len(left) > 0 {
+		t.Errorf("%d %s: %d requests, %v left", code, out, sent, left)
 	}
 }
 
