@@ -296,6 +296,15 @@ func TestParallelPackMakesTheSameBytes(t *testing.T) {
 	if !bytes.Equal(one.Bytes(), many.Bytes()) || digest != bundle.DigestBytes(one.Bytes()) || x.ArchiveSize() != int64(one.Len()) {
 		t.Error("the bytes depend on the number of workers")
 	}
+	tree["a/data"] = &fstest.MapFile{Data: noise(99, 300<<10), Mode: 0o644}
+	before := bundle.PackOptions{Previous: &bundle.Previous{Index: x, Archive: bytes.NewReader(one.Bytes())}}
+	var next, parallel bytes.Buffer
+	if _, _, err := bundle.Pack(&next, tree, before); err != nil {
+		t.Fatal(err)
+	}
+	if y, _, err := Pack(t.Context(), &parallel, tree, before, 4); err != nil || !bytes.Equal(next.Bytes(), parallel.Bytes()) || y.Digest() == x.Digest() {
+		t.Errorf("with a previous bundle the bytes depend on the number of workers (%v)", err)
+	}
 	if _, _, err := Pack(t.Context(), failingWriter{}, tree, bundle.PackOptions{}, 4); err == nil {
 		t.Error("a failing writer is not noticed")
 	}
