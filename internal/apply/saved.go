@@ -54,7 +54,9 @@ func (r *run) savePlan(in *installer) error {
 			}
 		}
 		for i := range p.Units {
-			if err := w.put(planRecord{Unit: &p.Units[i]}); err != nil {
+			x := p.Units[i]
+			x.At = plain(x.At)
+			if err := w.put(planRecord{Unit: &x}); err != nil {
 				return err
 			}
 		}
@@ -102,6 +104,7 @@ func (r *run) savedInstall() (*installer, error) {
 			if p.Units == nil {
 				p.Units = make([]plan.Extent, 0, ahead(head.Units))
 			}
+			rec.Unit.At = verbatim(rec.Unit.At)
 			p.Units = append(p.Units, *rec.Unit)
 		case rec.Removal != "":
 			p.Removals = append(p.Removals, verbatim(rec.Removal))

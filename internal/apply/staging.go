@@ -41,7 +41,9 @@ func newStaging(u *plan.Unit, parent *openDir) *staging {
 }
 
 // rel is an item's path below the top, "" for the top itself.
-func (s *staging) rel(item *plan.Entry) string { return strings.TrimPrefix(item.Path, s.unit.Dest) }
+func (s *staging) rel(item *plan.Entry) string {
+	return strings.TrimPrefix(item.Path, s.unit.Items[0].Path)
+}
 
 // stagedFile is a file on its way.
 type stagedFile struct {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"strings"
 )
 
@@ -27,7 +28,11 @@ func (b *builder) layOut() {
 				continue
 			}
 			unit, top = len(b.plan.Units), t
-			b.plan.Units = append(b.plan.Units, Extent{First: len(b.plan.Installed), Old: t.old})
+			x := Extent{First: len(b.plan.Installed), Old: t.old}
+			if t.place != t.path {
+				x.At = t.place
+			}
+			b.plan.Units = append(b.plan.Units, x)
 		}
 		entry.Path = top.path + p[len(top.place):] // another link may lead into it too
 		entry.Source = t.source
@@ -89,7 +94,7 @@ func (b *builder) change(t *target) {
 		b.in.Host.Lists(t.path).equal(t.attr.ACL()) && t.attr.Context == nil {
 		return
 	}
-	b.plan.Changes = append(b.plan.Changes, Change{Path: t.path, New: t.attr})
+	b.plan.Changes = append(b.plan.Changes, Change{Path: t.place, New: t.attr})
 }
 
 func (a Attr) equal(b Attr) bool {
@@ -118,13 +123,13 @@ func (b *builder) clean() {
 		case taken:
 			b.keep(e.Path, "it belongs to group "+b.in.Others[i].GroupID+" now")
 		case e.Kind == Dir && n.Kind == Dir:
-			b.plan.Rmdir = append(b.plan.Rmdir, e.Path)
+			b.plan.Rmdir = append(b.plan.Rmdir, p)
 		case e.Kind != n.Kind:
 			b.keep(e.Path, "it is something else now")
 		case b.changed(e):
 			b.keep(e.Path, "it was changed since it was installed")
 		default:
-			b.plan.Removals = append(b.plan.Removals, e.Path)
+			b.plan.Removals = append(b.plan.Removals, p)
 		}
 	}
 }
@@ -165,7 +170,7 @@ func (p *Plan) Touched() []string {
 		}
 	}
 	for _, x := range p.Units {
-		add(parent(p.Installed[x.First].Path))
+		add(parent(cmp.Or(x.At, p.Installed[x.First].Path)))
 	}
 	for _, removed := range p.Removals {
 		add(parent(removed))

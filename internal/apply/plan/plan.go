@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"path"
 	"strconv"
@@ -130,7 +131,7 @@ type Problem struct {
 // Unit is put in place by one rename: a file or link in a directory that
 // exists, or a new directory with all below it.
 type Unit struct {
-	Dest  string
+	Dest  string  // where it is: its items are spelled as appspec.yml does
 	Stage string  // where it is built, beside Dest
 	Saved string  // where what was at Dest is kept until Install is done
 	Old   Kind    // what was at Dest
@@ -142,6 +143,8 @@ type Extent struct {
 	First int  `json:"first"` // where its items begin in Plan.Installed
 	Count int  `json:"count"` // of its items
 	Old   Kind `json:"old,omitempty"`
+	// At is where the first item is, if links lead there. What has begun there ends there, whatever becomes of the links.
+	At string `json:"at,omitempty"`
 }
 
 // Removal takes away what the previous revision had and this one has not.
@@ -163,7 +166,7 @@ type Kept struct {
 }
 
 // Plan is what Install does. Units, removals and changes are independent of
-// each other's order.
+// each other's order, and no link to a directory is on the way to any of them.
 type Plan struct {
 	Tag       string // part of temporary names
 	Units     []Extent
@@ -182,7 +185,7 @@ type Plan struct {
 func (p *Plan) Unit(i int) *Unit {
 	x := p.Units[i]
 	u := &Unit{Old: x.Old, Items: p.Installed[x.First : x.First+x.Count]}
-	u.Dest = u.Items[0].Path
+	u.Dest = cmp.Or(x.At, u.Items[0].Path)
 	u.Stage, u.Saved = p.beside(u.Dest, i, ".new"), p.beside(u.Dest, i, ".old")
 	return u
 }

@@ -1,0 +1,67 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
+)
+
+func (w *workbench) link(path, target string) {
+	w.t.Helper()
+	full := filepath.Join(w.target, path)
+	if err := os.Remove(full); err != nil && !isMissing(err) {
+		w.t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o755), os.Symlink(target, full)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Install goes on and is undone where it began, wherever a link on the way leads by then.
+func TestLinkIsRepointedDuringInstall(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	w.write("one/old", "")
+	w.write("two/new", "a user's")
+	w.link("cur", "one")
+	spec := strings.ReplaceAll(plainSpec, "/app", "/cur")
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": spec, "a/both": "1", "a/gone": "1"})))
+	before := w.tree()
+	d := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": spec, "a/both": "2", "a/new": "2"}))
+	for _, kind := range []string{"stage", "place", "save", "remove", "restore"} {
+		for _, decision := range []Decision{Undo, Continue} {
+			d.ID = "d-" + kind + string(decision)
+			a := w.applier()
+			cut, failed := false, false
+			a.opts.Disk = &durable.Disk{Hook: func(op durable.Op) error {
+				switch {
+				case kind == "restore" && op.Kind == "place" && strings.HasSuffix(op.Path, "/new"):
+					failed = true
+					return errors.New("a fault")
+				case cut || op.Kind == kind && (kind != "place" || strings.HasSuffix(op.Path, "/new")):
+					cut = true
+					return durable.ErrCut
+				}
+				return nil
+			}}
+			if _, err := a.Apply(context.Background(), d, nil); !errors.Is(err, durable.ErrCut) || failed != (kind == "restore") {
+				t.Fatalf("%s: %v %v", kind, err, failed)
+			}
+			w.link("cur", "two")
+			if decision == Continue { // a refusal, as a file is in the way there
+				settleOn(t, w.applier(), d, decision)
+			} else if _, err := w.applier().Resume(context.Background(), d.Key(), Undo, nil); err != nil {
+				t.Fatal(err)
+			}
+			w.link("cur", "one")
+			if now := w.tree(); now != before {
+				t.Fatalf("cut at %s, %s:\n%s\nand was\n%s", kind, decision, now, before)
+			}
+		}
+	}
+}
