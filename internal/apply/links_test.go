@@ -65,3 +65,23 @@ func TestLinkIsRepointedDuringInstall(t *testing.T) {
 		}
 	}
 }
+
+// A directory that a link makes look like ours is another group's, and is not replaced.
+func TestDirectoryOfAnotherGroupIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	w.write("one/x", "")
+	w.write("two/x", "")
+	w.link("cur", "one")
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/cur"), "a/d/f": "same"})))
+	other := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/two"), "a/d/f": "same"}))
+	other.GroupID, other.ApplicationName = "g2", "other"
+	w.succeed(other)
+	w.link("cur", "two")
+	d := w.deployment("d-3", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/cur"), "a/d": "a file now"}))
+	d.LiveGroups = []string{"g1", "g2"}
+	if res := w.apply(w.applier(), d); res.Outcome != OutcomeFailed {
+		t.Errorf("%s", w.tree())
+	}
+	w.has("two/d/f", "same")
+}

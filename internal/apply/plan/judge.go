@@ -38,7 +38,7 @@ func (b *builder) judgeDir(t *target) bool {
 	case n.Kind == None:
 		return true
 	case n.Kind == Dir || n.Kind == Link && n.Leads == Dir && !b.places.kept[t.place]:
-		if e, ours := b.previous[t.place]; ours && e.Kind == Dir && n.Kind == Dir {
+		if e, ours := b.previous[t.place]; ours && e.Kind == Dir && n.Kind == Dir && !b.theirs[t.place] {
 			t.exists = true
 			t.shared = e.Shared || !b.allOurs(t.place)
 		} else {
@@ -165,12 +165,17 @@ func (b *builder) move(t *target, to string) {
 }
 
 // allOurs tells whether a directory on the disk holds nothing but what earlier
-// deployments put there.
+// deployments put there. What another group has in place is not ours although a
+// link of old may have led to one of that name.
 func (b *builder) allOurs(dir string) bool {
+	if b.theirs[dir] {
+		return false
+	}
 	for _, name := range b.in.Host.Names(dir) {
 		p := path.Join(dir, name)
 		e, ours := b.previous[p]
-		if !ours || e.Kind == Dir && (e.Shared || !b.allOurs(p)) {
+		_, taken := b.others[p]
+		if !ours || taken || e.Kind == Dir && (e.Shared || !b.allOurs(p)) {
 			return false
 		}
 	}

@@ -122,6 +122,7 @@ func (b *builder) clean() {
 		case n.Kind == None:
 		case taken:
 			b.keep(e.Path, "it belongs to group "+b.in.Others[i].GroupID+" now")
+		case e.Kind == Dir && n.Kind == Dir && b.theirs[p]:
 		case e.Kind == Dir && n.Kind == Dir:
 			b.plan.Rmdir = append(b.plan.Rmdir, p)
 		case e.Kind != n.Kind:

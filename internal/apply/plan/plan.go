@@ -220,7 +220,7 @@ func Build(in Input) (*Plan, []Problem) {
 	b := &builder{
 		in: in, plan: &Plan{Tag: in.Tag},
 		places: newPlaces(in.Host), targets: map[string]*target{}, renamed: map[string]*target{},
-		previous: map[string]*Entry{}, others: map[string]int{},
+		previous: map[string]*Entry{}, others: map[string]int{}, theirs: map[string]bool{},
 		told: map[string]bool{},
 	}
 	if b.in.WorkDir == "" {

@@ -52,7 +52,8 @@ type builder struct {
 	targets  map[string]*target // by place, as previous and others
 	renamed  map[string]*target // by the path they are known as
 	previous map[string]*Entry
-	others   map[string]int // index in in.Others
+	others   map[string]int  // index in in.Others
+	theirs   map[string]bool // directories of live groups
 	problems []Problem
 	told     map[string]bool
 	depth    int
@@ -88,6 +89,8 @@ func (b *builder) indexOwners() {
 		for _, e := range o.Entries {
 			if e.Kind != Dir {
 				b.others[b.places.of(e.Path)] = i
+			} else if o.Live {
+				b.theirs[b.places.of(e.Path)] = true
 			}
 		}
 	}
