@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gitopsd/gitopsd/internal/apply/plan"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -84,4 +85,76 @@ func TestDirectoryOfAnotherGroupIsNotReplaced(t *testing.T) {
 		t.Errorf("%s", w.tree())
 	}
 	w.has("two/d/f", "same")
+}
+
+// Links that nobody deployed lead into what this revision replaces.
+func TestLinkLeadsIntoWhatIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		first, second string
+		target        string
+	}{
+		"a directory becomes a file":   {"a/d/f", "a/d", "d/x"},
+		"a directory is removed":       {"a/d/f", "a/e", "d/x"},
+		"a file becomes a directory":   {"a/d", "a/d/f", "d"},
+		"a file is removed":            {"a/d", "a/e", "d"},
+		"to a directory that is new":   {"a/e", "a/d/f", "d/x"},
+		"to a file that is new":        {"a/e", "a/x", "x"},
+		"to itself":                    {"a/e", "a/x", "z"},
+		"out of a removed directory":   {"a/d/f", "a/e", "d/../x"},
+		"to a file in a kept one":      {"a/d/f", "a/d/g", "d/f"},
+		"to the directory it is in":    {"a/e", "a/x", "."},
+		"to a file that stays as ours": {"a/e", "a/e", "e"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, behavior := range []string{"DISALLOW", "OVERWRITE", "RETAIN"} {
+				w := newBench(t)
+				spec := plainSpec + "file_exists_behavior: " + behavior + "\n"
+				w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": spec, c.first: "1"})))
+				w.link("app/z", c.target)
+				before := w.tree()
+				d := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": spec, c.second: "2", "a/z": "through"}))
+				report, err := w.applier().Preflight(context.Background(), d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res := w.apply(w.applier(), d)
+				if report.OK != (res.Outcome == OutcomeSucceeded) {
+					t.Errorf("%s: preflight %v, Install %v", behavior, report, res.Error)
+				}
+				if res.Outcome != OutcomeSucceeded {
+					if w.tree() != before {
+						t.Errorf("%s: the tree is\n%s\nand was\n%s", behavior, w.tree(), before)
+					}
+					continue
+				}
+				w.vouch("g1")
+				gone := w.deployment("d-3", "")
+				gone.Source, gone.Remove = Source{}, true
+				w.succeed(gone)
+				w.link("app/z", "nowhere")
+				os.Remove(filepath.Join(w.target, "app/z"))
+				os.Remove(filepath.Join(w.target, "app"))
+				if left := w.tree(); left != "" {
+					t.Errorf("%s: left\n%s", behavior, left)
+				}
+			}
+		})
+	}
+}
+
+// vouch wants all that a group has in place to be there.
+func (w *workbench) vouch(group string) {
+	w.t.Helper()
+	entries, err := Installed(filepath.Join(w.dir, "state"), group)
+	if err != nil {
+		w.t.Error(err)
+	}
+	h := newHost()
+	for _, e := range entries {
+		if n := h.Lstat(e.Path); n.Kind != e.Kind || n.Kind == plan.Link && n.Target != e.Target || n.Kind == plan.File && !h.Same(e) {
+			w.t.Errorf("%s is to be a %s, not %s", e.Path, e.Kind, n.Kind)
+		}
+	}
 }

@@ -154,6 +154,10 @@ func (b *builder) move(t *target, to string) {
 		b.problem(Present, "%stwo files would be written to %s", prefix, to)
 		return
 	}
+	if dir := b.goes(place); dir != "" {
+		b.problem(Present, "%s%s leads to %s, and the directory %s is not part of this revision any more", prefix, t.path, to, dir)
+		return
+	}
 	if n := b.in.Host.Lstat(to); n.Kind == Dir || n.Kind == Link || n.Kind == Other {
 		b.problem(Present, "%swhat exists at %s cannot be overwritten", prefix, to)
 		return
@@ -162,6 +166,17 @@ func (b *builder) move(t *target, to string) {
 	}
 	t.path, t.place = to, place
 	b.targets[place] = t
+}
+
+// goes returns the directory around a place that will be gone, empty if there is none.
+func (b *builder) goes(place string) string {
+	for dir := parent(place); dir != "/" && dir != "."; dir = parent(dir) {
+		t := b.targets[dir]
+		if e := b.previous[dir]; t != nil && !t.dir || t == nil && e != nil && e.Kind == Dir && b.allOurs(dir) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // allOurs tells whether a directory on the disk holds nothing but what earlier
