@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -155,6 +156,36 @@ func (w *workbench) vouch(group string) {
 	for _, e := range entries {
 		if n := h.Lstat(e.Path); n.Kind != e.Kind || n.Kind == plan.Link && n.Target != e.Target || n.Kind == plan.File && !h.Same(e) {
 			w.t.Errorf("%s is to be a %s, not %s", e.Path, e.Kind, n.Kind)
+		}
+	}
+}
+
+// A path longer than the kernel takes is refused, and not walked through.
+func TestEndlessPaths(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	long := strings.Repeat("/"+strings.Repeat("d", 200), 20)
+	for i, c := range []struct {
+		destination, object, file string
+		installs                  bool
+	}{
+		{strings.Repeat("/a", 400_000), "/app", "f", false},
+		{"/" + strings.Repeat("x", 256), "/app", "f", false},
+		{"/" + strings.Repeat("x", 255), "/app", "f", true},
+		{strings.Repeat("/..", 300_000) + "/app", "/app", "f", false},
+		{strings.Repeat("/..", 1000) + "/app", "/app", "f", true},
+		{long, "/app", "sub/" + strings.Repeat("f", 200), false},
+		{"/app", strings.Repeat("/a", 400_000), "g", true},
+	} {
+		spec := fmt.Sprintf("version: 0.0\nos: linux\nfiles: [{source: a, destination: %s}]\npermissions: [{object: %s, mode: '600'}]\n", c.destination, c.object)
+		d := w.deployment(fmt.Sprintf("d-%d", i), w.bundle(map[string]string{"appspec.yml": spec, "a/" + c.file: "1"}))
+		report, err := w.applier().Preflight(context.Background(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := w.apply(w.applier(), d)
+		if report.OK != c.installs || (res.Outcome == OutcomeSucceeded) != c.installs {
+			t.Errorf("%d: preflight %v, Install %v", i, report.OK, res.Error)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func (l *places) keep(link string) {
 
 // of returns a path's place.
 func (l *places) of(p string) string {
-	if p == "/" || !path.IsAbs(p) { // a damaged record may hold anything
+	if p == "/" || !path.IsAbs(p) || len(p) > mostPath { // a damaged record may hold anything
 		return p
 	}
 	dir := parent(p)

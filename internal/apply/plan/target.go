@@ -125,6 +125,10 @@ func (b *builder) addSource(f appspec.File) {
 		return
 	}
 	raw := b.absolute(f.Destination)
+	if why := unusable(raw); why != "" {
+		b.problem(Invalid, "%sthe destination in the files section of the AppSpec file cannot be made: %s - %.200s", prefix, why, raw)
+		return
+	}
 	b.addWay(raw)
 	dest := b.rooted(raw)
 	if isDir {
@@ -132,6 +136,33 @@ func (b *builder) addSource(f appspec.File) {
 		return
 	}
 	b.addFile(node, at, path.Join(dest, path.Base(source)))
+}
+
+// The most bytes that Linux takes for a path and for one name in it.
+const (
+	mostPath = 4095
+	mostName = 255
+)
+
+// unusable tells why no path of that text can be made, empty if one can.
+func unusable(p string) string {
+	if len(p) > mostPath {
+		return "File name too long"
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if len(name) > mostName {
+			return "File name too long"
+		}
+	}
+	return ""
+}
+
+// fits refuses a path that the kernel does not take.
+func (b *builder) fits(dest string) bool {
+	if len(dest) > mostPath {
+		b.problem(Invalid, "%s%.200s... cannot be made: File name too long", prefix, dest)
+	}
+	return len(dest) <= mostPath
 }
 
 // directory tells whether a node is copied as a directory, and which.
@@ -161,6 +192,9 @@ func (b *builder) addWay(raw string) {
 }
 
 func (b *builder) addDir(dest, source string) {
+	if !b.fits(dest) {
+		return
+	}
 	place := b.places.of(dest)
 	if t := b.targets[place]; t != nil {
 		if !t.dir {
@@ -203,6 +237,9 @@ func loops(dir, at string) bool { return dir == "." || strings.HasPrefix(at, dir
 func (b *builder) addFile(n *Node, source, dest string) {
 	if n.Kind == Other {
 		b.problem(Invalid, "%s%s in the revision is neither file, directory nor link", prefix, source)
+		return
+	}
+	if !b.fits(dest) {
 		return
 	}
 	place := b.places.of(dest)
