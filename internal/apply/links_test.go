@@ -145,6 +145,69 @@ func TestLinkLeadsIntoWhatIsReplaced(t *testing.T) {
 	}
 }
 
+// A link that leads to where files go changes by the very revision that sends them
+// there: where they would be afterwards is not where they were to be.
+func TestLinkOnTheWayIsReplaced(t *testing.T) {
+	t.Parallel()
+	spec := "version: 0.0\nos: linux\nfiles: [{source: a, destination: /app}, {source: b, destination: /far/way}]\n"
+	for name, c := range map[string]struct {
+		link          string // /far/way, somebody's
+		first, second map[string]string
+		installs      bool
+	}{
+		"to another directory":       {"../app/cur", map[string]string{"a/cur": "-> TARGET/one"}, map[string]string{"a/cur": "-> TARGET/two"}, false},
+		"gone":                       {"../app/cur", map[string]string{"a/cur": "-> TARGET/one"}, map[string]string{"a/x": "1"}, false},
+		"by a file":                  {"../app/cur", map[string]string{"a/cur": "-> TARGET/one"}, map[string]string{"a/cur": "1"}, false},
+		"the same":                   {"../app/cur", map[string]string{"a/cur": "-> TARGET/one"}, map[string]string{"a/cur": "-> TARGET/one"}, true},
+		"a directory by a file":      {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "1"}, false},
+		"a directory by a link":      {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "-> TARGET/one"}, false},
+		"one further down by a file": {"../app", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "1"}, true},
+		"a directory that is gone":   {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/x": "1"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newBench(t)
+			w.write("one/x", "")
+			w.write("two/f", "a user's")
+			for i, files := range []map[string]string{c.first, c.second} {
+				for p, text := range files {
+					files[p] = strings.ReplaceAll(text, "TARGET", w.target)
+				}
+				files["appspec.yml"], files["b/f"] = spec, "sent"
+				if i > 0 {
+					break
+				}
+				files["appspec.yml"] = plainSpec
+				w.succeed(w.deployment("d-1", w.bundle(files)))
+				w.link("far/way", c.link)
+			}
+			before := w.tree()
+			d := w.deployment("d-2", w.bundle(c.second))
+			report, err := w.applier().Preflight(context.Background(), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res := w.apply(w.applier(), d)
+			if report.OK != c.installs || (res.Outcome == OutcomeSucceeded) != c.installs {
+				t.Fatalf("preflight %v, Install %v\n%s", report.Problems, res.Error, w.tree())
+			}
+			if !c.installs {
+				if w.tree() != before {
+					t.Errorf("the tree is\n%s\nand was\n%s", w.tree(), before)
+				}
+				return
+			}
+			w.vouch("g1")
+			w.has("far/way/f", "sent")
+			d.ID = "d-3"
+			w.succeed(d)
+			d.ID, d.Source, d.Remove = "d-4", Source{}, true
+			w.succeed(d)
+			w.lacks("app")
+		})
+	}
+}
+
 // vouch wants all that a group has in place to be there.
 func (w *workbench) vouch(group string) {
 	w.t.Helper()

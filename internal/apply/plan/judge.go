@@ -26,6 +26,7 @@ func (b *builder) judgeAll() {
 		}
 		b.judgeFile(t)
 	}
+	b.judgeLinks()
 	for _, p := range b.sorted() {
 		b.setDefaults(b.targets[p])
 	}
@@ -43,6 +44,9 @@ func (b *builder) judgeDir(t *target) bool {
 			t.shared = e.Shared || !b.allOurs(t.place)
 		} else {
 			delete(b.targets, t.place) // not ours: neither touched nor owned
+			if n.Kind == Link {
+				b.followed = append(b.followed, t.place)
+			}
 		}
 		return false
 	}
@@ -109,6 +113,7 @@ func (b *builder) through(t *target, n Node) bool {
 func (b *builder) rename(t *target, to string) {
 	t.as = t.path
 	b.renamed[t.as] = t
+	b.followed = append(b.followed, t.place)
 	b.move(t, to)
 }
 
@@ -154,10 +159,6 @@ func (b *builder) move(t *target, to string) {
 		b.problem(Present, "%stwo files would be written to %s", prefix, to)
 		return
 	}
-	if dir := b.goes(place); dir != "" {
-		b.problem(Present, "%s%s leads to %s, and the directory %s is not part of this revision any more", prefix, t.path, to, dir)
-		return
-	}
 	if n := b.in.Host.Lstat(to); n.Kind == Dir || n.Kind == Link || n.Kind == Other {
 		b.problem(Present, "%swhat exists at %s cannot be overwritten", prefix, to)
 		return
@@ -168,15 +169,23 @@ func (b *builder) move(t *target, to string) {
 	b.targets[place] = t
 }
 
-// goes returns the directory around a place that will be gone, empty if there is none.
-func (b *builder) goes(place string) string {
-	for dir := parent(place); dir != "/" && dir != "."; dir = parent(dir) {
-		t := b.targets[dir]
-		if e := b.previous[dir]; t != nil && !t.dir || t == nil && e != nil && e.Kind == Dir && b.allOurs(dir) {
-			return dir
+// judgeLinks refuses to send files through links that would not lead there any
+// more: their end gives way to a file, or another link on the way is one of ours
+// and goes or changes.
+func (b *builder) judgeLinks() {
+	for _, link := range b.followed {
+		passed, end := b.places.way(link)
+		for _, at := range passed {
+			t := b.targets[at]
+			stays := t != nil && t.node.Kind == Link && t.node.Target == b.in.Host.Lstat(at).Target
+			if b.places.kept[at] && !stays {
+				b.problem(Present, "%sthe link %s leads by way of %s, which an earlier revision put there and this one replaces or has no more", prefix, link, at)
+			}
+		}
+		if t := b.targets[end]; t != nil && !t.dir && t.as == "" || b.replaced(end) {
+			b.problem(Present, "%sthe link %s leads to %s, in whose place this revision puts a file", prefix, link, end)
 		}
 	}
-	return ""
 }
 
 // allOurs tells whether a directory on the disk holds nothing but what earlier

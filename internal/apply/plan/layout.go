@@ -110,6 +110,7 @@ func (b *builder) clean() {
 		paths = append(paths, p)
 	}
 	sortPaths(paths)
+	around := b.around()
 	for i := len(paths) - 1; i >= 0; i-- {
 		p := paths[i]
 		if t := b.targets[p]; t != nil || b.replaced(p) {
@@ -123,6 +124,8 @@ func (b *builder) clean() {
 		case taken:
 			b.keep(e.Path, "it belongs to group "+b.in.Others[i].GroupID+" now")
 		case e.Kind == Dir && n.Kind == Dir && b.theirs[p]:
+		case e.Kind == Dir && n.Kind == Dir && around[p]: // this revision knows it by a link alone
+			b.plan.Installed = append(b.plan.Installed, *e)
 		case e.Kind == Dir && n.Kind == Dir:
 			b.plan.Rmdir = append(b.plan.Rmdir, p)
 		case e.Kind != n.Kind:
@@ -133,6 +136,17 @@ func (b *builder) clean() {
 			b.plan.Removals = append(b.plan.Removals, p)
 		}
 	}
+}
+
+// around lists the directories that targets are in.
+func (b *builder) around() map[string]bool {
+	dirs := map[string]bool{}
+	for p := range b.targets {
+		for dir := parent(p); !dirs[dir]; dir = parent(dir) {
+			dirs[dir] = true
+		}
+	}
+	return dirs
 }
 
 // replaced tells whether a path lies in a directory that a file takes the place of.

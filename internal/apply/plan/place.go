@@ -1,6 +1,9 @@
 package plan
 
-import "path"
+import (
+	"path"
+	"strings"
+)
 
 // places finds where paths are: the links to directories on the way are
 // followed, so that one file has one place however its path is spelled. The last
@@ -31,6 +34,30 @@ func (l *places) of(p string) string {
 		return path.Join(at, path.Base(p))
 	}
 	return p
+}
+
+// way returns the links that are followed from one on, itself included, and where
+// they lead.
+func (l *places) way(link string) (passed []string, end string) {
+	end = "/"
+	for rest := strings.Split(link, "/"); len(rest) > 0 && len(passed) < 40; { // as the kernel follows
+		part := rest[0]
+		rest = rest[1:]
+		end = path.Join(end, part)
+		if part == "" || part == "." || part == ".." {
+			continue
+		}
+		n := l.host.Lstat(end)
+		if n.Kind != Link {
+			continue
+		}
+		passed = append(passed, end)
+		if end = parent(end); path.IsAbs(n.Target) {
+			end = "/"
+		}
+		rest = append(strings.Split(n.Target, "/"), rest...)
+	}
+	return passed, end
 }
 
 // dir returns where a directory is.

@@ -174,7 +174,7 @@ type Plan struct {
 	Changes   []Change
 	Rmdir     []string // emptied directories, deepest first; those that are not empty stay
 	Kept      []Kept
-	Installed []Entry  // what is in place afterwards, sorted
+	Installed []Entry  // what is in place afterwards
 	Adopted   []string // groups whose files became ours
 	Unchanged int
 	SizeBytes int64 // to be copied

@@ -54,6 +54,7 @@ type builder struct {
 	previous map[string]*Entry
 	others   map[string]int  // index in in.Others
 	theirs   map[string]bool // directories of live groups
+	followed []string        // links that targets are put behind
 	problems []Problem
 	told     map[string]bool
 	depth    int
