@@ -88,6 +88,40 @@ func TestDirectoryOfAnotherGroupIsNotReplaced(t *testing.T) {
 	w.has("two/d/f", "same")
 }
 
+// A link that is repointed to where another group deploys takes nothing away from
+// that group, which spells its files without it.
+func TestRepointedLinkTakesNoFile(t *testing.T) {
+	t.Parallel()
+	for _, root := range []string{"", "above"} {
+		w := newBench(t)
+		w.write("one/x", "")
+		w.write("two/x", "")
+		w.link("cur", "one")
+		if root != "" {
+			if err := os.Symlink(w.target, filepath.Join(w.dir, root)); err != nil {
+				t.Fatal(err)
+			}
+			w.target = filepath.Join(w.dir, root)
+		}
+		first := w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/cur"), "a/f": "same"}))
+		other := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/two"), "a/f": "same"}))
+		other.GroupID, other.ApplicationName = "g2", "other"
+		first.LiveGroups, other.LiveGroups = []string{"g1", "g2"}, []string{"g1", "g2"}
+		w.succeed(first)
+		w.succeed(other)
+		w.link("cur", "two")
+		other.ID = "d-3"
+		w.succeed(other)
+		first.ID = "d-4"
+		if res := w.apply(w.applier(), first); res.Error == nil || !strings.Contains(res.Error.Message, "belongs to group g2") {
+			t.Errorf("%+v", res.Error)
+		}
+		first.ID, first.Source, first.Remove = "d-5", Source{}, true
+		w.succeed(first)
+		w.has("two/f", "same")
+	}
+}
+
 // Links that nobody deployed lead into what this revision replaces.
 func TestLinkLeadsIntoWhatIsReplaced(t *testing.T) {
 	t.Parallel()

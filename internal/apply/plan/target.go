@@ -84,17 +84,32 @@ func (b *builder) indexOwners() {
 	}
 	for i := range b.in.Previous {
 		e := &b.in.Previous[i]
-		b.previous[b.places.of(e.Path)] = e
+		if place := b.places.of(e.Path); b.previous[place] == nil || b.direct(e.Path, place) {
+			b.previous[place] = e
+		}
 	}
 	for i, o := range b.in.Others {
 		for _, e := range o.Entries {
+			place := b.places.of(e.Path)
+			if own := b.previous[place]; own != nil && b.direct(own.Path, place) && !b.direct(e.Path, place) {
+				continue // a link was repointed to where we deploy
+			}
 			if e.Kind != Dir {
-				b.others[b.places.of(e.Path)] = i
+				b.others[place] = i
 			} else if o.Live {
-				b.theirs[b.places.of(e.Path)] = true
+				b.theirs[place] = true
 			}
 		}
 	}
+}
+
+// direct tells whether no link leads from the destination root to a path.
+func (b *builder) direct(p, place string) bool {
+	if p == place {
+		return true
+	}
+	below, inside := strings.CutPrefix(p, b.in.Root+"/")
+	return inside && place == path.Join(b.places.dir(b.in.Root), below)
 }
 
 // absolute puts a destination below the root, without cleaning it.
