@@ -226,7 +226,8 @@ func (r *run) undoInstall(in *installer) error {
 func (r *run) finishInstall(rep EventReport, in *installer) (EventReport, error) {
 	state := installedState{installedHeader{Application: r.d.ApplicationName, Release: r.key}, in.plan.Installed}
 	for _, group := range in.plan.Adopted {
-		if err := r.disown(group); err != nil {
+		// They became ours. An empty record could be damaged, and be made anew from the plan of a time when they were not.
+		if err := r.a.opts.Disk.Remove(r.a.installedFile(group)); err != nil {
 			return rep, err
 		}
 	}
@@ -252,13 +253,4 @@ func (r *run) finishInstall(rep EventReport, in *installer) (EventReport, error)
 		rep.Warnings = append(rep.Warnings[:20], fmt.Sprintf("%d more files were kept", extra))
 	}
 	return r.finish(rep, nil, record{})
-}
-
-// disown takes a group's files away from it: they became ours.
-func (r *run) disown(group string) error {
-	head, err := r.a.installedHead(group)
-	if err != nil {
-		return err
-	}
-	return r.a.writeInstalled(group, installedState{installedHeader: head})
 }

@@ -255,6 +255,26 @@ func TestDamagedRecordOfWhatIsInPlace(t *testing.T) {
 	}
 }
 
+// What was taken over from a group does not come back to it: its last plan tells
+// what it had, but there is no record left that could be damaged.
+func TestRecordOfADisownedGroup(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "1", "a/g": "1"})))
+	successor := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/f": "2"}))
+	successor.GroupID = "g2"
+	w.succeed(successor)
+	if file := w.applier().installedFile("g1"); exists(file) {
+		writeFile(t, file, nil)
+	}
+	if list, err := Installed(w.applier().opts.StateDir, "g1"); err != nil || len(list) != 0 {
+		t.Errorf("in place are %v (%v)", list, err)
+	}
+	other := w.deployment("d-3", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/g": "3"}))
+	other.GroupID, other.ApplicationName = "g3", "other"
+	w.succeed(other)
+}
+
 // cutAfter cuts the power after so many operations of a kind.
 func cutAfter(kind string, count int) func(durable.Op) error {
 	seen := 0
