@@ -29,7 +29,7 @@ type history struct {
 	*workbench
 	t      *rapid.T
 	a      *Applier
-	ours   map[string]bool                // what the group that deploys had in place, by the real path
+	ours   map[string]bool                // what the group that deploys had in place or may take over, by the real path
 	made   int                            // by users, each with a text of its own
 	n      int                            // deployments
 	groups map[string]*historyGroup       // that this host belongs to
@@ -252,6 +252,11 @@ func (h *history) deploy(group string, d Deployment) {
 	}
 	before := h.walk()
 	h.ours = h.places(group)
+	for g, application := range applicationOf { // whose files it may take over
+		if h.groups[g] == nil && application == applicationOf[group] {
+			maps.Copy(h.ours, h.places(g))
+		}
+	}
 	report, err := h.a.Preflight(context.Background(), d)
 	if err != nil {
 		h.t.Fatal(err)

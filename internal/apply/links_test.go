@@ -196,6 +196,7 @@ func TestLinkOnTheWayIsReplaced(t *testing.T) {
 		"a directory by a file":      {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "1"}, false},
 		"a directory by a link":      {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "-> TARGET/one"}, false},
 		"one further down by a file": {"../app", map[string]string{"a/d/x": "1"}, map[string]string{"a/d": "1"}, true},
+		"one that stays empty":       {"../app/e/way", map[string]string{"a/e/way/x": "1"}, map[string]string{"a/x": "1", "b/f": ""}, true},
 		"a directory that is gone":   {"../app/d", map[string]string{"a/d/x": "1"}, map[string]string{"a/x": "1"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,7 +208,13 @@ func TestLinkOnTheWayIsReplaced(t *testing.T) {
 				for p, text := range files {
 					files[p] = strings.ReplaceAll(text, "TARGET", w.target)
 				}
-				files["appspec.yml"], files["b/f"] = spec, "sent"
+				files["appspec.yml"] = spec
+				if text, given := files["b/f"]; given && text == "" {
+					delete(files, "b/f")
+					files["appspec.yml"] = strings.Replace(spec, "{source: b, destination: /far/way}", "{source: a, destination: /far/way/..}", 1)
+				} else {
+					files["b/f"] = "sent"
+				}
 				if i > 0 {
 					break
 				}
@@ -232,7 +239,9 @@ func TestLinkOnTheWayIsReplaced(t *testing.T) {
 				return
 			}
 			w.vouch("g1")
-			w.has("far/way/f", "sent")
+			if files := c.second; files["b/f"] != "" {
+				w.has("far/way/f", "sent")
+			}
 			d.ID = "d-3"
 			w.succeed(d)
 			d.ID, d.Source, d.Remove = "d-4", Source{}, true

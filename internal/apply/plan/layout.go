@@ -138,13 +138,21 @@ func (b *builder) clean() {
 	}
 }
 
-// around lists the directories that targets are in.
+// around lists the directories that targets are in, and those that links on the
+// way to destinations lead to.
 func (b *builder) around() map[string]bool {
 	dirs := map[string]bool{}
-	for p := range b.targets {
-		for dir := parent(p); !dirs[dir]; dir = parent(dir) {
+	add := func(dir string) {
+		for ; !dirs[dir]; dir = parent(dir) {
 			dirs[dir] = true
 		}
+	}
+	for p := range b.targets {
+		add(parent(p))
+	}
+	for _, link := range b.followed {
+		_, end := b.places.way(link)
+		add(end)
 	}
 	return dirs
 }
