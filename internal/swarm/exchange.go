@@ -263,12 +263,11 @@ func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
 	if !errors.Is(err, store.ErrMismatch) {
 		return false, false, err
 	}
-	have := x.partial.Have()
+	wrongIndex := errors.Is(err, store.ErrBadIndex) // no piece may be left of what was copied from an earlier bundle, and the index be right
 	x.mu.Lock()
 	provider := x.provider
 	x.mismatches++
 	tooOften := x.mismatches > 2
-	wrongIndex := have.Count() == 0
 	x.mu.Unlock()
 	x.recount()
 	switch {

@@ -439,6 +439,31 @@ func TestWhatCannotBeCopiedIsFetched(t *testing.T) {
 	})
 }
 
+// TestAllThatIsCopiedRotted: the earlier bundle has every piece of the new one, and lost them all on the disk. That says nothing of the
+// new one's index.
+func TestAllThatIsCopiedRotted(t *testing.T) {
+	a, b := foreign(t, 6<<20, 3), foreign(t, 4<<20, 3)
+	bubble(t, func(t *testing.T) {
+		f, next := newFleet(t, "web-1"), &source{a: b}
+		defer f.close()
+		wait(t, a, spread(t, f, &source{a: a}, 1)...)
+		old, ok := f.get("web-1").store.Lookup(a.ref.Digest)
+		if !ok {
+			t.Fatal("the earlier bundle is not there")
+		}
+		if err := os.WriteFile(old.Path, make([]byte, a.ref.Size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range bundle.Reuse(b.index, a.index) {
+			if j < 0 {
+				t.Fatal("it has not every piece")
+			}
+		}
+		wait(t, b, spreadOn(t, f, next)...)
+		payload(t, next, b.ref.Size)
+	})
+}
+
 func TestLimitsOfUploadAndDownload(t *testing.T) {
 	a := foreign(t, 6<<20, 3)
 	bubble(t, func(t *testing.T) {

@@ -446,7 +446,7 @@ func (p *Partial) scan(ctx context.Context) error {
 }
 
 // Finish verifies the whole digest and makes the bundle complete. On ErrMismatch the pieces that do not match the index are missing again;
-// if all match, the index is not this bundle's, and all are missing.
+// if all match, the index is not this bundle's, which ErrBadIndex says, and all are missing.
 func (p *Partial) Finish(ctx context.Context) error {
 	p.mu.Lock()
 	missing, done := p.missing, p.done
@@ -482,7 +482,7 @@ func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
 		return fmt.Errorf("%w: %d pieces changed on disk", ErrMismatch, p.missing)
 	}
 	p.have, p.missing, p.dirty = NewBitmap(p.index.Len()), p.index.Len(), 1
-	return fmt.Errorf("%w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, p.index.Digest().Short(), got, p.ref.Digest)
+	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, p.index.Digest().Short(), got, p.ref.Digest)
 }
 
 // complete moves the directory over. The data was synced before; a crash between leaves a partial with all pieces.

@@ -24,9 +24,10 @@ type Ref = bundle.Ref
 
 // Errors that callers branch on.
 var (
-	ErrNoSpace  = errors.New("not enough space")            // the bundle cannot fit now; Collect, raise the limit or free the disk
-	ErrMismatch = errors.New("content does not match")      // bytes are not what the digest or index says
-	ErrNoIndex  = errors.New("the bundle has no index yet") // SetIndex comes first
+	ErrNoSpace  = errors.New("not enough space")               // the bundle cannot fit now; Collect, raise the limit or free the disk
+	ErrMismatch = errors.New("content does not match")         // bytes are not what the digest or index says
+	ErrNoIndex  = errors.New("the bundle has no index yet")    // SetIndex comes first
+	ErrBadIndex = errors.New("the index is not this bundle's") // every piece is as it says, and the whole is not: an ErrMismatch too
 	ErrMissing  = errors.New("not in the store")
 	ErrClosed   = errors.New("the store is closed")
 )
