@@ -64,7 +64,7 @@ func (h *history) path(label string) string {
 func (h *history) user() {
 	at := h.path("user's path")
 	full := h.target + at
-	what := rapid.SampledFrom([]string{"write", "link", "link", "link", "absolute link", "mkdir", "remove", "rename"}).Draw(h.t, "user")
+	what := rapid.SampledFrom([]string{"write", "link", "link", "link", "absolute link", "mkdir", "remove", "rename", "chmod", "default list"}).Draw(h.t, "user")
 	h.made++
 	replace := func() bool {
 		if n, err := os.Stat(filepath.Dir(full)); err != nil || !n.IsDir() {
@@ -77,6 +77,23 @@ func (h *history) user() {
 		os.RemoveAll(full)
 	case "rename":
 		os.Rename(full, h.target+h.path("to"))
+	case "chmod":
+		if n, err := os.Lstat(full); err == nil && n.IsDir() {
+			os.Chown(full, -1, 1)
+			unix.Chmod(full, rapid.SampledFrom([]uint32{0o2775, 0o755, 0o700}).Draw(h.t, "mode"))
+		}
+	case "default list":
+		if n, err := os.Lstat(full); err == nil && n.IsDir() {
+			list := []byte{2, 0, 0, 0}
+			for _, e := range []struct{ tag, perm, id byte }{{1, 7, 255}, {2, 7, 1}, {4, 5, 255}, {0x10, 7, 255}, {0x20, 0, 255}} {
+				id := bytes.Repeat([]byte{255}, 4)
+				if e.id != 255 {
+					id = []byte{e.id, 0, 0, 0}
+				}
+				list = append(append(list, e.tag, 0, e.perm, 0), id...)
+			}
+			unix.Setxattr(full, xattrDefault, list, 0)
+		}
 	case "write":
 		if replace() {
 			os.WriteFile(full, fmt.Appendf(nil, "%s%d", byUser, h.made), 0o640)

@@ -251,6 +251,23 @@ func TestLinkOnTheWayIsReplaced(t *testing.T) {
 	}
 }
 
+// A link of the old revision becomes a directory; links where it led say nothing
+// of what is in the new one.
+func TestLinksBehindALinkThatGoes(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	w.write("else/where", "")
+	w.link("out/sub", "../else")
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/data": "-> " + w.target + "/out", "a/self": "-> " + w.target + "/app"})))
+	for _, id := range []string{"d-2", "d-3"} {
+		w.succeed(w.deployment(id, w.bundle(map[string]string{"appspec.yml": plainSpec, "a/data/sub/f": "1", "a/self/self/self/f": "2"})))
+		w.has("app/data/sub/f", "1")
+		w.has("app/self/self/self/f", "2")
+		w.lacks("else/f")
+		w.vouch("g1")
+	}
+}
+
 // vouch wants all that a group has in place to be there.
 func (w *workbench) vouch(group string) {
 	w.t.Helper()

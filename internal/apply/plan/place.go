@@ -12,10 +12,11 @@ type places struct {
 	host Host
 	dirs map[string]string // resolved
 	kept map[string]bool   // links that are not followed, by place
+	made map[string]bool   // directories that will be in their place, of which the disk tells nothing
 }
 
 func newPlaces(h Host) *places {
-	return &places{host: h, dirs: map[string]string{"/": "/"}, kept: map[string]bool{}}
+	return &places{host: h, dirs: map[string]string{"/": "/"}, kept: map[string]bool{}, made: map[string]bool{}}
 }
 
 // keep makes a link stand for itself. The links of the revision that is in place
@@ -66,7 +67,9 @@ func (l *places) dir(p string) string {
 		return at
 	}
 	at := l.of(p)
-	if n := l.host.Lstat(at); n.Kind == Link && n.Leads == Dir && n.Real != "" && !l.kept[at] {
+	if up := parent(at); l.kept[up] || l.made[up] {
+		l.made[at] = true
+	} else if n := l.host.Lstat(at); n.Kind == Link && n.Leads == Dir && n.Real != "" && !l.kept[at] {
 		at = n.Real
 	}
 	l.dirs[p] = at
