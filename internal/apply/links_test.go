@@ -268,6 +268,31 @@ func TestLinksBehindALinkThatGoes(t *testing.T) {
 	}
 }
 
+// A link of ours is where another group's way led before: its files are where
+// that leads.
+func TestAnotherGroupDeploysThroughOurLink(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	w.write("out/x", "")
+	w.link("app/data", "../out")
+	other := w.deployment("d-2", w.bundle(map[string]string{"appspec.yml": strings.ReplaceAll(plainSpec, "/app", "/app/data"), "a/f": "theirs"}))
+	other.GroupID, other.ApplicationName = "g2", "other"
+	w.succeed(other)
+	w.has("out/f", "theirs")
+	if err := os.Remove(filepath.Join(w.target, "app/data")); err != nil {
+		t.Fatal(err)
+	}
+	w.succeed(w.deployment("d-1", w.bundle(map[string]string{"appspec.yml": plainSpec, "a/data": "-> " + w.target + "/out"})))
+	for _, dest := range []string{"/out", "/app/data"} {
+		spec := strings.ReplaceAll(plainSpec, "/app", dest) + "file_exists_behavior: OVERWRITE\n"
+		d := w.deployment("d"+strings.ReplaceAll(dest, "/", "-"), w.bundle(map[string]string{"appspec.yml": spec, "a/f": "ours"}))
+		if res := w.apply(w.applier(), d); res.Error == nil || !strings.Contains(res.Error.Message, "belongs to group g2") {
+			t.Errorf("%s: %+v", dest, res.Error)
+		}
+		w.has("out/f", "theirs")
+	}
+}
+
 // vouch wants all that a group has in place to be there.
 func (w *workbench) vouch(group string) {
 	w.t.Helper()

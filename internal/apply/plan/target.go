@@ -88,18 +88,27 @@ func (b *builder) indexOwners() {
 			b.previous[place] = e
 		}
 	}
+	now := newPlaces(b.in.Host) // their files are where our links lead, and where they will be when those are gone
 	for i, o := range b.in.Others {
-		for _, e := range o.Entries {
-			place := b.places.of(e.Path)
-			if own := b.previous[place]; own != nil && b.direct(own.Path, place) && !b.direct(e.Path, place) {
-				continue // a link was repointed to where we deploy
-			}
-			if e.Kind != Dir {
-				b.others[place] = i
-			} else if o.Live {
-				b.theirs[place] = true
+		for j := range o.Entries {
+			e := &o.Entries[j]
+			b.indexOther(i, e, b.places.of(e.Path))
+			if len(b.places.kept) > 0 {
+				b.indexOther(i, e, now.of(e.Path))
 			}
 		}
+	}
+}
+
+// indexOther notes what another group has at a place.
+func (b *builder) indexOther(group int, e *Entry, place string) {
+	if own := b.previous[place]; own != nil && b.direct(own.Path, place) && !b.direct(e.Path, place) {
+		return // a link was repointed to where we deploy
+	}
+	if e.Kind != Dir {
+		b.others[place] = group
+	} else if b.in.Others[group].Live {
+		b.theirs[place] = true
 	}
 }
 
@@ -295,8 +304,8 @@ func (b *builder) adopt() {
 			if _, own := b.previous[place]; !own {
 				b.previous[place] = e
 			}
-			delete(b.others, place)
 		}
+		maps.DeleteFunc(b.others, func(_ string, group int) bool { return group == i })
 	}
 }
 
