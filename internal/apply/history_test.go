@@ -278,6 +278,51 @@ func (h *history) deploy(group string, d Deployment) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	res, fault, before := h.carryOut(d, before)
+	if fault == "" && report.OK != (res.Outcome == OutcomeSucceeded) {
+		h.t.Errorf("preflight says %v %v, and Install %s %v", report.OK, report.Problems, res.Outcome, res.Error)
+	}
+	after := h.walk()
+	installed := false
+	for _, e := range res.Events {
+		installed = installed || e.Event == "Install" && e.Status == StatusSucceeded
+	}
+	what := fmt.Sprintf("%s of %s (remove %v, fault %q), which ended as %s %v", d.ID, group, d.Remove, fault, res.Outcome, res.Error)
+	if !d.Remove {
+		spec, _ := os.ReadFile(filepath.Join(d.Source.Path, "appspec.yml"))
+		what += "\n" + string(spec) + treeOf(h.workbench.t, d.Source.Path)
+	}
+	defer func() {
+		if h.t.Failed() {
+			h.t.Logf("%s\nbefore:\n%safter:\n%s", what, h.show(before), h.show(after))
+			h.t.FailNow()
+		}
+	}()
+	if !installed {
+		h.exact(before, after)
+		return
+	}
+	h.others(group, before, after)
+	g := h.groups[group]
+	if g == nil {
+		g = &historyGroup{}
+		h.groups[group] = g
+	}
+	g.last, g.installed = d, res.Outcome == OutcomeSucceeded
+	h.record(group, after)
+	if d.Remove {
+		delete(h.groups, group)
+		return
+	}
+	h.content(d, before)
+	if res.Outcome == OutcomeSucceeded && rapid.IntRange(0, 2).Draw(h.t, "again") == 0 {
+		h.again(d, after)
+	}
+}
+
+// carryOut applies, perhaps with a fault, and goes on until the deployment ended.
+// It returns what the tree was like before, with what users changed meanwhile.
+func (h *history) carryOut(d Deployment, before map[string]seenNode) (Result, string, map[string]seenNode) {
 	a := h.applier()
 	faults := &durable.Faults{}
 	fault := rapid.SampledFrom([]string{"", "", "", "fail", "cut", "cut"}).Draw(h.t, "fault")
@@ -317,45 +362,10 @@ func (h *history) deploy(group string, d Deployment) {
 			h.t.Fatal(err)
 		}
 	}
-	if fault == "" && report.OK != (res.Outcome == OutcomeSucceeded) {
-		h.t.Errorf("preflight says %v %v, and Install %s %v", report.OK, report.Problems, res.Outcome, res.Error)
+	if fault != "" {
+		fault = fmt.Sprintf("%s at %d, %s", fault, at, decision)
 	}
-	after := h.walk()
-	installed := false
-	for _, e := range res.Events {
-		installed = installed || e.Event == "Install" && e.Status == StatusSucceeded
-	}
-	what := fmt.Sprintf("%s of %s (remove %v, fault %q at %d, %s), which ended as %s %v", d.ID, group, d.Remove, fault, at, decision, res.Outcome, res.Error)
-	if !d.Remove {
-		spec, _ := os.ReadFile(filepath.Join(d.Source.Path, "appspec.yml"))
-		what += "\n" + string(spec) + treeOf(h.workbench.t, d.Source.Path)
-	}
-	defer func() {
-		if h.t.Failed() {
-			h.t.Logf("%s\nbefore:\n%safter:\n%s", what, h.show(before), h.show(after))
-			h.t.FailNow()
-		}
-	}()
-	if !installed {
-		h.exact(before, after)
-		return
-	}
-	h.others(group, before, after)
-	g := h.groups[group]
-	if g == nil {
-		g = &historyGroup{}
-		h.groups[group] = g
-	}
-	g.last, g.installed = d, res.Outcome == OutcomeSucceeded
-	h.record(group, after)
-	if d.Remove {
-		delete(h.groups, group)
-		return
-	}
-	h.content(d, before)
-	if res.Outcome == OutcomeSucceeded && rapid.IntRange(0, 2).Draw(h.t, "again") == 0 {
-		h.again(d, after)
-	}
+	return res, fault, before
 }
 
 // exact wants the tree to be as it was.
