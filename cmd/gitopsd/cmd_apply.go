@@ -75,7 +75,7 @@ func applyCommand() *cobra.Command {
 // applyGarbage is how much garbage is let lie, in percent of what is in use: on a
 // host with little memory the application needs it more, and collecting twice as
 // often costs a deployment some hundredths of its time.
-const applyGarbage = 50
+const applyGarbage = 35
 
 func (f *applyFlags) run(cmd *cobra.Command, path string) error {
 	debug.SetGCPercent(applyGarbage)

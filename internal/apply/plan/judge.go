@@ -111,8 +111,7 @@ func (b *builder) through(t *target, n Node) bool {
 
 // rename moves a target that permissions know by the name it had.
 func (b *builder) rename(t *target, to string) {
-	t.as = t.path
-	b.renamed[t.as] = t
+	b.renamed[t.path], b.known[t] = t, t.path
 	b.followed = append(b.followed, t.place)
 	b.move(t, to)
 }
@@ -182,7 +181,7 @@ func (b *builder) judgeLinks() {
 				b.problem(Present, "%sthe link %s leads by way of %s, which an earlier revision put there and this one replaces or has no more", prefix, link, at)
 			}
 		}
-		if t := b.targets[end]; t != nil && !t.dir && t.as == "" || b.replaced(end) {
+		if t := b.targets[end]; t != nil && !t.dir && b.known[t] == "" || b.replaced(end) {
 			b.problem(Present, "%sthe link %s leads to %s, in whose place this revision puts a file", prefix, link, end)
 		}
 	}

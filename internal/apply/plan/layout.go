@@ -34,7 +34,9 @@ func (b *builder) layOut() {
 			}
 			b.plan.Units = append(b.plan.Units, x)
 		}
-		entry.Path = top.path + p[len(top.place):] // another link may lead into it too
+		if entry.Path = p; top.path != top.place { // another link may lead into it too
+			entry.Path = top.path + p[len(top.place):]
+		}
 		entry.Source = t.source
 		b.plan.Installed = append(b.plan.Installed, entry)
 		b.plan.Units[unit].Count++

@@ -56,7 +56,7 @@ func (b *builder) setBelow(places []string, object string, p *appspec.Permission
 	matched := false
 	for _, place := range places {
 		t := b.targets[place]
-		at := cmp.Or(t.as, t.path)
+		at := cmp.Or(b.known[t], t.path)
 		want := appspec.ObjectFile
 		if t.dir {
 			want = appspec.ObjectDirectory

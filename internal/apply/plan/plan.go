@@ -219,7 +219,7 @@ func (p *Plan) Check() error {
 func Build(in Input) (*Plan, []Problem) {
 	b := &builder{
 		in: in, plan: &Plan{Tag: in.Tag},
-		places: newPlaces(in.Host), targets: map[string]*target{}, renamed: map[string]*target{},
+		places: newPlaces(in.Host), targets: map[string]*target{}, renamed: map[string]*target{}, known: map[*target]string{},
 		previous: map[string]*Entry{}, others: map[string]int{}, theirs: map[string]bool{},
 		told: map[string]bool{},
 	}

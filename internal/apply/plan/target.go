@@ -18,7 +18,6 @@ const prefix = "The deployment failed because "
 type target struct {
 	path   string // as appspec.yml spells it
 	place  string // the path without links to directories in it
-	as     string // the link's path, where it is written through one
 	source string // in the release, empty for a directory made on the way
 	node   *Node
 	dir    bool
@@ -50,7 +49,8 @@ type builder struct {
 	hinted   bool // what to do about files that exist has been said
 	places   *places
 	targets  map[string]*target // by place, as previous and others
-	renamed  map[string]*target // by the path they are known as
+	renamed  map[string]*target // by the path of the link that they are written through
+	known    map[*target]string // that path
 	previous map[string]*Entry
 	others   map[string]int  // index in in.Others
 	theirs   map[string]bool // directories of live groups
