@@ -47,6 +47,21 @@ func residentPeak(t *testing.T) int {
 	return kib
 }
 
+// peakOf runs one test in a process of its own, and returns the peak in KiB that it prints.
+func peakOf(t *testing.T, test string, env ...string) (peak int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$")
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if at := bytes.LastIndex(out, []byte("peak ")); err == nil && at >= 0 {
+		_, err = fmt.Sscanf(string(out[at:]), "peak %d", &peak)
+	}
+	if err != nil || peak == 0 {
+		t.Fatalf("%s: %v\n%s", test, err, out)
+	}
+	return peak
+}
+
 // TestMemoryOfApply is what a host has to spare for a deployment: neither 20,000
 // files, nor the same ones changed, nor one large file take more than 64 MiB.
 func TestMemoryOfApply(t *testing.T) {
@@ -62,16 +77,7 @@ func TestMemoryOfApply(t *testing.T) {
 	for i, b := range bundles {
 		archive := filepath.Join(dir, fmt.Sprint(i, ".tar"))
 		writeTar(t, archive, b.files, b.each)
-		cmd := exec.Command(os.Args[0], "-test.run=^TestApplyInAProcess$")
-		cmd.Env = append(os.Environ(), applyArgs+"="+strings.Join([]string{archive, "--state-dir", filepath.Join(dir, "state"), "--destination-root", filepath.Join(dir, "root")}, "\n"))
-		out, err := cmd.CombinedOutput()
-		var peak int
-		if at := bytes.LastIndex(out, []byte("peak ")); err == nil && at >= 0 {
-			_, err = fmt.Sscanf(string(out[at:]), "peak %d", &peak)
-		}
-		if err != nil || peak == 0 {
-			t.Fatalf("%s: %v\n%s", b.name, err, out)
-		}
+		peak := peakOf(t, "TestApplyInAProcess", applyArgs+"="+strings.Join([]string{archive, "--state-dir", filepath.Join(dir, "state"), "--destination-root", filepath.Join(dir, "root")}, "\n"))
 		t.Logf("%s: %d KiB", b.name, peak)
 		if peak > most {
 			t.Errorf("%s: %d KiB are more than %d", b.name, peak, most)

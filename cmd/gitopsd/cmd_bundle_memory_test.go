@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -42,16 +40,7 @@ func TestMemoryOfPackOnALargeMachine(t *testing.T) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestPackInAProcess$")
-	cmd.Env = append(os.Environ(), packFolder+"="+dir, "GOMAXPROCS=64")
-	out, err := cmd.CombinedOutput()
-	var peak int
-	if at := bytes.LastIndex(out, []byte("peak ")); err == nil && at >= 0 {
-		_, err = fmt.Sscanf(string(out[at:]), "peak %d", &peak)
-	}
-	if err != nil || peak == 0 {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	peak := peakOf(t, "TestPackInAProcess", packFolder+"="+dir, "GOMAXPROCS=64")
 	t.Logf("%d KiB", peak)
 	if peak > most {
 		t.Errorf("%d KiB are more than %d", peak, most)

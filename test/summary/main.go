@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -78,11 +79,12 @@ func (t *tally) add(e event, w io.Writer) {
 	}
 }
 
-// endTest files a finished test and forgets the output of one that passed.
+// endTest files a finished test and forgets the output of one that passed. One that could not run with the race detector and passed without it was not skipped.
 func (t *tally) endTest(action string, key testKey) {
 	switch action {
 	case "pass":
 		t.passed = append(t.passed, key)
+		t.skipped = slices.DeleteFunc(t.skipped, func(k testKey) bool { return k == key })
 		delete(t.output, key)
 	case "fail":
 		t.failed = append(t.failed, key)

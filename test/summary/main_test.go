@@ -1,0 +1,24 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestATestThatRanAtLastWasNotSkipped(t *testing.T) {
+	for later, want := range map[string]string{
+		"pass": "1 passed, 0 failed, 0 skipped\n",
+		"skip": "needs root\n0 passed, 0 failed, 2 skipped\n",
+		"fail": "FAILED p TestX\n0 passed, 1 failed, 1 skipped\n",
+	} {
+		sum := tally{output: map[testKey][]string{}}
+		sum.add(event{Action: "output", Package: "p", Test: "TestX", Output: "needs root\n"}, io.Discard)
+		sum.add(event{Action: "skip", Package: "p", Test: "TestX"}, io.Discard)
+		sum.add(event{Action: later, Package: "p", Test: "TestX"}, io.Discard)
+		var out strings.Builder
+		if ok := sum.report(&out); ok != (later == "pass") || !strings.HasSuffix(out.String(), want) {
+			t.Errorf("skipped, then %s: %v %q", later, ok, out.String())
+		}
+	}
+}
