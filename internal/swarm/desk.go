@@ -15,6 +15,7 @@ import (
 type leaseRequest struct {
 	Version int           `json:"version"`
 	Host    string        `json:"host"`            // believed only where the connection proves none
+	Realm   string        `json:"realm,omitempty"` // with whom it shares what it reads, as it knows
 	Index   bundle.Digest `json:"index,omitempty"` // of the index that pieces are counted by; "": may this host read the index, or the whole archive?
 	GiveUp  bool          `json:"giveUp,omitempty"`
 	Done    bool          `json:"done,omitempty"` // its turn to read is over, and it has what it read
@@ -174,12 +175,23 @@ func requester(r *http.Request, claimed string) string {
 	return plain(claimed, saysMax)
 }
 
+// sharing says in words what a realm means.
+func sharing(realm string) string {
+	if realm == "" {
+		return "shares the copy of all sites"
+	}
+	return "is in site " + plain(realm, saysMax) + ", which reads its own copy"
+}
+
 // deal answers one request as dealer.
 func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) {
 	if q.Version != leaseVersion {
 		return leaseAnswer{}, fmt.Errorf("lease requests of version %d are not known here, only of version %d", q.Version, leaseVersion)
 	}
 	now, realm := time.Now(), s.site(q.Host).realm()
+	if q.Realm != realm { // either is behind by a commit; each would count what is read in another place
+		return leaseAnswer{}, fmt.Errorf("cannot deal pieces to %s: it says that it %s, as far as this host knows it %s", plain(q.Host, saysMax), sharing(q.Realm), sharing(realm))
+	}
 	if q.Index == "" {
 		return s.desk.scout(scoutKey{digest, realm}, q, now), nil
 	}

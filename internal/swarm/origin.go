@@ -106,7 +106,7 @@ func (x *exchange) askLease(ctx context.Context, q leaseRequest) (leaseAnswer, e
 	if host == "" {
 		return leaseAnswer{}, errors.New("waiting for the coordinator set's leader to deal the pieces")
 	}
-	q.Version, q.Host = leaseVersion, x.s.o.Host
+	q.Version, q.Host, q.Realm = leaseVersion, x.s.o.Host, x.s.site(x.s.o.Host).realm()
 	answer, err := x.askDealer(ctx, host, q)
 	if err == nil && answer.NeedIndex && x.index != nil {
 		if err = x.tellIndex(ctx, host); err == nil {

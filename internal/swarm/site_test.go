@@ -328,6 +328,30 @@ func TestAHostThatMovesToAnotherSiteExchangesThere(t *testing.T) {
 	})
 }
 
+// TestADealerThatIsBehindDealsNothing: it counts what it deals among other hosts than its own commit will have, and all of it would be read twice.
+func TestADealerThatIsBehindDealsNothing(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f, s := newFleet(t, "web-1"), &source{a: a}
+		defer f.close()
+		before, after := Site{Name: "a", Own: true}, Site{Name: "a"}
+		behind := &movable{sites: map[string]Site{"web-1": before, "web-2": before}}
+		dealer := f.start("web-1", func(o *Options) { o.Site = behind.of })
+		ahead := f.start("web-2", func(o *Options) { o.Site = func(string) Site { return after } })
+		first := ahead.fetch(t.Context(), ahead.job(a, s))
+		time.Sleep(dealerPatience / 2)
+		if state := ahead.swarm.Progress(a.ref.Digest).State; !strings.Contains(state, "reads its own copy") {
+			t.Errorf("the host that waits says %q", state)
+		}
+		payload(t, s, 0)
+		behind.move("web-1", after)
+		behind.move("web-2", after)
+		wait(t, a, first)
+		wait(t, a, dealer.fetch(t.Context(), dealer.job(a, s)))
+		payload(t, s, a.index.PayloadSize())
+	})
+}
+
 func TestNeighboursAreDrawnAgainWhenThisHostMoves(t *testing.T) {
 	a := packed(t, 10, 200<<10)
 	bubble(t, func(t *testing.T) {
