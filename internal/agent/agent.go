@@ -89,6 +89,7 @@ type Agent struct {
 	sets    *sets
 	leader  *leader
 	member  *member
+	early   *early
 	changed signal // anything an operator may see
 	alive   signal // somebody's liveness changed
 	rotten  wake   // the bundle store has suspects
@@ -358,6 +359,7 @@ func (a *Agent) buildLoops() {
 		world: a.source.current, move: move, log: a.log.With("station", "member"), events: make(chan rollout.MemberEvent, memberEventsMax), start: time.Now(),
 		pending: map[string][]rollout.Assignment{}, news: newWake(), again: newWake(), gates: map[string]chan error{}, installed: map[string]bool{},
 		targets: map[string]map[string][]string{}, ended: make(chan struct{})}
+	a.early = &early{self: c.Host, bundles: bytes, world: a.source.current, move: move, met: a.met, meeting: a.alive.Changed, log: a.log.With("station", "early")}
 	a.sets.lead, a.sets.synced, a.sets.leads = a.leader.Run, a.member.synced, a.member.leads
 }
 
@@ -419,6 +421,11 @@ func (a *Agent) lives() life {
 		}
 		return host == a.config().Host, a.member.start
 	}
+}
+
+// met says whether gossip has told of another host that lives.
+func (a *Agent) met() bool {
+	return slices.ContainsFunc(a.gossip.Members(), func(m gossip.Member) bool { return m.Name != a.config().Host && m.Live() })
 }
 
 // bundleHosts lists who shares the bundle of g with this host now.
@@ -513,6 +520,7 @@ func (a *Agent) runLoops(ctx context.Context, socket net.Listener) error {
 	loops.Go(func() error { return a.source.Run(ctx) })
 	loops.Go(func() error { return a.sets.Run(ctx) })
 	loops.Go(func() error { defer a.member.checks.wait(); return a.member.Run(ctx) })
+	loops.Go(func() error { return a.early.Run(ctx) })
 	loops.Go(func() error { return a.watch(ctx) })
 	a.log.Info("started", "version", a.opt.Version, "listen", a.transport.Addr().String(), "socket", a.config().Socket)
 	a.notify(daemon.SdNotifyReady)

@@ -35,22 +35,22 @@ type bundles struct {
 	rotten  wake // the store has suspects
 	world   func() *world
 
-	mu    sync.Mutex
-	costs map[string]func() swarm.Progress // by group and commit, what a fetch costs
-	said  map[string]string                // by group, why its bundle cannot be had, as logged
+	costs costs
 
-	opened map[*context.CancelFunc]bool // fetches under way, which end when this host's origins change
+	mu      sync.Mutex
+	said    map[string]string            // by group, why its bundle cannot be had, as logged
+	opened  map[*context.CancelFunc]bool // fetches under way, which end when this host's origins change
+	fetches map[bundle.Digest]*trouble   // what the origin of each bundle being fetched last answered
 }
 
-// costsMax bounds the digests whose cost is remembered.
-const costsMax = 256
+// saidMax bounds what is remembered as logged.
+const saidMax = 256
 
 // gossipLate is for how long a fetch asks hosts that gossip has not told of.
 const gossipLate = 5 * time.Second
 
-// fetch makes the bundle of a verified spec complete on this disk; t follows its origin. A refusal is for bytes, or by this host's fence: it is tried again, and never
-// held against the spec.
-func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec, t *trouble) (rollout.RefusalKind, string) {
+// fetch makes the bundle of a verified spec complete on this disk. A refusal is for bytes, or by this host's fence: it is tried again, and never held against the spec.
+func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (rollout.RefusalKind, string) {
 	g, _, err := b.verifier.group(group, spec.Commit)
 	if err != nil {
 		return rollout.RefusedByBytes, err.Error()
@@ -59,32 +59,58 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec, t 
 	if err := b.store.Pin(targetOwner+group, digest); err != nil {
 		return rollout.RefusedByBytes, err.Error()
 	}
+	b.costs.claim(group, spec.Commit, digest)
 	if _, ok := b.store.Lookup(digest); ok {
 		return "", ""
 	}
-	done := b.count(group, spec)
-	for again := true; again; {
-		opened, end := b.untilReopened(ctx)
-		err = b.bring(opened, g, t)
-		again = err != nil && opened.Err() != nil && ctx.Err() == nil
-		end()
-	}
+	done := b.costs.begin(costKey(group, spec.Commit), b.progress(digest))
+	err = b.bringAnew(ctx, g)
 	done()
 	if errors.Is(err, errFenced) {
 		return rollout.RefusedByHost, err.Error()
 	}
 	if err != nil {
-		if ctx.Err() == nil && b.news(group, err.Error()) {
-			b.log.Warn("a bundle cannot be had yet; it is tried again", "group", g.Folder, "digest", digest.Short(), "error", err)
-		}
 		return rollout.RefusedByBytes, err.Error()
 	}
-	b.news(group, "")
 	return "", ""
 }
 
-// bring makes the bundle of a group's revision complete on this disk, if this host's fence allows where it comes from; t follows the origin and may be nil.
-func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error {
+// ahead makes the bundle that the newest commit wants for a group complete on this disk, before its coordinator set asks for it.
+func (b *bundles) ahead(ctx context.Context, g desired.Group) error {
+	if err := b.config().Fence.allows(g); err != nil {
+		return err
+	}
+	group, digest := string(g.ID), g.Revision.Digest
+	if err := b.store.Pin(commitOwner+group, digest); err != nil {
+		return err
+	}
+	if _, ok := b.store.Lookup(digest); ok {
+		return nil
+	}
+	defer b.costs.begin(aheadKey(group, digest), b.progress(digest))()
+	return b.bringAnew(ctx, g)
+}
+
+// bringAnew is bring, begun again whenever what this host's file says of origins changes; the log hears of trouble once.
+func (b *bundles) bringAnew(ctx context.Context, g desired.Group) error {
+	var err error
+	for again := true; again; {
+		opened, end := b.untilReopened(ctx)
+		err = b.bring(opened, g)
+		again = err != nil && opened.Err() != nil && ctx.Err() == nil
+		end()
+	}
+	switch {
+	case err == nil:
+		b.news(string(g.ID), "")
+	case ctx.Err() == nil && !errors.Is(err, errFenced) && b.news(string(g.ID), err.Error()):
+		b.log.Warn("a bundle cannot be had yet; it is tried again", "group", g.Folder, "digest", g.Revision.Digest.Short(), "error", err)
+	}
+	return err
+}
+
+// bring makes the bundle of a group's revision complete on this disk, if this host's fence allows where it comes from. Of two that bring the same the second joins.
+func (b *bundles) bring(ctx context.Context, g desired.Group) error {
 	if err := b.config().Fence.allows(g); err != nil {
 		return err
 	}
@@ -99,7 +125,8 @@ func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error 
 	if err != nil {
 		return err
 	}
-	t.set(nil)
+	t := b.enter(r.Digest)
+	defer b.leave(r.Digest, t)
 	begun := time.Now()
 	err = b.swarm.Fetch(ctx, swarm.Job{
 		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
@@ -112,9 +139,15 @@ func (b *bundles) bring(ctx context.Context, g desired.Group, t *trouble) error 
 	if err != nil {
 		return b.explained(r, err)
 	}
-	progress := b.swarm.Progress(r.Digest)
-	b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)
+	if progress := b.swarm.Progress(r.Digest); t.first() {
+		b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)
+	}
 	return nil
+}
+
+// progress reads how far a bundle is.
+func (b *bundles) progress(digest bundle.Digest) func() swarm.Progress {
+	return func() swarm.Progress { return b.swarm.Progress(digest) }
 }
 
 // makeRoom collects what nobody holds any more.
@@ -131,7 +164,7 @@ func (b *bundles) makeRoom(ctx context.Context, size int64) error {
 func (b *bundles) news(group, why string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.said == nil || len(b.said) >= costsMax {
+	if b.said == nil || len(b.said) >= saidMax {
 		b.said = map[string]string{}
 	}
 	before := b.said[group]
@@ -148,44 +181,17 @@ func (b *bundles) source(r desired.Revision) (apply.Source, error) {
 	return apply.Source{Path: found.Path, Type: r.BundleType, Digest: r.Digest}, nil
 }
 
-// costKey names what one commit's bundle cost: a revert to a bundle that is here already costs nothing, whatever it once did.
-func costKey(group string, spec rollout.Spec) string { return group + "/" + spec.Commit }
-
-// count follows what a fetch costs; the function it returns ends that.
-func (b *bundles) count(group string, spec rollout.Spec) (done func()) {
-	key := costKey(group, spec)
-	read := func() swarm.Progress { return b.swarm.Progress(bundle.Digest(spec.Digest)) }
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.costs == nil || len(b.costs) >= costsMax {
-		b.costs = map[string]func() swarm.Progress{}
-	}
-	b.costs[key] = read
-	return func() {
-		last := read()
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.costs[key] = func() swarm.Progress { return last }
-	}
+// kept is what must stay on this disk beside the releases, by group of this host.
+type kept struct {
+	newest    map[string]bundle.Digest // what the newest commit wants
+	preparing map[string][]string      // digests that the coordinator set has it prepare for
+	unknown   map[string]bool          // the set has not told yet
 }
 
-// cost returns the bytes that the bundle of a commit cost this host, from the origin and from peers.
-func (b *bundles) cost(group string, spec rollout.Spec) (fromOrigin, fromPeers int64) {
-	b.mu.Lock()
-	read := b.costs[costKey(group, spec)]
-	b.mu.Unlock()
-	if read == nil {
-		return 0, 0
-	}
-	p := read()
-	return p.FromOrigin, p.FromPeers
-}
-
-// keep holds the bundles that this host needs and lets the others go, whenever changed says so, until ctx ends. targets lists the digests that each group prepares
-// for, and the groups of which that is not known yet; what is unpacked for a group it asks apply.
-func (b *bundles) keep(ctx context.Context, targets func() (map[string][]string, map[string]bool)) {
+// keep holds the bundles that this host needs and lets the others go, whenever changed says so, until ctx ends. What is unpacked for a group it asks apply.
+func (b *bundles) keep(ctx context.Context, needs func() kept) {
 	for {
-		if err := b.settle(ctx, targets); err != nil && ctx.Err() == nil {
+		if err := b.settle(ctx, needs); err != nil && ctx.Err() == nil {
 			b.log.Error("bundles cannot be kept and collected as they should", "error", err)
 		}
 		select {
@@ -196,15 +202,16 @@ func (b *bundles) keep(ctx context.Context, targets func() (map[string][]string,
 	}
 }
 
-// Owners of pins: a group that prepares for a bundle, a release that was unpacked from one.
+// Owners of pins: a group for which the newest commit wants a bundle, one whose coordinator set had it prepare for one, a release that was unpacked from one.
 const (
+	commitOwner  = "commit/"
 	targetOwner  = "target/"
 	releaseOwner = "release/"
 )
 
 // settle pins what groups prepare for and what their releases came from, unpins the rest and collects what nobody holds.
-func (b *bundles) settle(ctx context.Context, targets func() (map[string][]string, map[string]bool)) error {
-	held := b.store.Pins() // before the targets are read: whatever was pinned by then is among them, or is no longer wanted
+func (b *bundles) settle(ctx context.Context, needs func() kept) error {
+	held := b.store.Pins() // before the needs are read: whatever was pinned by then is among them, or is no longer wanted
 	wanted := map[bundle.Digest]map[string]bool{}
 	want := func(owner string, digest bundle.Digest) {
 		if wanted[digest] == nil {
@@ -213,8 +220,11 @@ func (b *bundles) settle(ctx context.Context, targets func() (map[string][]strin
 		wanted[digest][owner] = true
 	}
 	groups := map[string]bool{}
-	preparing, unknown := targets()
-	for group, digests := range preparing {
+	now := needs()
+	for group, digest := range now.newest {
+		want(commitOwner+group, digest)
+	}
+	for group, digests := range now.preparing {
 		groups[group] = true
 		for _, digest := range digests {
 			want(targetOwner+group, bundle.Digest(digest))
@@ -245,7 +255,8 @@ func (b *bundles) settle(ctx context.Context, targets func() (map[string][]strin
 	for digest, owners := range held {
 		for _, owner := range owners {
 			group, target := strings.CutPrefix(owner, targetOwner)
-			if (target && !unknown[group] || strings.HasPrefix(owner, releaseOwner)) && !wanted[digest][owner] {
+			ours := target && !now.unknown[group] || strings.HasPrefix(owner, commitOwner) || strings.HasPrefix(owner, releaseOwner)
+			if ours && !wanted[digest][owner] {
 				errs = append(errs, b.store.Unpin(owner, digest))
 			}
 		}

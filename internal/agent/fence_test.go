@@ -59,11 +59,11 @@ func TestAForbiddenOriginIsNeverAsked(t *testing.T) {
 	spec := specOf(f.current().Commit, g)
 	for _, fence := range []FenceConfig{{Origins: []string{"s3://releases/*"}}, {Groups: []string{"blog"}}} {
 		d.config.Fence = fence
-		kind, why := d.bundles.fetch(ctx, "01WEBSITE0", spec, nil)
+		kind, why := d.bundles.fetch(ctx, "01WEBSITE0", spec)
 		if kind != rollout.RefusedByHost || !strings.Contains(why, "this host's fence.") {
 			t.Errorf("%+v: refused by %q: %s", fence, kind, why)
 		}
-		if err := d.bundles.bring(ctx, g, nil); err == nil {
+		if err := d.bundles.bring(ctx, g); err == nil {
 			t.Errorf("%+v: a rotten bundle would be mended from there", fence)
 		}
 	}
@@ -74,7 +74,7 @@ func TestAForbiddenOriginIsNeverAsked(t *testing.T) {
 		t.Error("room was taken on the disk")
 	}
 	d.config.Fence = FenceConfig{Origins: []string{server.URL + "/*"}, Groups: []string{"shop"}}
-	if kind, why := d.bundles.fetch(ctx, "01WEBSITE0", spec, nil); kind != rollout.RefusedByBytes || asked.Load() == 0 {
+	if kind, why := d.bundles.fetch(ctx, "01WEBSITE0", spec); kind != rollout.RefusedByBytes || asked.Load() == 0 {
 		t.Errorf("an origin that is allowed: refused by %q: %s", kind, why)
 	}
 }

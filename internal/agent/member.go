@@ -350,20 +350,22 @@ func (m *member) noteTargets(ev rollout.EvSynced) {
 	}
 }
 
-// keeping lists the digests that each of this host's groups prepares for. Groups whose set has not told yet are named apart: nothing of theirs may be let go.
-func (m *member) keeping() (targets map[string][]string, unknown map[string]bool) {
-	targets, unknown = map[string][]string{}, map[string]bool{}
+// keeping lists what the groups of this host need. Of one whose set has not told yet nothing may be let go.
+func (m *member) keeping() kept {
+	now := kept{map[string]bundle.Digest{}, map[string][]string{}, map[string]bool{}}
 	mine := m.world().State.GroupsOf(desired.HostName(m.self))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, g := range mine {
+		id := string(g.ID)
+		now.newest[id] = g.Revision.Digest
 		if set, synced := m.targets[g.Coordinators]; synced {
-			targets[string(g.ID)] = set[string(g.ID)]
+			now.preparing[id] = set[id]
 		} else {
-			unknown[string(g.ID)] = true
+			now.unknown[id] = true
 		}
 	}
-	return targets, unknown
+	return now
 }
 
 // do carries out one action.
@@ -433,7 +435,6 @@ func (m *member) fetch(ctx context.Context, a rollout.ActFetchBundle) {
 	defer cancel()
 	var reports sync.WaitGroup
 	stop := make(chan struct{})
-	t := new(trouble)
 	reports.Go(func() {
 		pace := time.NewTicker(bundleReportPause)
 		defer pace.Stop()
@@ -444,14 +445,14 @@ func (m *member) fetch(ctx context.Context, a rollout.ActFetchBundle) {
 				return
 			case <-pace.C:
 				has := m.sendBytes(ctx, a)
-				if why := t.says(bundle.Digest(a.Spec.Digest)); why != "" && has == had {
+				if why := m.bundles.trouble(bundle.Digest(a.Spec.Digest)); why != "" && has == had {
 					m.send(ctx, rollout.EvNoBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, Reason: why})
 				}
 				had = has
 			}
 		}
 	})
-	kind, reason := m.bundles.fetch(ctx, a.Group, a.Spec, t)
+	kind, reason := m.bundles.fetch(ctx, a.Group, a.Spec)
 	close(stop)
 	reports.Wait()
 	m.sendBytes(ctx, a)
@@ -460,7 +461,7 @@ func (m *member) fetch(ctx context.Context, a rollout.ActFetchBundle) {
 
 // sendBytes reports what a bundle cost so far, and returns it.
 func (m *member) sendBytes(ctx context.Context, a rollout.ActFetchBundle) int64 {
-	fromOrigin, fromPeers := m.bundles.cost(a.Group, a.Spec)
+	fromOrigin, fromPeers := m.bundles.costs.of(a.Group, a.Spec.Commit)
 	m.send(ctx, rollout.EvBytes{Group: a.Group, SpecHash: a.Spec.SpecHash, FromOrigin: fromOrigin, FromPeers: fromPeers})
 	return fromOrigin + fromPeers
 }

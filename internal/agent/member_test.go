@@ -223,7 +223,7 @@ func TestBundlesAreKeptAsLongAsTheyAreNeeded(t *testing.T) {
 	targets, unknown := map[string][]string{"g1": {string(digestOf("b"))}}, map[string]bool{}
 	settle := func() {
 		t.Helper()
-		if err := d.bundles.settle(context.Background(), func() (map[string][]string, map[string]bool) { return targets, unknown }); err != nil {
+		if err := d.bundles.settle(context.Background(), func() kept { return kept{preparing: targets, unknown: unknown} }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -279,7 +279,7 @@ func TestABundleOfTwoGroupsStaysUntilBothLetGo(t *testing.T) {
 		for _, group := range known {
 			targets[group] = nil
 		}
-		err := d.bundles.settle(t.Context(), func() (map[string][]string, map[string]bool) { return targets, nil })
+		err := d.bundles.settle(t.Context(), func() kept { return kept{preparing: targets} })
 		err = errors.Join(err, d.bundles.makeRoom(t.Context(), 1<<30))
 		if _, ok := d.store.Lookup(digest); err != nil || ok != want {
 			t.Errorf("%s it is here: %v (%v), pinned by %v", when, ok, err, d.store.Pins()[digest])

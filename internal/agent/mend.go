@@ -64,7 +64,7 @@ func (b *bundles) mended(ctx context.Context, d bundle.Digest) bool {
 	if !ok {
 		return false
 	}
-	if err := b.bring(ctx, g, nil); err != nil {
+	if err := b.bring(ctx, g); err != nil {
 		if ctx.Err() == nil && b.news("mend/"+string(d), err.Error()) {
 			b.log.Warn("a bundle that rotted cannot be mended yet; it is tried again", "group", g.Folder, "digest", d.Short(), "error", err)
 		}

@@ -39,7 +39,7 @@ func TestARottenBundleIsMended(t *testing.T) {
 	if err := b.store.Pin(targetOwner+"g1", g.Revision.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.bring(t.Context(), g, nil); err != nil {
+	if err := b.bring(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
 	found, _ := b.store.Lookup(g.Revision.Digest)
@@ -94,7 +94,7 @@ func TestARottenBundleIsNotDeployed(t *testing.T) {
 	}
 	d := newDisk(t)
 	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
-	if err := d.bundles.bring(t.Context(), g, nil); err != nil {
+	if err := d.bundles.bring(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
 	found, _ := d.store.Lookup(g.Revision.Digest)

@@ -18,13 +18,15 @@ const needsFresh = 2 * time.Second
 type needs struct {
 	mu    sync.Mutex
 	asked time.Time
+	world *world // as of which
 	hosts map[bundle.Digest][]string // sorted
 }
 
 // needs says whether a host may need a bundle: as far as git and the followed sets tell, a group of its own has it, or nothing is known of the bundle.
 func (a *Agent) needs(host string, digest bundle.Digest) bool {
+	now := a.source.current()
 	a.needed.mu.Lock()
-	stale := time.Since(a.needed.asked) >= needsFresh
+	stale := a.needed.world != now || time.Since(a.needed.asked) >= needsFresh
 	hosts := a.needed.hosts
 	a.needed.mu.Unlock()
 	if stale {
@@ -32,9 +34,9 @@ func (a *Agent) needs(host string, digest bundle.Digest) bool {
 		for _, run := range a.sets.list() {
 			run.set.View(func(consensus.Machine) { views = append(views, run.machine.Groups()...) })
 		}
-		hosts = needers(a.source.current(), views)
+		hosts = needers(now, views)
 		a.needed.mu.Lock()
-		a.needed.asked, a.needed.hosts = time.Now(), hosts
+		a.needed.asked, a.needed.world, a.needed.hosts = time.Now(), now, hosts
 		a.needed.mu.Unlock()
 	}
 	all, known := hosts[digest]

@@ -170,11 +170,11 @@ func TestAFolderOfTheRepositoryBecomesABundleHere(t *testing.T) {
 	}
 	g := desired.Group{ID: "g1", Folder: "shop", Revision: desired.Revision{Type: "Repository", Size: size, BundleType: bundle.TypeTarZst, Repository: &desired.RepositoryLocation{Path: "bundle", Tree: tree}}}
 	g.Revision.Digest = digestOf("b")
-	if err := d.bundles.bring(t.Context(), g, nil); !errors.Is(err, store.ErrMismatch) {
+	if err := d.bundles.bring(t.Context(), g); !errors.Is(err, store.ErrMismatch) {
 		t.Errorf("another digest is taken: %v", err)
 	}
 	g.Revision.Digest = digestOfTree(t, tree)
-	if err := d.bundles.bring(t.Context(), g, nil); err != nil {
+	if err := d.bundles.bring(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
 	if found, ok := d.store.Lookup(g.Revision.Digest); !ok || found.Ref.Size != size {

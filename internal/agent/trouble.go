@@ -12,32 +12,74 @@ import (
 	"github.com/gitopsd/gitopsd/internal/swarm"
 )
 
-// trouble is what the last question to an origin came to; nil is one that nobody asks about. A fetch goes on for seconds after an origin has failed, as peers may
-// have what it lacks; people read the reason meanwhile.
+// trouble is what the last question to the origin of a bundle that is being fetched came to. A fetch goes on for seconds after an origin has failed, as peers may have
+// what it lacks; people read the reason meanwhile.
 type trouble struct {
-	mu  sync.Mutex
-	err error
+	mu     sync.Mutex
+	err    error
+	logged bool // that the bundle is complete
+
+	fetches int // that share it; under bundles.mu
 }
 
 func (t *trouble) set(err error) {
-	if t != nil {
-		t.mu.Lock()
-		t.err = err
-		t.mu.Unlock()
-	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.err = err
+}
+
+// first says, once, that nobody has logged yet that the bundle is complete.
+func (t *trouble) first() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := !t.logged
+	t.logged = true
+	return first
 }
 
 // says is the trouble with a bundle in a sentence, "" when there is none.
 func (t *trouble) says(d bundle.Digest) string {
-	if t == nil {
-		return ""
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.err == nil {
 		return ""
 	}
 	return fmt.Sprintf("cannot fetch bundle %s yet: %v", d.Short(), t.err)
+}
+
+// enter returns what all fetches of a bundle share, until leave.
+func (b *bundles) enter(d bundle.Digest) *trouble {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.fetches[d]
+	if t == nil {
+		t = new(trouble)
+		if b.fetches == nil {
+			b.fetches = map[bundle.Digest]*trouble{}
+		}
+		b.fetches[d] = t
+	}
+	t.fetches++
+	return t
+}
+
+func (b *bundles) leave(d bundle.Digest, t *trouble) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.fetches--; t.fetches == 0 {
+		delete(b.fetches, d)
+	}
+}
+
+// trouble says in a sentence why nothing comes from the origin of a bundle that is being fetched; "" when there is no trouble.
+func (b *bundles) trouble(d bundle.Digest) string {
+	b.mu.Lock()
+	t := b.fetches[d]
+	b.mu.Unlock()
+	if t == nil {
+		return ""
+	}
+	return t.says(d)
 }
 
 // watched is an origin whose answers a trouble follows.
@@ -48,8 +90,8 @@ type watched struct {
 
 // watch lets t follow an origin, which may be nil.
 func watch(from swarm.Origin, t *trouble) swarm.Origin {
-	if from == nil || t == nil {
-		return from
+	if from == nil {
+		return nil
 	}
 	return watched{from, t}
 }
