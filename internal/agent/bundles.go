@@ -121,17 +121,17 @@ func (b *bundles) bring(ctx context.Context, g desired.Group) error {
 	if r.Repository != nil {
 		return b.pack(ctx, g)
 	}
-	source, err := b.origin(r)
+	t := b.enter(r.Digest)
+	defer b.leave(r.Digest, t)
+	source, err := t.open(b.config(), r, b.origin)
 	if err != nil {
 		return err
 	}
-	t := b.enter(r.Digest)
-	defer b.leave(r.Digest, t)
 	begun := time.Now()
 	err = b.swarm.Fetch(ctx, swarm.Job{
 		Ref:         bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType},
 		IndexDigest: r.Index,
-		Origin:      watch(source, t),
+		Origin:      source,
 		Where:       placeOf(r),
 		Members:     func() []string { return b.members(g, time.Since(begun) < gossipLate) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },

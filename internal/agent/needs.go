@@ -18,7 +18,7 @@ const needsFresh = 2 * time.Second
 type needs struct {
 	mu    sync.Mutex
 	asked time.Time
-	world *world // as of which
+	world *world                     // as of which
 	hosts map[bundle.Digest][]string // sorted
 }
 

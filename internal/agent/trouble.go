@@ -9,17 +9,37 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/swarm"
 )
 
-// trouble is what the last question to the origin of a bundle that is being fetched came to. A fetch goes on for seconds after an origin has failed, as peers may have
-// what it lacks; people read the reason meanwhile.
+// trouble is the origin of a bundle that is being fetched, and what the last question to it came to. A fetch goes on for seconds after an origin has failed, as peers
+// may have what it lacks; people read the reason meanwhile.
 type trouble struct {
 	mu     sync.Mutex
 	err    error
 	logged bool // that the bundle is complete
 
+	origin   swarm.Origin // nil without a route
+	opened   *Config      // by which that was opened; nil before it was,
+	revision desired.Revision
+
 	fetches int // that share it; under bundles.mu
+}
+
+// open opens the origin of a revision, once for all who fetch it under one configuration.
+func (t *trouble) open(c *Config, r desired.Revision, open func(desired.Revision) (swarm.Origin, error)) (swarm.Origin, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.opened == c && reflect.DeepEqual(t.revision, r) {
+		return t.origin, nil
+	}
+	from, err := open(r)
+	if err != nil {
+		return nil, err
+	}
+	t.origin, t.opened, t.revision = watch(from, t), c, r
+	return t.origin, nil
 }
 
 func (t *trouble) set(err error) {

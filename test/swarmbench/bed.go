@@ -207,7 +207,7 @@ func (b *bed) start(name, log string, env []string, args ...string) (*exec.Cmd, 
 	}
 	defer file.Close()
 	cmd := exec.Command("ip", append([]string{"netns", "exec", b.ns(name)}, args...)...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), ofThisMachine), env...)
 	cmd.Stdout, cmd.Stderr = file, file
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -215,6 +215,12 @@ func (b *bed) start(name, log string, env []string, args ...string) (*exec.Cmd, 
 	}
 	b.procs = append(b.procs, cmd)
 	return cmd, nil
+}
+
+// ofThisMachine says whether a variable tells of the network that the benchmark is run in, and not of the hosts': authorities that are trusted here, and proxies.
+func ofThisMachine(variable string) bool {
+	name, _, _ := strings.Cut(strings.ToUpper(variable), "=")
+	return strings.HasSuffix(name, "_CA_BUNDLE") || strings.HasSuffix(name, "_PROXY")
 }
 
 // kill ends a program with everything it started.

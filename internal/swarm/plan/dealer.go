@@ -110,9 +110,11 @@ type account struct {
 type Dealer struct {
 	sizes  []int64
 	total  int64
-	had    Bits            // pieces that landed somewhere
-	landed []time.Duration // those are not dealt before then
-	hadSum int64
+	had    Bits             // pieces that landed somewhere
+	landed []time.Duration  // those are not dealt before then
+	hadSum int64            // bytes of them
+	dealt  Bits             // of them, those that landed because this dealer dealt them: the others were there, as is what a release has in common with the last one,
+	sum    int64            // and their bytes
 	alone  map[int]*account // of them, those that nobody but this host was heard to have; kept where hosts see only a part of the others
 	leases map[int]holder
 	wrong  map[int]int
@@ -139,7 +141,7 @@ type Dealer struct {
 
 // NewDealer returns a dealer for pieces of these sizes, in bytes.
 func NewDealer(sizes []int64) *Dealer {
-	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
+	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), dealt: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
 		hosts: map[string]*account{}}
 	for _, n := range sizes {
 		d.total += n
@@ -177,7 +179,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: "enough is on its way here already", Retry: d.again(r, retryMax)}
 	case a.alone >= runsPerHost*d.runBytes(r.Hosts) && len(d.hosts) >= enough*readersMax:
 		return Lease{Why: "others have to get first what this host read", Retry: d.again(r, retryMax)}
-	case now-d.first < slowStartFor && d.underWay(now) >= slowStart*d.unit()+d.hadSum:
+	case now-d.first < slowStartFor && d.underWay(now) >= slowStart*d.unit()+d.sum:
 		return Lease{Why: "the first pieces are on their way to other hosts", Retry: d.again(r, retryMin)}
 	case all > held && d.early(r, a, now):
 		return Lease{Why: "others that began later read as much first", Retry: d.again(r, retryMin)}
@@ -226,7 +228,8 @@ func (d *Dealer) reads(a *account, now time.Duration) bool {
 // early says whether a host was dealt so much more than others, in the beginning, that those should read. Who begins first has its link for itself, reads fastest, and is
 // asked by all: without this it would go on reading, and sending, more than the others, while they have nothing to give.
 func (d *Dealer) early(r Request, a *account, now time.Duration) bool {
-	if now-d.first >= evenFor || d.had.Count() >= len(d.sizes)/behindFrom {
+	wanted := len(d.sizes) - d.had.Count() + d.dealt.Count()
+	if now-d.first >= evenFor || d.dealt.Count() >= wanted/behindFrom {
 		return false
 	}
 	var sum, hosts int64
@@ -334,6 +337,8 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			}
 			if l := d.leases[i]; l.dealt { // others may tell of it before its holder does
 				d.hosts[l.host].brought = true
+				d.dealt.Set(i)
+				d.sum += d.sizes[i]
 				d.took = max(1, smooth(d.took, float64(now-l.since), 8))
 			}
 			delete(d.leases, i)
@@ -477,13 +482,13 @@ func (d *Dealer) readers(now time.Duration) int {
 
 // runBytes is the size of one lease: small enough that every host has many, large enough that requests cost little.
 func (d *Dealer) runBytes(hosts int) int64 {
-	return min(max(d.total/int64(16*min(hosts, readersMax)), runMin), runMax)
+	return min(max((d.total-d.hadSum+d.sum)/int64(16*min(hosts, readersMax)), runMin), runMax)
 }
 
 // pick finds the first run of neighbouring pieces that nobody has and nobody reads.
 func (d *Dealer) pick(r Request, a *account, now time.Duration) []int {
 	most := d.runBytes(r.Hosts)
-	if d.hadSum == 0 { // the first leases go to several hosts: any of them may have no route
+	if d.sum == 0 { // the first leases go to several hosts: any of them may have no route
 		most = min(most, d.unit())
 	}
 	if r.Rate > 0 {
@@ -554,6 +559,10 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 		if d.had.Has(i) {
 			d.had.Clear(i)
 			d.hadSum -= d.sizes[i]
+			if d.dealt.Has(i) {
+				d.dealt.Clear(i)
+				d.sum -= d.sizes[i]
+			}
 			d.accompany(i)
 		}
 		delete(d.aside, i)

@@ -615,6 +615,42 @@ func TestLittleIsDealtBeforeAnythingLanded(t *testing.T) {
 	}
 }
 
+// TestWhatWasThereBeforeIsNoBeginning: of a release that has most in common with the last one, little is dealt before anything landed too, in as many leases as hosts
+// can share, and who begins first lets others read.
+func TestWhatWasThereBeforeIsNoBeginning(t *testing.T) {
+	sizes := make([]int64, 512)
+	for i := range sizes {
+		sizes[i] = runMin
+	}
+	d, common := NewDealer(sizes), NewBits(len(sizes))
+	for i := 64; i < len(sizes); i++ {
+		common.Set(i)
+	}
+	ask := func(host string, have Bits, now time.Duration) []int {
+		return d.Deal(Request{Host: host, Have: have, Hosts: 8}, now).Pieces
+	}
+	var dealt []int
+	for i := range 8 {
+		run := ask(fmt.Sprint("h", i), common, 0)
+		if len(run) > 1 {
+			t.Errorf("%d pieces of 64 that are missing are one lease for 8 hosts", len(run))
+		}
+		dealt = append(dealt, run...)
+	}
+	if len(dealt) != slowStart {
+		t.Errorf("%d pieces were dealt at once, expected %d", len(dealt), slowStart)
+	}
+	have := slices.Clone(common)
+	have.Set(dealt[0])
+	more := 0
+	for range 3 {
+		more += len(ask("h0", have, time.Millisecond))
+	}
+	if more != 1 { // then the others' turn has come
+		t.Errorf("%d more pieces are dealt to the first, whose first landed", more)
+	}
+}
+
 // TestTheFirstLeasesGoToSeveralHosts: one that has no route to the origin, and finds out late, holds up nobody.
 func TestTheFirstLeasesGoToSeveralHosts(t *testing.T) {
 	sizes := make([]int64, 512)
