@@ -14,9 +14,11 @@ func TestWhatComesInOrderIsHashedAsItComes(t *testing.T) {
 		order  func([]int)
 		hashed int // pieces, at least, once all are here
 	}{
-		"in order":           {func([]int) {}, n},
-		"the first last":     {slices.Reverse[[]int], n},
-		"in any order":       {func(all []int) { rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { all[i], all[j] = all[j], all[i] }) }, 1},
+		"in order":       {func([]int) {}, n},
+		"the first last": {slices.Reverse[[]int], n},
+		"in any order": {func(all []int) {
+			rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { all[i], all[j] = all[j], all[i] })
+		}, 1},
 		"after one was lost": {func([]int) {}, 0},
 	} {
 		s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
