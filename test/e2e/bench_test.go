@@ -122,8 +122,11 @@ func BenchmarkAgentMemory(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// hugeMost is how much memory a bundle of 4 GiB may take, in MiB.
+const hugeMost = 128
+
 // BenchmarkHugeBundle prints the peak resident memory of packing and pushing a bundle of HUGE_GIB (4 by default), and of agents that fetch it, serve it to each other and
-// deploy it. It takes five times as much room on the disk.
+// deploy it, and fails where one takes more than hugeMost. It takes five times as much room on the disk.
 func BenchmarkHugeBundle(b *testing.B) {
 	if os.Getenv("GITOPSD_SOAK") == "" {
 		b.Skip("takes minutes and 20 GiB: set GITOPSD_SOAK=1")
@@ -145,6 +148,9 @@ func BenchmarkHugeBundle(b *testing.B) {
 		revision, peak := f.measured(b, "bundle", "push", dir, "s3://"+s3Bucket+"/website/huge.tar.zst", "--endpoint", f.s3.url, "--path-style", "--region", "us-east-1",
 			"--credentials-file", f.s3.credentials)
 		b.ReportMetric(peak, "MiB-push")
+		if peak > hugeMost {
+			b.Errorf("packing and pushing takes %.0f MiB, at most %d are allowed", peak, hugeMost)
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			b.Fatal(err)
 		}
@@ -152,7 +158,11 @@ func BenchmarkHugeBundle(b *testing.B) {
 		f.commitRevision(revision, "deploymentConfigName: CodeDeployDefault.AllAtOnce\n", "huge")
 		awaitSucceededWithin(b, client, f.git.run(f.git.work, "rev-parse", "HEAD"), 20*time.Minute)
 		b.ReportMetric(time.Since(begin).Seconds(), "s-to-healthy")
-		b.ReportMetric(f.peakMemory(b), "MiB-agent")
+		agent := f.peakMemory(b)
+		b.ReportMetric(agent, "MiB-agent")
+		if agent > hugeMost {
+			b.Errorf("fetching, serving and deploying takes %.0f MiB, at most %d are allowed", agent, hugeMost)
+		}
 	}
 	b.ReportMetric(0, "ns/op")
 }

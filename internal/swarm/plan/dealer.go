@@ -170,7 +170,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	case now < a.rest:
 		return Lease{Why: "a read failed just now: " + d.reason, Retry: soon(a.rest - now)}
 	case a.failures >= failOften && now-a.failed < failLong && d.othersRead(a, now):
-		return Lease{Why: "other hosts reach the origin and read it; the last failure: " + d.reason, Retry: d.again(r, retryMax)}
+		return Lease{Why: "other hosts reach the origin and read it" + d.lastFailure(), Retry: d.again(r, retryMax)}
 	case d.failures >= probeAfter && !d.answers(now) && all > 0:
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: d.again(r, 2*retryMin)}
 	case d.failures >= probeAfter && !d.answers(now) && now < d.probe:
@@ -193,7 +193,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 		return Lease{Why: d.whyNothing(now), Retry: d.again(r, d.next(now))}
 	}
 	if run = d.afford(run, all, now); len(run) == 0 {
-		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d; the last failure: %s", d.spent, d.total, d.reason), Retry: retryMax}
+		return Lease{Why: fmt.Sprintf("waiting for origin, budget spent: %d bytes left it for a bundle of %d%s", d.spent, d.total, d.lastFailure()), Retry: retryMax}
 	}
 	return d.grant(r, run, now)
 }
@@ -587,6 +587,14 @@ func (d *Dealer) next(now time.Duration) time.Duration {
 		wait = min(wait, h.until-now)
 	}
 	return soon(wait)
+}
+
+// lastFailure is the end of a sentence; "" where no read failed: bytes are also spent by hosts that keep nothing, or say too little.
+func (d *Dealer) lastFailure() string {
+	if d.reason == "" {
+		return ""
+	}
+	return "; the last failure: " + d.reason
 }
 
 // whyNothing says why there is nothing to deal.

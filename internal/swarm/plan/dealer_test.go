@@ -375,7 +375,12 @@ func TestABudgetThatIsSpentTrickles(t *testing.T) {
 		now += 500 * time.Millisecond
 		lease := d.Deal(Request{Host: "a", Read: read, Hosts: 1}, now) // it keeps nothing of what it reads
 		read += int64(len(lease.Pieces)) * 100 << 10
-		said = said || strings.HasPrefix(lease.Why, "waiting for origin, budget spent: ")
+		if strings.HasPrefix(lease.Why, "waiting for origin, budget spent: ") {
+			said = true
+			if strings.Contains(lease.Why, "failure") {
+				t.Fatalf("no read failed, and yet: %s", lease.Why)
+			}
+		}
 	}
 	most := total + max(total/budgetShare, budgetMin)
 	if !said || read < most || read > most+31*(max(total/trickleShare, runMax)+runMax) {
