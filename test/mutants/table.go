@@ -37,8 +37,6 @@ var mutants = []mutant{
 		"if q.Realm != realm {", "if false {", "./internal/swarm"},
 	{"what a release has in common with the last one counts as landed", "internal/swarm/plan/dealer.go",
 		"slowStart*d.unit()+d.sum:", "slowStart*d.unit()+d.hadSum:", "./internal/swarm/plan"},
-	{"the sum of a front that is stale condemns a bundle", "internal/bundle/store/partial.go",
-		"got != p.ref.Digest && hashed > 0", "false && hashed > 0", "./internal/bundle/store"},
 	{"a version of a key is not asked for", "internal/bundle/origin/s3.go",
 		"VersionId: optional(s.location.Version), IfMatch: matching(s.location.ETag),\n\t\tRange", "IfMatch: matching(s.location.ETag),\n\t\tRange", "./internal/bundle/origin"},
 	{"a waiting report of the point of no return is lost", "internal/agent/outbox.go",

@@ -10,8 +10,8 @@
 // # What is promised
 //
 // A piece is written only if its sha256 is in the index, and its bit is made durable only after its bytes are. After a restart a
-// piece that the bitmap claims is verified once more before it is read. Finish verifies the digest of the whole before the bundle
-// counts as complete; what came in order from the front on was hashed as it came, and is not read again. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is
+// piece that the bitmap claims is verified once more before it is read. Finish verifies the digest of the whole file before the
+// bundle counts as complete. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is
 // written. All methods may be called from several goroutines; one process at a time may have a store open.
 //
 // # What is not

@@ -30,7 +30,6 @@ type Partial struct {
 	file  *os.File
 	begun bool          // by this process; guarded by the store's lock
 	slot  chan struct{} // held while the bitmap is written or the directory moves
-	front front
 
 	mu      sync.Mutex
 	index   *bundle.Index
@@ -176,7 +175,6 @@ func (p *Partial) Write(i int, data []byte) error {
 	if err != nil {
 		return p.wrap("write piece of", err)
 	}
-	p.grow(x, i, data)
 	if due {
 		return p.wrap("write bitmap of", p.sync())
 	}
@@ -301,7 +299,6 @@ func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, er
 
 // forget clears a piece whose bytes turned out to be wrong.
 func (p *Partial) forget(x *bundle.Index, i int) {
-	p.shrink(x)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.index == x && p.have.Has(i) {
@@ -391,7 +388,6 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 			if _, err := p.note(x, i, n, 0); err != nil { // after a crash they are copied again
 				return err
 			}
-			p.grow(x, i, nil)
 			taken(i, n)
 		}
 		i += n
@@ -449,11 +445,11 @@ func (p *Partial) scan(ctx context.Context) error {
 	return nil
 }
 
-// Finish verifies the digest of the whole, of which a part was hashed as it came, and makes the bundle complete. On ErrMismatch the pieces that do not match the index are missing again;
+// Finish verifies the whole digest and makes the bundle complete. On ErrMismatch the pieces that do not match the index are missing again;
 // if all match, the index is not this bundle's, which ErrBadIndex says, and all are missing.
 func (p *Partial) Finish(ctx context.Context) error {
 	p.mu.Lock()
-	x, missing, done := p.index, p.missing, p.done
+	missing, done := p.missing, p.done
 	p.mu.Unlock()
 	if done != nil {
 		return nil
@@ -463,17 +459,14 @@ func (p *Partial) Finish(ctx context.Context) error {
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- p.file.Sync() }() // as slow as hashing, and of no harm if the sum is wrong
-	got, hashed, err := p.digest(ctx, x)
-	if err == nil && got != p.ref.Digest && hashed > 0 { // what was hashed as it came may not be what is there now
-		got, _, err = p.digest(ctx, x)
-	}
+	sum, err := hashFile(ctx, p.file, p.ref.Size)
 	if syncErr := <-synced; err == nil {
 		err = noSpace(syncErr)
 	}
 	if err != nil {
 		return p.wrap("finish", err)
 	}
-	if got != p.ref.Digest {
+	if got := bundle.DigestOf(sum); got != p.ref.Digest {
 		return p.wrap("finish", p.mismatch(ctx, got))
 	}
 	return p.wrap("finish", p.complete())

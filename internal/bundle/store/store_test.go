@@ -204,15 +204,11 @@ func TestRotFoundAtFinishIsFetchedAgain(t *testing.T) {
 	archive, ref := sample(t, 1)
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	p := begin(t, s, ref)
-	for i := ref.Index.Len() - 1; i >= 0; i-- { // the last that comes is the first, so that nothing is hashed before
-		if i == 0 {
-			p.front.mu.Lock()
-		}
+	for i := range ref.Index.Len() {
 		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.front.mu.Unlock()
 	if _, err := p.file.WriteAt([]byte("rot"), ref.Index.Piece(3).Offset); err != nil {
 		t.Fatal(err)
 	}
