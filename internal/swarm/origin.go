@@ -89,14 +89,16 @@ func (x *exchange) answered(host string, ok bool, now time.Time) {
 	defer x.mu.Unlock()
 	d := &x.desk
 	switch {
+	case ok:
+		delete(d.avoid, host)
+	default:
+		d.avoid[host] = now.Add(dealerAvoid) // the leader too: it may live, refuse, and be first by rendezvous
+	}
+	switch {
 	case host == d.leader && ok:
 		d.quiet = time.Time{}
 	case host == d.leader && d.quiet.IsZero():
 		d.quiet = now
-	case host != d.leader && ok:
-		delete(d.avoid, host)
-	case host != d.leader:
-		d.avoid[host] = now.Add(dealerAvoid)
 	}
 }
 

@@ -404,3 +404,24 @@ func TestABundleDoesNotTakeAllUploads(t *testing.T) {
 		t.Error("a slot that was given back is another bundle's")
 	}
 }
+
+// TestALeaderThatRefusesIsReplaced, although it lives and may be first by rendezvous: it may be behind by a commit for long.
+func TestALeaderThatRefusesIsReplaced(t *testing.T) {
+	members := []string{"host-0", "host-1", "host-2"}
+	for k := range 20 {
+		s := &Swarm{}
+		s.o.Host = "host-1"
+		x := &exchange{s: s, digest: bundle.Digest(fmt.Sprint("sha256:", k)), desk: deskView{avoid: map[string]time.Time{}},
+			jobs: []*Job{{Members: func() []string { return members }, Dealer: func() string { return "host-0" }}}}
+		start := time.Unix(1000, 0)
+		now, host := start, "host-0"
+		for ; host == "host-0" && now.Sub(start) < time.Minute; now = now.Add(askPauseMax) {
+			if host = x.dealerHost(now); host == "host-0" {
+				x.answered(host, false, now)
+			}
+		}
+		if took := now.Sub(start); took > dealerPatience+3*askPauseMax {
+			t.Errorf("bundle %d: the leader is asked for %v", k, took)
+		}
+	}
+}
