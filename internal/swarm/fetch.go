@@ -128,7 +128,11 @@ func (x *exchange) live(ctx context.Context) {
 	x.work.Wait()
 	x.mu.Lock()
 	x.jobs, x.err = nil, err
+	partial := x.partial
 	x.mu.Unlock()
+	if partial != nil {
+		partial.Rest()
+	}
 	x.s.leave(x)
 }
 

@@ -28,7 +28,7 @@ type Partial struct {
 	dir   string
 	ref   Ref // without index; never changes but for Type
 	file  *os.File
-	begun bool          // by this process; guarded by the store's lock
+	begun bool          // since it last came to rest; guarded by the store's lock
 	slot  chan struct{} // held while the bitmap is written or the directory moves
 
 	mu      sync.Mutex
@@ -509,6 +509,13 @@ func (p *Partial) complete() error {
 	delete(p.store.partials, p.ref.Digest)
 	p.store.mu.Unlock()
 	return p.file.Close()
+}
+
+// Rest says that nobody fetches it for now: unless it is pinned it may be collected.
+func (p *Partial) Rest() {
+	p.store.mu.Lock()
+	defer p.store.mu.Unlock()
+	p.begun = false
 }
 
 // Discard deletes the partial. Whoever still holds it gets ErrMissing.

@@ -426,6 +426,7 @@ func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
 	if err != nil {
 		return err
 	}
+	defer p.Rest()
 	if err := p.fill(ctx, r); err != nil {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}
