@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type bundles struct {
 
 	costs costs
 
+	pinning sync.Mutex // between reading what is wanted and letting go what is not, nothing is pinned
+
 	mu      sync.Mutex
 	said    map[string]string            // by group, why its bundle cannot be had, as logged
 	opened  map[*context.CancelFunc]bool // fetches under way, which end when this host's origins change
@@ -56,14 +59,14 @@ func (b *bundles) fetch(ctx context.Context, group string, spec rollout.Spec) (r
 		return rollout.RefusedByBytes, err.Error()
 	}
 	digest := g.Revision.Digest
-	if err := b.store.Pin(targetOwner+group, digest); err != nil {
+	if err := b.pin(ctx, targetOwner+group, digest); err != nil {
 		return rollout.RefusedByBytes, err.Error()
 	}
 	b.costs.claim(group, spec.Commit, digest)
 	if _, ok := b.store.Lookup(digest); ok {
 		return "", ""
 	}
-	done := b.costs.begin(costKey(group, spec.Commit), b.progress(digest))
+	done := b.costs.begin(costKey(group, spec.Commit), aheadKey(group, digest), b.progress(digest))
 	err = b.bringAnew(ctx, g)
 	done()
 	if errors.Is(err, errFenced) {
@@ -81,14 +84,42 @@ func (b *bundles) ahead(ctx context.Context, g desired.Group) error {
 		return err
 	}
 	group, digest := string(g.ID), g.Revision.Digest
-	if err := b.store.Pin(commitOwner+group, digest); err != nil {
+	if err := b.pin(ctx, commitOwner+group, digest); err != nil {
+		return err
+	}
+	if err := b.unpinOthers(ctx, commitOwner+group, digest); err != nil { // there may be room for one only
 		return err
 	}
 	if _, ok := b.store.Lookup(digest); ok {
 		return nil
 	}
-	defer b.costs.begin(aheadKey(group, digest), b.progress(digest))()
+	defer b.costs.begin(aheadKey(group, digest), aheadKey(group, digest), b.progress(digest))()
 	return b.bringAnew(ctx, g)
+}
+
+// pin keeps a bundle for as long as ctx has not ended: who wanted it has been told to stop before settle looks what is wanted.
+func (b *bundles) pin(ctx context.Context, owner string, digest bundle.Digest) error {
+	b.pinning.Lock()
+	defer b.pinning.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return b.store.Pin(owner, digest)
+}
+
+// unpinOthers lets go what an owner pinned besides.
+func (b *bundles) unpinOthers(ctx context.Context, owner string, digest bundle.Digest) error {
+	b.pinning.Lock()
+	defer b.pinning.Unlock()
+	for other, owners := range b.store.Pins() {
+		if other == digest || !slices.Contains(owners, owner) {
+			continue
+		}
+		if err := errors.Join(ctx.Err(), b.store.Unpin(owner, other)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bringAnew is bring, begun again whenever what this host's file says of origins changes; the log hears of trouble once.
@@ -188,6 +219,9 @@ type kept struct {
 	unknown   map[string]bool          // the set has not told yet
 }
 
+// errUnknown says that it is not known what is needed.
+var errUnknown = errors.New("it is not known what is unpacked")
+
 // keep holds the bundles that this host needs and lets the others go, whenever changed says so, until ctx ends. What is unpacked for a group it asks apply.
 func (b *bundles) keep(ctx context.Context, needs func() kept) {
 	for {
@@ -211,6 +245,18 @@ const (
 
 // settle pins what groups prepare for and what their releases came from, unpins the rest and collects what nobody holds.
 func (b *bundles) settle(ctx context.Context, needs func() kept) error {
+	err := b.repin(needs)
+	if errors.Is(err, errUnknown) {
+		return err // rather keep too much
+	}
+	_, collected := b.store.Collect(ctx, b.limit())
+	return errors.Join(err, collected)
+}
+
+// repin does what settle says of pins. A bundle that is wanted again meanwhile is pinned afterwards.
+func (b *bundles) repin(needs func() kept) error {
+	b.pinning.Lock()
+	defer b.pinning.Unlock()
 	held := b.store.Pins() // before the needs are read: whatever was pinned by then is among them, or is no longer wanted
 	wanted := map[bundle.Digest]map[string]bool{}
 	want := func(owner string, digest bundle.Digest) {
@@ -241,7 +287,7 @@ func (b *bundles) settle(ctx context.Context, needs func() kept) error {
 	for group := range groups {
 		releases, err := b.applier.Releases(group)
 		if err != nil {
-			return err // rather keep too much
+			return fmt.Errorf("%w: %w", errUnknown, err)
 		}
 		for _, r := range releases {
 			if r.Digest == "" {
@@ -261,6 +307,5 @@ func (b *bundles) settle(ctx context.Context, needs func() kept) error {
 			}
 		}
 	}
-	_, err := b.store.Collect(ctx, b.limit())
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }

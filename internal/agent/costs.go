@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -16,8 +17,12 @@ type costs struct {
 	all map[string]*cost // by costKey or aheadKey
 }
 
-// cost is what one fetch costs, or did.
-type cost struct{ read func() swarm.Progress } // under costs.mu
+// cost is what one fetch costs, or did; guarded by costs.mu.
+type cost struct {
+	read    func() swarm.Progress
+	ahead   string // its aheadKey
+	fetches int    // that are under way
+}
 
 // costKey names what one commit's bundle cost: a revert to a bundle that is here already costs nothing, whatever it once did.
 func costKey(group, commit string) string { return group + "/" + commit }
@@ -25,24 +30,36 @@ func costKey(group, commit string) string { return group + "/" + commit }
 // aheadKey names what a bundle cost that no deployment has asked for yet.
 func aheadKey(group string, digest bundle.Digest) string { return group + "/" + string(digest) }
 
-// begin follows a fetch; the function it returns ends that. One that goes on where an earlier try ended counts on.
-func (c *costs) begin(key string, read func() swarm.Progress) (done func()) {
+// begin follows a fetch; the function it returns ends that. One that goes on where an earlier try ended counts on, and so does one ahead of any deployment that joins
+// what a deployment has asked for.
+func (c *costs) begin(key, ahead string, read func() swarm.Progress) (done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all == nil || len(c.all) >= costsMax {
+	if c.all == nil {
 		c.all = map[string]*cost{}
 	}
+	if len(c.all) >= costsMax {
+		maps.DeleteFunc(c.all, func(_ string, one *cost) bool { return one.fetches == 0 })
+	}
 	one := c.all[key]
+	for _, other := range c.all {
+		if one == nil && key == ahead && other.ahead == ahead && other.fetches > 0 {
+			one = other
+		}
+	}
 	if one == nil {
 		one = new(cost)
 		c.all[key] = one
 	}
-	one.read = read
+	one.read, one.ahead = read, ahead
+	one.fetches++
 	return func() {
 		last := read()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		one.read = func() swarm.Progress { return last }
+		if one.fetches--; one.fetches == 0 {
+			one.read = func() swarm.Progress { return last }
+		}
 	}
 }
 

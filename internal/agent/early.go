@@ -37,8 +37,24 @@ type earlyFetch struct {
 
 // earlyRun is one under way, or over.
 type earlyRun struct {
-	revision desired.Revision
-	cancel   context.CancelFunc
+	group  desired.Group
+	cancel context.CancelFunc
+	over   chan struct{} // closed once the bundle is here
+}
+
+// serves says whether it goes on as it should for what a group is by now: where the bundle comes from, who deals it, and the folder that this host's fence may name.
+func (r earlyRun) serves(g desired.Group) bool {
+	return reflect.DeepEqual(g.Revision, r.group.Revision) && g.Coordinators == r.group.Coordinators && g.Folder == r.group.Folder
+}
+
+// ended says whether it is over. It may have to begin again: what a commit in between did not want may have been let go.
+func (r earlyRun) ended() bool {
+	select {
+	case <-r.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // Run follows the world until ctx ends, then waits for the fetches it began.
@@ -53,7 +69,7 @@ func (e *early) Run(ctx context.Context) error {
 		move := e.move()
 		wanted := e.wanted()
 		for key, run := range runs {
-			if g, still := wanted[key]; !still || !reflect.DeepEqual(g.Revision, run.revision) {
+			if g, still := wanted[key]; !still || !run.serves(g) || run.ended() {
 				run.cancel()
 				delete(runs, key)
 			}
@@ -63,8 +79,15 @@ func (e *early) Run(ctx context.Context) error {
 				continue
 			}
 			fetching, cancel := context.WithCancel(ctx)
-			runs[key] = earlyRun{g.Revision, cancel}
-			fetches.Go(func() { e.bring(fetching, g) })
+			run := earlyRun{g, cancel, make(chan struct{})}
+			runs[key] = run
+			fetches.Go(func() {
+				e.bring(fetching, g)
+				close(run.over)
+				if fetching.Err() != nil {
+					e.bundles.changed.Wake() // what it left may be let go
+				}
+			})
 		}
 		e.bundles.changed.Wake() // what the commit before wanted may be let go
 		select {
@@ -121,8 +144,9 @@ func (e *early) bring(ctx context.Context, g desired.Group) {
 		again := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+			again.Stop()
+			return
 		case <-again.C:
 		}
-		again.Stop()
 	}
 }

@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/status"
+	"github.com/gitopsd/gitopsd/internal/swarm"
 )
 
 // earlyHost is web-1 with the station that brings bundles early, and a server that they come from.
@@ -278,4 +280,212 @@ func TestABundleComesWithoutAQuorum(t *testing.T) {
 		}
 		return fmt.Sprintf("%+v", d.Hosts)
 	})
+}
+
+// TestWhatWasBegunForACommitThatIsOverIsLetGo.
+func TestWhatWasBegunForACommitThatIsOverIsLetGo(t *testing.T) {
+	h := newEarlyHost(t)
+	held, next := h.release("g1", "/a.tar.zst"), h.release("g1", "/b.tar.zst")
+	h.hold = "/a.tar.zst"
+	h.commit(held)
+	h.run()
+	eventuallyTrue(t, "a question", func() bool { return h.asks("/a.tar.zst") > 0 })
+	h.commit(next)
+	eventuallyTrue(t, "the next bundle", func() bool { return h.has(next) })
+	eventuallyTrue(t, "the end of the first fetch", func() bool { return len(h.bundles.swarm.Fetching()) == 0 })
+	time.Sleep(50 * time.Millisecond)
+	h.settle()
+	if _, left := h.store.Partial(held.Revision.Digest); left {
+		t.Errorf("what was begun for the commit before stays: %d bytes used, pins %v", h.store.Used(), h.store.Pins())
+	}
+}
+
+// limited gives the host a store of so many bytes.
+func limited(t *testing.T, h *earlyHost, limit int64) {
+	var err error
+	if h.store, err = store.Open(store.Options{Dir: t.TempDir(), Limit: limit, KeepFree: -1}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.store.Close() })
+	h.bundles.store = h.store
+	h.bundles.limit = func() int64 { return limit }
+	newDiskSwarm(t, h.disk)
+}
+
+// keeping settles until the test ends, on a disk that is busy.
+func keeping(t *testing.T, h *earlyHost) {
+	m := &member{self: "web-1", world: func() *world {
+		if w := h.now.Load(); w != nil {
+			time.Sleep(400 * time.Millisecond) // a busy disk
+			return w
+		}
+		return &world{State: &desired.State{}}
+	}, targets: map[string]map[string][]string{"web": {}}}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); h.bundles.keep(ctx, m.keeping) }()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+// TestThereNeedBeRoomForOneBundleOnly: the next commit's takes the place of the last one's at once.
+func TestThereNeedBeRoomForOneBundleOnly(t *testing.T) {
+	h := newEarlyHost(t)
+	a, b := h.release("g1", "/a.tar.zst"), h.release("g1", "/b.tar.zst")
+	limited(t, h, a.Revision.Size+b.Revision.Size-1)
+	keeping(t, h)
+	h.commit(a)
+	h.run()
+	eventuallyTrue(t, "the first", func() bool { return h.has(a) })
+	time.Sleep(time.Second) // keep has settled
+	h.commit(b)
+	took, ok := within(25*time.Second, func() bool { return h.has(b) })
+	if !ok || took > 5*time.Second {
+		t.Errorf("came after %v: %v", took, ok)
+	}
+}
+
+// TestWhatADeploymentAskedForIsNotBookedAhead: another that runs the same bundle would have it booked again.
+func TestWhatADeploymentAskedForIsNotBookedAhead(t *testing.T) {
+	var c costs
+	d := digestOf("a")
+	moved := int64(0)
+	read := func() swarm.Progress { return swarm.Progress{FromOrigin: moved} }
+	c.claim("g", "one", d) // the member is first
+	done := c.begin(costKey("g", "one"), aheadKey("g", d), read)
+	ahead := c.begin(aheadKey("g", d), aheadKey("g", d), read) // early joins
+	moved = 100
+	done()
+	ahead()
+	c.claim("g", "two", d) // a later commit with the same bundle, which is here
+	one, _ := c.of("g", "one")
+	two, _ := c.of("g", "two")
+	if one != 100 || two != 0 {
+		t.Errorf("one %d, two %d", one, two)
+	}
+}
+
+// TestACostGoesOnWhileAnyoneFetches, though who began has left.
+func TestACostGoesOnWhileAnyoneFetches(t *testing.T) {
+	var c costs
+	d := digestOf("a")
+	moved := int64(10)
+	read := func() swarm.Progress { return swarm.Progress{FromOrigin: moved} }
+	ahead := c.begin(aheadKey("g", d), aheadKey("g", d), read)
+	c.claim("g", "one", d)
+	done := c.begin(costKey("g", "one"), aheadKey("g", d), read)
+	ahead() // the next commit ended it
+	moved = 100
+	if one, _ := c.of("g", "one"); one != 100 {
+		t.Errorf("%d of 100 while it is being fetched", one)
+	}
+	done()
+	if one, _ := c.of("g", "one"); one != 100 {
+		t.Errorf("%d of 100 at the end", one)
+	}
+}
+
+// TestAFolderThatTheFenceAllowsIsFetchedFor once a commit moved the group there.
+func TestAFolderThatTheFenceAllowsIsFetchedFor(t *testing.T) {
+	h := newEarlyHost(t)
+	g := h.release("g1", "/a.tar.zst")
+	if err := h.store.Import(t.Context(), bundle.Ref{Digest: g.Revision.Digest, Size: g.Revision.Size, Type: g.Revision.BundleType}, bytes.NewReader(h.archives["/a.tar.zst"])); err != nil {
+		t.Fatal(err)
+	}
+	h.config.Fence.Groups = []string{"shop"}
+	synctest.Test(t, func(t *testing.T) {
+		var moved signal
+		var now atomic.Pointer[world]
+		e := &early{self: "web-1", bundles: h.bundles, world: now.Load, move: moved.Changed, met: func() bool { return true }, meeting: moved.Changed, log: slog.New(slog.DiscardHandler)}
+		h.bundles.changed = newWake()
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		g.Folder = "fenced"
+		now.Store(&world{State: &desired.State{Groups: []desired.Group{g}}})
+		go func() { defer close(ended); _ = e.Run(ctx) }()
+		time.Sleep(time.Second)
+		g.Folder = "shop"
+		now.Store(&world{State: &desired.State{Groups: []desired.Group{g}}})
+		moved.Notify()
+		time.Sleep(time.Hour)
+		if len(h.store.Pins()) == 0 {
+			t.Error("an hour after the fence allows the group its bundle is not asked for")
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// TestNothingIsPinnedForACommitThatIsOver.
+func TestNothingIsPinnedForACommitThatIsOver(t *testing.T) {
+	h := newEarlyHost(t)
+	g := h.release("g1", "/a.tar.zst")
+	h.config.Fence.Groups = []string{"another"}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &early{self: "web-1", bundles: h.bundles, log: slog.New(slog.DiscardHandler)}
+	ended := make(chan struct{})
+	go func() { defer close(ended); e.bring(ctx, g) }()
+	time.Sleep(100 * time.Millisecond)
+	cancel()
+	<-ended
+	h.config.Fence.Groups = nil
+	e.bring(ctx, g)
+	if len(h.store.Pins()) != 0 {
+		t.Errorf("after its end it pinned %v", h.store.Pins())
+	}
+}
+
+// TestARevertKeepsItsBundle while what the commit before needs is being settled.
+func TestARevertKeepsItsBundle(t *testing.T) {
+	h := newEarlyHost(t)
+	a, b := h.release("g1", "/a.tar.zst"), h.release("g1", "/b.tar.zst")
+	if err := h.bundles.ahead(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	h.commit(b)
+	m := &member{self: "web-1", world: h.now.Load, targets: map[string]map[string][]string{"web": {}}}
+	again := make(chan error, 1)
+	err := h.bundles.settle(t.Context(), func() kept {
+		now := m.keeping()
+		h.commit(a) // the revert
+		go func() { again <- h.bundles.ahead(t.Context(), a) }()
+		time.Sleep(100 * time.Millisecond)
+		return now
+	})
+	if err := <-again; err != nil {
+		t.Error(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !h.has(a) {
+		t.Errorf("the bundle of the newest commit was collected; pins %v", h.store.Pins())
+	}
+}
+
+// TestABundleThatWasLetGoComesBack, though its commit was in effect whenever the station looked.
+func TestABundleThatWasLetGoComesBack(t *testing.T) {
+	h := newEarlyHost(t)
+	a, b := h.release("g1", "/a.tar.zst"), h.release("g1", "/b.tar.zst")
+	h.commit(a)
+	h.run()
+	eventuallyTrue(t, "the bundle", func() bool { return h.has(a) })
+	eventuallyTrue(t, "the end of the fetch", func() bool { return len(h.bundles.swarm.Fetching()) == 0 })
+	h.now.Store(&world{State: &desired.State{Groups: []desired.Group{b}}}) // early is not scheduled yet
+	h.settle()
+	h.commit(a)
+	if _, ok := within(15*time.Second, func() bool { return h.has(a) }); !ok {
+		t.Errorf("the bundle of the newest commit is not here and not fetched; pins %v", h.store.Pins())
+	}
+}
+
+// within says after how long something was so, or that it was not.
+func within(d time.Duration, ok func() bool) (time.Duration, bool) {
+	began := time.Now()
+	for time.Since(began) < d {
+		if ok() {
+			return time.Since(began), true
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return d, false
 }
