@@ -68,6 +68,7 @@ type exchange struct {
 	landed  int64         // bytes of leases that are over
 	rate    int64         // bytes a second the origin gave lately
 	failed  string        // why the last read failed, until the dealer was told
+	astray  int           // reads of an origin that failed
 	wrong   []int         // pieces the origin had wrong, until the dealer was told
 	desk    deskView
 }

@@ -192,14 +192,20 @@ func (x *exchange) leader() string {
 	return first
 }
 
-// origin is the first caller's that has one, and its name; nil without a route.
+// origin is that of a caller that has one, and its name; nil without a route. Where several have, the next takes its turn when a read has failed: a later commit may
+// say of the same bundle where it really is.
 func (x *exchange) origin() (Origin, string) {
-	where := "the origin"
-	for _, job := range x.callers() {
-		if job.Origin != nil {
-			return job.Origin, job.Where
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	where, able := "the origin", []*Job{}
+	for _, job := range x.jobs {
+		if where = job.Where; job.Origin != nil {
+			able = append(able, job)
 		}
-		where = job.Where
 	}
-	return nil, where
+	if len(able) == 0 {
+		return nil, where
+	}
+	job := able[x.astray%len(able)]
+	return job.Origin, job.Where
 }

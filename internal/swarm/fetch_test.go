@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -540,4 +541,29 @@ func TestNewRefusesWhatIsMissing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestACallerWhoKnowsBetterIsHeard: of two who want the same bundle one has it from a commit that mistyped where it is. Whoever came first, the other's place is tried
+// once that one has failed.
+func TestACallerWhoKnowsBetterIsHeard(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	for _, wrongFirst := range []bool{true, false} {
+		bubble(t, func(t *testing.T) {
+			f, right, wrong := newFleet(t, "web-1"), &source{a: a}, &source{a: a, down: errors.New("no such key")}
+			defer f.close()
+			h := f.start("web-1")
+			jobs := []Job{h.job(a, right), h.job(a, wrong)}
+			if wrongFirst {
+				slices.Reverse(jobs)
+			}
+			began := time.Now()
+			first := h.fetch(t.Context(), jobs[0])
+			time.Sleep(time.Millisecond)
+			second := h.fetch(t.Context(), jobs[1])
+			wait(t, a, first, second)
+			if took := time.Since(began); took > stallMax/2 {
+				t.Errorf("wrong first: %v: it took %v", wrongFirst, took)
+			}
+		})
+	}
 }

@@ -209,6 +209,9 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 		_, _ = x.askLease(told, leaseRequest{Done: true}) // unheard, the lease runs out by itself
 		cancel()
 	} else if ctx.Err() == nil {
+		x.mu.Lock()
+		x.astray++
+		x.mu.Unlock()
 		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: plain(err.Error(), saysMax), Read: x.read() - before, Of: x.ref.Size})
 	}
 	return index, 0, err

@@ -346,6 +346,7 @@ func (x *exchange) readLease(ctx context.Context, origin Origin, where string, l
 	if err != nil && ctx.Err() == nil {
 		x.failed = plain(fmt.Sprintf("cannot read %s: %v", where, err), saysMax)
 		x.why = x.failed
+		x.astray++
 	}
 	x.mu.Unlock()
 	x.changed.notify()
