@@ -33,7 +33,8 @@ type bundles struct {
 	limit func() int64 // bytes all bundles may use; 0: no limit
 	// changed wakes keep: what must stay on this disk may have changed.
 	changed wake
-	rotten  wake // the store has suspects
+	rotten  wake   // the store has suspects
+	better  signal // what could not be had may be had now: room was made, or this host's file says otherwise where to read
 	world   func() *world
 
 	costs costs
@@ -249,7 +250,10 @@ func (b *bundles) settle(ctx context.Context, needs func() kept) error {
 	if errors.Is(err, errUnknown) {
 		return err // rather keep too much
 	}
-	_, collected := b.store.Collect(ctx, b.limit())
+	let, collected := b.store.Collect(ctx, b.limit())
+	if len(let) > 0 {
+		b.better.Notify()
+	}
 	return errors.Join(err, collected)
 }
 

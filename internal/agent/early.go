@@ -136,6 +136,7 @@ func (e *early) wanted() map[earlyFetch]desired.Group {
 // bring tries until the bundle is here or ctx ends, which it does once nobody wants it any more.
 func (e *early) bring(ctx context.Context, g desired.Group) {
 	for pause := earlyPause; ; pause = min(2*pause, earlyPauseMax) {
+		better := e.bundles.better.Changed()
 		err := e.bundles.ahead(ctx, g)
 		if err == nil || ctx.Err() != nil {
 			return
@@ -146,6 +147,8 @@ func (e *early) bring(ctx context.Context, g desired.Group) {
 		case <-ctx.Done():
 			again.Stop()
 			return
+		case <-better:
+			again.Stop()
 		case <-again.C:
 		}
 	}

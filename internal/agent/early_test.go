@@ -223,6 +223,16 @@ func TestABundleThatCannotBeHadIsTriedAgain(t *testing.T) {
 			t.Errorf("tried again after %v", took)
 		}
 		now.Store(fenced)
+		began, ended = time.Now(), make(chan struct{})
+		go func() { defer close(ended); e.bring(context.Background(), g) }()
+		synctest.Wait()
+		now.Store(new(Config))
+		h.bundles.reopen(fenced, now.Load())
+		<-ended
+		if took := time.Since(began); took != 0 {
+			t.Errorf("what this host's file says was changed, and it is tried again after %v", took)
+		}
+		now.Store(fenced)
 		ctx, cancel := context.WithCancel(context.Background())
 		began, ended = time.Now(), make(chan struct{})
 		go func() { defer close(ended); e.bring(ctx, g) }()

@@ -165,8 +165,9 @@ func (b *bundles) reopen(before, after *Config) {
 		return
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for cancel := range b.opened {
 		(*cancel)()
 	}
+	b.mu.Unlock()
+	b.better.Notify()
 }
