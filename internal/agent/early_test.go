@@ -99,6 +99,15 @@ func (h *earlyHost) run() {
 	h.t.Cleanup(func() { cancel(); <-ended })
 }
 
+// put makes a group's bundle complete here.
+func (h *earlyHost) put(g desired.Group, path string) {
+	h.t.Helper()
+	r := g.Revision
+	if err := h.store.Import(h.t.Context(), bundle.Ref{Digest: r.Digest, Size: r.Size, Type: r.BundleType}, bytes.NewReader(h.archives[path])); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *earlyHost) has(g desired.Group) bool {
 	_, ok := h.store.Lookup(g.Revision.Digest)
 	return ok
@@ -191,6 +200,8 @@ func TestNothingIsAskedForThatIsNotDecided(t *testing.T) {
 	good := h.release("good", "/z.tar.zst")
 	h.commit(append(groups, good)...)
 	eventuallyTrue(t, "the bundle that may be had", func() bool { return h.has(good) })
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for path, n := range h.asked {
 		if !strings.HasPrefix(path, "/z.") {
 			t.Errorf("%s was asked for %d times", path, n)
@@ -205,9 +216,7 @@ func TestNothingIsAskedForThatIsNotDecided(t *testing.T) {
 func TestABundleThatCannotBeHadIsTriedAgain(t *testing.T) {
 	h := newEarlyHost(t)
 	g := h.release("g1", "/a.tar.zst")
-	if err := h.store.Import(t.Context(), bundle.Ref{Digest: g.Revision.Digest, Size: g.Revision.Size, Type: g.Revision.BundleType}, bytes.NewReader(h.archives["/a.tar.zst"])); err != nil {
-		t.Fatal(err)
-	}
+	h.put(g, "/a.tar.zst")
 	synctest.Test(t, func(t *testing.T) {
 		e := &early{bundles: h.bundles, log: slog.New(slog.DiscardHandler)}
 		fenced := &Config{Fence: FenceConfig{Groups: []string{"another"}}}
@@ -303,11 +312,11 @@ func TestWhatWasBegunForACommitThatIsOverIsLetGo(t *testing.T) {
 	h.commit(next)
 	eventuallyTrue(t, "the next bundle", func() bool { return h.has(next) })
 	eventuallyTrue(t, "the end of the first fetch", func() bool { return len(h.bundles.swarm.Fetching()) == 0 })
-	time.Sleep(50 * time.Millisecond)
-	h.settle()
-	if _, left := h.store.Partial(held.Revision.Digest); left {
-		t.Errorf("what was begun for the commit before stays: %d bytes used, pins %v", h.store.Used(), h.store.Pins())
-	}
+	eventuallyTrue(t, "that what was begun for the commit before is let go", func() bool {
+		h.settle()
+		_, left := h.store.Partial(held.Revision.Digest)
+		return !left
+	})
 }
 
 // limited gives the host a store of so many bytes.
@@ -322,35 +331,15 @@ func limited(t *testing.T, h *earlyHost, limit int64) {
 	newDiskSwarm(t, h.disk)
 }
 
-// keeping settles until the test ends, on a disk that is busy.
-func keeping(t *testing.T, h *earlyHost) {
-	m := &member{self: "web-1", world: func() *world {
-		if w := h.now.Load(); w != nil {
-			time.Sleep(400 * time.Millisecond) // a busy disk
-			return w
-		}
-		return &world{State: &desired.State{}}
-	}, targets: map[string]map[string][]string{"web": {}}}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { defer close(ended); h.bundles.keep(ctx, m.keeping) }()
-	t.Cleanup(func() { cancel(); <-ended })
-}
-
-// TestThereNeedBeRoomForOneBundleOnly: the next commit's takes the place of the last one's at once.
+// TestThereNeedBeRoomForOneBundleOnly: the next commit's takes the place of the last one's, whether or not anybody has settled meanwhile.
 func TestThereNeedBeRoomForOneBundleOnly(t *testing.T) {
 	h := newEarlyHost(t)
 	a, b := h.release("g1", "/a.tar.zst"), h.release("g1", "/b.tar.zst")
 	limited(t, h, a.Revision.Size+b.Revision.Size-1)
-	keeping(t, h)
-	h.commit(a)
-	h.run()
-	eventuallyTrue(t, "the first", func() bool { return h.has(a) })
-	time.Sleep(time.Second) // keep has settled
-	h.commit(b)
-	took, ok := within(25*time.Second, func() bool { return h.has(b) })
-	if !ok || took > 5*time.Second {
-		t.Errorf("came after %v: %v", took, ok)
+	for _, g := range []desired.Group{a, b} {
+		if err := h.bundles.ahead(t.Context(), g); err != nil || !h.has(g) {
+			t.Errorf("%s: %v", g.Revision.Https.URL, err)
+		}
 	}
 }
 
@@ -398,9 +387,7 @@ func TestACostGoesOnWhileAnyoneFetches(t *testing.T) {
 func TestAFolderThatTheFenceAllowsIsFetchedFor(t *testing.T) {
 	h := newEarlyHost(t)
 	g := h.release("g1", "/a.tar.zst")
-	if err := h.store.Import(t.Context(), bundle.Ref{Digest: g.Revision.Digest, Size: g.Revision.Size, Type: g.Revision.BundleType}, bytes.NewReader(h.archives["/a.tar.zst"])); err != nil {
-		t.Fatal(err)
-	}
+	h.put(g, "/a.tar.zst")
 	h.config.Fence.Groups = []string{"shop"}
 	synctest.Test(t, func(t *testing.T) {
 		var moved signal
@@ -429,16 +416,9 @@ func TestAFolderThatTheFenceAllowsIsFetchedFor(t *testing.T) {
 func TestNothingIsPinnedForACommitThatIsOver(t *testing.T) {
 	h := newEarlyHost(t)
 	g := h.release("g1", "/a.tar.zst")
-	h.config.Fence.Groups = []string{"another"}
-	ctx, cancel := context.WithCancel(context.Background())
-	e := &early{self: "web-1", bundles: h.bundles, log: slog.New(slog.DiscardHandler)}
-	ended := make(chan struct{})
-	go func() { defer close(ended); e.bring(ctx, g) }()
-	time.Sleep(100 * time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	<-ended
-	h.config.Fence.Groups = nil
-	e.bring(ctx, g)
+	(&early{self: "web-1", bundles: h.bundles, log: slog.New(slog.DiscardHandler)}).bring(ctx, g)
 	if len(h.store.Pins()) != 0 {
 		t.Errorf("after its end it pinned %v", h.store.Pins())
 	}
@@ -458,7 +438,10 @@ func TestARevertKeepsItsBundle(t *testing.T) {
 		now := m.keeping()
 		h.commit(a) // the revert
 		go func() { again <- h.bundles.ahead(t.Context(), a) }()
-		time.Sleep(100 * time.Millisecond)
+		if h.bundles.pinning.TryLock() {
+			h.bundles.pinning.Unlock()
+			t.Error("a bundle may be pinned, and let go as if nobody wanted it, while what is wanted is read")
+		}
 		return now
 	})
 	if err := <-again; err != nil {
@@ -483,19 +466,5 @@ func TestABundleThatWasLetGoComesBack(t *testing.T) {
 	h.now.Store(&world{State: &desired.State{Groups: []desired.Group{b}}}) // early is not scheduled yet
 	h.settle()
 	h.commit(a)
-	if _, ok := within(15*time.Second, func() bool { return h.has(a) }); !ok {
-		t.Errorf("the bundle of the newest commit is not here and not fetched; pins %v", h.store.Pins())
-	}
-}
-
-// within says after how long something was so, or that it was not.
-func within(d time.Duration, ok func() bool) (time.Duration, bool) {
-	began := time.Now()
-	for time.Since(began) < d {
-		if ok() {
-			return time.Since(began), true
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return d, false
+	eventuallyTrue(t, "the bundle of the newest commit", func() bool { return h.has(a) })
 }
