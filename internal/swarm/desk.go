@@ -14,9 +14,10 @@ import (
 // leaseRequest asks the dealer for work at the origin. It carries what the dealer must know, so that a new dealer needs nothing from the old one.
 type leaseRequest struct {
 	Version int           `json:"version"`
-	Host    string        `json:"host"`            // believed only where the connection proves none
-	Realm   string        `json:"realm,omitempty"` // with whom it shares what it reads, as it knows
-	Index   bundle.Digest `json:"index,omitempty"` // of the index that pieces are counted by; "": may this host read the index, or the whole archive?
+	Host    string        `json:"host"`             // believed only where the connection proves none
+	Realm   string        `json:"realm,omitempty"`  // with whom it shares what it reads, as it knows
+	Index   bundle.Digest `json:"index,omitempty"`  // of the index that pieces are counted by; "": may this host read the index, or the whole archive?
+	Pinned  bool          `json:"pinned,omitempty"` // the index alone, which git pins
 	GiveUp  bool          `json:"giveUp,omitempty"`
 	Done    bool          `json:"done,omitempty"` // its turn to read is over, and it has what it read
 	Have    []byte        `json:"have,omitempty"`
@@ -46,16 +47,18 @@ type leaseAnswer struct {
 // Bounds of the dealing.
 const (
 	leaseVersion  = 1
-	leaseBytesMax = 2 << 20                // a request or an answer
-	dealingsMax   = 64                     // bundles dealt at a time; the one asked about longest ago goes first
-	dealtMax      = 4 << 20                // pieces of them together
-	receiveMax    = 2                      // indexes received at a time
-	dealingIdle   = 5 * time.Minute        // a dealing nobody asked about for so long begins anew, with its budget
-	openedMax     = 8                      // dealings that one host brought and no other asked about, and
-	openedPieces  = dealtMax / 4           // pieces of them; its own go first
-	indexLease    = 6 * time.Second        // to read an index, or to say that the archive is still being read
-	indexRenew    = 2 * time.Second        // how often it is said
-	indexRest     = 500 * time.Millisecond // after it was given up, nobody gets it for so long, doubling,
+	leaseBytesMax = 2 << 20         // a request or an answer
+	dealingsMax   = 64              // bundles dealt at a time; the one asked about longest ago goes first
+	dealtMax      = 4 << 20         // pieces of them together
+	receiveMax    = 2               // indexes received at a time
+	dealingIdle   = 5 * time.Minute // a dealing nobody asked about for so long begins anew, with its budget
+	openedMax     = 8               // dealings that one host brought and no other asked about, and
+	openedPieces  = dealtMax / 4    // pieces of them; its own go first
+	indexLease    = 6 * time.Second // to read an index, or to say that the archive is still being read
+	indexRenew    = 2 * time.Second // how often it is said
+	indexTries    = 3               // hosts that got nothing are followed by the next after indexSoon;
+	indexSoon     = 50 * time.Millisecond
+	indexRest     = 500 * time.Millisecond // after it was given up otherwise, nobody gets it for so long, doubling,
 	indexRestMax  = 5 * time.Second        // to at most this,
 	indexRestOut  = 10 * time.Minute       // unless half of the bundle, and more than wastedMin, was read for nothing
 	wastedMin     = 4 << 20                // bytes

@@ -188,7 +188,7 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 	if origin == nil || !heard {
 		return nil, tick, nil
 	}
-	answer, err := x.askLease(ctx, leaseRequest{})
+	answer, err := x.askLease(ctx, leaseRequest{Pinned: x.pin != ""})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -198,13 +198,15 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 	}
 	before := x.read()
 	stop := x.renew(ctx, before)
+	reading, end := x.unlessOffered(ctx, before)
 	if x.pin == "" {
-		err = x.scout(ctx, origin, where)
+		err = x.scout(reading, origin, where)
 	} else {
-		index, err = x.readIndex(ctx, origin, where)
+		index, err = x.readIndex(reading, origin, where)
 	}
+	offered := end()
 	stop()
-	if err == nil {
+	if err == nil || offered {
 		told, cancel := context.WithTimeout(ctx, indexHedge)
 		_, _ = x.askLease(told, leaseRequest{Done: true}) // unheard, the lease runs out by itself
 		cancel()
@@ -214,7 +216,38 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 		x.mu.Unlock()
 		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: plain(err.Error(), saysMax), Read: x.read() - before, Of: x.ref.Size})
 	}
+	if err != nil && offered {
+		return nil, askPauseMin, nil // from there
+	}
 	return index, 0, err
+}
+
+// unlessOffered ends a context once a peer has the index, while nothing came from the origin yet: this host may have no route to it, and find out late. end says whether
+// that was so.
+func (x *exchange) unlessOffered(ctx context.Context, before int64) (reading context.Context, end func() (offered bool)) {
+	reading, cancel := context.WithCancel(ctx)
+	offered, done := false, make(chan struct{})
+	go func() {
+		defer close(done)
+		again := time.NewTicker(tick)
+		defer again.Stop()
+		for {
+			changed := x.changed.wait()
+			if x.read() == before && len(x.indexHosts()) > 0 {
+				offered = true
+				cancel()
+				return
+			}
+			select {
+			case <-reading.Done():
+				return
+			case <-changed:
+			case <-again.C:
+				x.followMembers(ctx)
+			}
+		}
+	}()
+	return reading, func() bool { cancel(); <-done; return offered }
 }
 
 // read is how many bytes this host read from the origin.

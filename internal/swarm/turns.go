@@ -9,18 +9,23 @@ import (
 
 // Bounds of one host's turn to read an index, or an archive for all: what a host says of itself must not keep a bundle from the others for long.
 const (
-	scoutIdle    = 2 * time.Minute  // without progress; so long it is not this host's turn again, if others ask
-	scoutMax     = 30 * time.Minute // with progress
-	scoutStep    = 1 << 20          // bytes that are progress
-	scoutsHeld   = 4                // turns of one host at a time
-	scoutsOpened = 16               // bundles that one host was the first to ask about
-	lineFresh    = 30 * time.Second // who has not asked for so long stands in line no more
-	lineMax      = 4096             // hosts in line for one bundle
+	scoutIdle    = 2 * time.Minute        // without progress; so long it is not this host's turn again, if others ask
+	scoutMax     = 30 * time.Minute       // with progress
+	scoutStep    = 1 << 20                // bytes that are progress
+	scoutsHeld   = 4                      // turns of one host at a time
+	scoutsOpened = 16                     // bundles that one host was the first to ask about
+	lineFresh    = 30 * time.Second       // who has not asked for so long stands in line no more
+	lineEach     = 2 * time.Millisecond   // those in line for an index that git pins ask again after so long for each of them,
+	lineSoon     = 100 * time.Millisecond // and at least this; others after lineLate, which is also the most
+	lineLate     = time.Second
+	indexPatient = 250 * time.Millisecond // who reads an index that git pins is not waited for alone for longer, doubling: its route may lead nowhere
+	lineMax      = 4096                   // hosts in line for one bundle
 )
 
 // scouting is whose turn it is to read the index of a bundle, or the whole of it.
 type scouting struct {
 	host   string // whose turn it is
+	small  bool   // and that it reads no more than the index
 	until  time.Time
 	since  time.Time // its turn began
 	moved  time.Time // it last got on
@@ -32,6 +37,7 @@ type scouting struct {
 	last   string    // who gave it up last; another host goes first
 	line   map[string]inLine
 	tries  int
+	passed int    // turns that were passed on while their hosts still read
 	wasted int64  // bytes
 	spent  bool   // too many
 	reason string // why the last read failed, with its host
@@ -71,8 +77,8 @@ func (d *desk) scout(key scoutKey, q leaseRequest, now time.Time) leaseAnswer {
 	case one.host == q.Host && (!one.over || d.held(q.Host, now) < scoutsHeld):
 		one.renew(q.Read, now)
 		return leaseAnswer{Version: leaseVersion, Yes: true, For: indexLease.Milliseconds()}
-	case one.host != "":
-		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads its index from the origin" + one.before(), Retry: time.Second.Milliseconds()}
+	case one.host != "" && !one.passes(q, now):
+		return leaseAnswer{Version: leaseVersion, Why: one.host + " reads its index from the origin" + one.before(), Retry: one.again().Milliseconds()}
 	}
 	rest := one.rest
 	if one.last == q.Host {
@@ -86,9 +92,13 @@ func (d *desk) scout(key scoutKey, q leaseRequest, now time.Time) leaseAnswer {
 		return leaseAnswer{Version: leaseVersion, Why: why + one.before(), Retry: rest.Sub(now).Milliseconds()}
 	}
 	if !one.turnOf(q.Host, now) || d.held(q.Host, now) >= scoutsHeld {
-		return leaseAnswer{Version: leaseVersion, Why: "waiting for its turn to read the index from the origin" + one.before(), Retry: time.Second.Milliseconds()}
+		return leaseAnswer{Version: leaseVersion, Why: "waiting for its turn to read the index from the origin" + one.before(), Retry: one.again().Milliseconds()}
 	}
-	one.host, one.until, one.since, one.moved, one.read = q.Host, now.Add(indexLease), now, now, 0
+	if one.host != "" {
+		one.passed++
+		one.end()
+	}
+	one.host, one.small, one.until, one.since, one.moved, one.read = q.Host, q.Pinned, now.Add(indexLease), now, now, 0
 	return leaseAnswer{Version: leaseVersion, Yes: true, For: indexLease.Milliseconds()}
 }
 
@@ -165,6 +175,20 @@ func (s *scouting) overdue(now time.Time) {
 	}
 }
 
+// passes says whether a turn has lasted so long that another host may read as well. It costs the index once more, which is why it takes twice as long each time; whoever
+// has it first has it for all.
+func (s *scouting) passes(q leaseRequest, now time.Time) bool {
+	return s.small && q.Pinned && !s.over && now.Sub(s.since) >= indexPatient<<min(s.passed, 10)
+}
+
+// again is when those in line are to ask again.
+func (s *scouting) again() time.Duration {
+	if s.host != "" && !s.small {
+		return lineLate
+	}
+	return min(max(time.Duration(len(s.line))*lineEach, lineSoon), lineLate)
+}
+
 // end makes the turn one that its host has had.
 func (s *scouting) end() {
 	at := s.line[s.host]
@@ -172,12 +196,12 @@ func (s *scouting) end() {
 	s.line[s.host], s.host, s.over = at, "", false
 }
 
-// turnOf says whether nobody is before a host: those go first that have had fewer turns, and who wasted its turn is last.
+// turnOf says whether nobody but the host whose turn it is is before a host: those go first that have had fewer turns, and who wasted its turn is last.
 func (s *scouting) turnOf(host string, now time.Time) bool {
 	own := s.line[host]
 	for other, at := range s.line {
 		switch {
-		case other == host:
+		case other == host || other == s.host:
 		case now.Before(own.barred) && now.Sub(at.asked) < dealingIdle && !now.Before(at.barred):
 			return false
 		case now.Sub(at.asked) < lineFresh && at.turns < own.turns && !now.Before(at.barred):
@@ -195,16 +219,24 @@ func (s *scouting) before() string {
 	return "; the last failure: " + s.reason
 }
 
-// giveUp lets the origin rest after a read that failed, for long once too much was read for nothing.
+// giveUp lets the origin rest after a read that failed, for long once too much was read for nothing. The first that got nothing may be hosts without a route to it.
 func (s *scouting) giveUp(q leaseRequest, now time.Time) {
 	s.end()
 	s.last, s.reason = q.Host, q.Host+": "+plain(q.Failed, saysMax)
 	s.wasted += min(max(q.Read, 0), bundle.MaxArchiveBytes)
-	rest := min(indexRest<<min(s.tries, 8), indexRestMax)
+	s.tries++
+	tries := s.tries
+	if q.Read <= 0 {
+		tries -= indexTries
+	}
+	rest := indexSoon
+	if tries > 0 {
+		rest = min(indexRest<<min(tries-1, 8), indexRestMax)
+	}
 	if s.spent = s.wasted > max(wastedMin, q.Of/2); s.spent {
 		rest = indexRestOut
 	}
-	s.tries, s.rest = s.tries+1, now.Add(rest)
+	s.rest = now.Add(rest)
 	if s.spent {
 		at := s.line[q.Host]
 		at.barred = s.rest.Add(scoutIdle)

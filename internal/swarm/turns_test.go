@@ -2,8 +2,12 @@ package swarm
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -78,6 +82,126 @@ func TestATurnLastsWithProgressButNotForEver(t *testing.T) {
 	if last, _ := alone.pass(2*scoutMax, nil, "web-1"); last != "web-1" {
 		t.Error("a host that nobody waits for loses its turn")
 	}
+}
+
+// TestAPinnedIndexIsNotWaitedForFromOneHostAlone: its route may lead nowhere, and it finds out late. Each time that costs the index once more, so it takes twice as long.
+func TestAPinnedIndexIsNotWaitedForFromOneHostAlone(t *testing.T) {
+	l, pinned := newLine(t), leaseRequest{Pinned: true}
+	hosts := []string{"web-1", "web-2", "web-3", "web-4"}
+	var granted []time.Duration
+	begun := l.now
+	for ; l.now.Sub(begun) < 3*time.Second; l.now = l.now.Add(10 * time.Millisecond) {
+		for len(granted) < len(hosts) && l.asks(hosts[len(granted)], bundleOf(1), pinned) {
+			granted = append(granted, l.now.Sub(begun))
+		}
+	}
+	want := []time.Duration{0, indexPatient, 3 * indexPatient, 7 * indexPatient}
+	if !slices.Equal(granted, want) {
+		t.Errorf("turns began after %v, want %v", granted, want)
+	}
+	l.asks("web-1", bundleOf(1), leaseRequest{GiveUp: true, Failed: "x"})
+	l.asks("web-2", bundleOf(1), leaseRequest{Done: true})
+	if l.asks("web-5", bundleOf(1), pinned) {
+		t.Error("who has no turn ends that of another")
+	}
+	l.asks("web-4", bundleOf(1), leaseRequest{Done: true})
+	if l.now = l.now.Add(indexLease - time.Second); l.asks("web-5", bundleOf(1), pinned) {
+		t.Error("an index that is here is read again")
+	}
+}
+
+// TestAnArchiveIsReadByOneHostAlone: whoever claims that git pins its index only says so of itself.
+func TestAnArchiveIsReadByOneHostAlone(t *testing.T) {
+	for _, q := range []leaseRequest{{}, {Pinned: true}} {
+		l := newLine(t)
+		if !l.asks("web-1", bundleOf(1), leaseRequest{Pinned: !q.Pinned}) {
+			t.Fatal("nobody reads it")
+		}
+		if l.now = l.now.Add(indexLease - time.Second); l.asks("web-2", bundleOf(1), q) {
+			t.Errorf("another host reads it beside the first: pinned %v", q.Pinned)
+		}
+	}
+}
+
+// TestHostsWithoutARouteAreSoonFollowed: the origin rests when it gave bytes for nothing, or gave nothing to several.
+func TestHostsWithoutARouteAreSoonFollowed(t *testing.T) {
+	for _, c := range []struct {
+		read int64
+		want []time.Duration // from one turn to the next
+	}{
+		{0, []time.Duration{indexSoon, indexSoon, indexSoon, indexRest, 2 * indexRest}},
+		{1, []time.Duration{indexRest, 2 * indexRest, 4 * indexRest}},
+	} {
+		l := newLine(t)
+		var got []time.Duration
+		last := l.now
+		for i := 0; len(got) <= len(c.want) && l.now.Sub(last) < time.Minute; l.now = l.now.Add(10 * time.Millisecond) {
+			host := fmt.Sprintf("web-%d", i)
+			if l.asks(host, bundleOf(1), leaseRequest{Pinned: true}) {
+				got, last, i = append(got, l.now.Sub(last)), l.now, i+1
+				l.asks(host, bundleOf(1), leaseRequest{GiveUp: true, Failed: "no route", Read: c.read, Of: 1 << 30})
+			}
+		}
+		if got = got[1:]; !slices.Equal(got, c.want) {
+			t.Errorf("%d bytes read: turns follow each other after %v, want %v", c.read, got, c.want)
+		}
+	}
+}
+
+// TestHostsWhoseOriginNeverAnswersDelayNobody: with packets that are dropped on the way a host waits for many seconds before it knows that it has no route.
+func TestHostsWhoseOriginNeverAnswersDelayNobody(t *testing.T) {
+	for name, job := range map[string]func(h *host, a *archive, s *source) Job{
+		"pinned":   func(h *host, a *archive, s *source) Job { return h.job(a, s) },
+		"unpinned": unpinned,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := packed(t, 20, 200<<10)
+			bubble(t, func(t *testing.T) {
+				f, s := newFleet(t, "web-1"), &source{a: a}
+				defer f.close()
+				begun := time.Now()
+				var all []*fetching
+				for i, n := range names(4) {
+					h := f.start(n)
+					j := job(h, a, s)
+					if i < 2 {
+						j.Origin = silent{j.Origin}
+					}
+					all = append(all, h.persist(t.Context(), j))
+					time.Sleep(10 * time.Millisecond) // so that those ask first
+				}
+				wait(t, a, all...)
+				limit := 5 * time.Second
+				if name == "unpinned" { // the archive is read by one host at a time
+					limit += 2 * originIdle
+				}
+				if took := time.Since(begun); took > limit { // of the bubble's clock
+					t.Errorf("it took %v", took)
+				}
+				if name == "pinned" {
+					payload(t, s, a.index.PayloadSize())
+				}
+			})
+		})
+	}
+}
+
+// silent is an origin that never answers.
+type silent struct{ Origin }
+
+func (silent) Size(ctx context.Context) (int64, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+func (silent) ReadIndex(ctx context.Context) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (silent) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func TestOneHostHoldsFewTurnsAndOpensFewLines(t *testing.T) {

@@ -117,6 +117,7 @@ type Dealer struct {
 	sum    int64            // and their bytes
 	alone  map[int]*account // of them, those that nobody but this host was heard to have; kept where hosts see only a part of the others
 	leases map[int]holder
+	mine   Bits // pieces that this dealer ever dealt: of those nobody else knows better who reads them
 	wrong  map[int]int
 	aside  map[int]time.Duration
 	hosts  map[string]*account
@@ -141,7 +142,7 @@ type Dealer struct {
 
 // NewDealer returns a dealer for pieces of these sizes, in bytes.
 func NewDealer(sizes []int64) *Dealer {
-	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), dealt: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
+	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), dealt: NewBits(len(sizes)), mine: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
 		hosts: map[string]*account{}}
 	for _, n := range sizes {
 		d.total += n
@@ -416,7 +417,7 @@ func (d *Dealer) adopt(host string, pieces []int, now time.Duration) {
 		if sum += d.sizes[i]; host != "" && sum > runsPerHost*runMax+d.sizes[i] {
 			return
 		}
-		if _, taken := d.leases[i]; !taken {
+		if _, taken := d.leases[i]; !taken && (host != "" || !d.mine.Has(i)) { // what others say is late, and a lease that just ended would go on
 			d.leases[i] = holder{host: host, until: now + leaseMin}
 		}
 	}
@@ -556,6 +557,7 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	length := min(max(leaseMin, 3*time.Duration(float64(size)/float64(rate)*float64(time.Second))), leaseMax)
 	for _, i := range run {
 		d.leases[i] = holder{host: r.Host, since: now, until: now + length, dealt: true}
+		d.mine.Set(i)
 		if d.had.Has(i) {
 			d.had.Clear(i)
 			d.hadSum -= d.sizes[i]

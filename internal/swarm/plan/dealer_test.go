@@ -761,3 +761,22 @@ func TestWhoBeginsFirstLetsOthersReadAsMuch(t *testing.T) {
 		t.Error("nothing is dealt to it after the beginning")
 	}
 }
+
+// TestWhatOthersSayOfALeaseThatEndedKeepsItsPiecesFromNobody: the news that somebody reads them are late.
+func TestWhatOthersSayOfALeaseThatEndedKeepsItsPiecesFromNobody(t *testing.T) {
+	d := NewDealer(even(4))
+	lease := d.Deal(Request{Host: "a", Hosts: 2}, 0)
+	if len(lease.Pieces) == 0 {
+		t.Fatal("nothing is dealt")
+	}
+	over := lease.For
+	d.Deal(Request{Host: "a", Hosts: 2, Failed: "no route"}, over)
+	got := d.Deal(Request{Host: "b", Hosts: 2, Others: lease.Pieces}, over)
+	if !slices.Equal(got.Pieces, lease.Pieces) {
+		t.Errorf("b is dealt %v (%s), not %v, which a could not read", got.Pieces, got.Why, lease.Pieces)
+	}
+	fresh := NewDealer(even(4)) // of a new dealer they are all that is known
+	if got := fresh.Deal(Request{Host: "b", Hosts: 2, Others: lease.Pieces}, 0); slices.Equal(got.Pieces, lease.Pieces) {
+		t.Error("a new dealer deals what others are reading")
+	}
+}
