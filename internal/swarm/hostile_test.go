@@ -487,3 +487,30 @@ func TestAFullDiskEndsTheFetchAndBlamesNobody(t *testing.T) {
 		}
 	})
 }
+
+// TestAnIndexThatIsSlowToComeIsHadFromWhoGotItMeanwhile: a slow host that was the first to have the index would keep all others waiting for it.
+func TestAnIndexThatIsSlowToComeIsHadFromWhoGotItMeanwhile(t *testing.T) {
+	a := packed(t, 5, 100<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		f.liar(t, "slow", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			if strings.HasSuffix(r.URL.Path, "/index") {
+				<-r.Context().Done()
+				return
+			}
+			honest.ServeHTTP(w, r)
+		})
+		f.liar(t, "later", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			if strings.HasSuffix(r.URL.Path, "/news") {
+				time.Sleep(time.Second)
+			}
+			honest.ServeHTTP(w, r)
+		})
+		h, begun := f.start("web-1"), time.Now()
+		wait(t, a, h.persist(t.Context(), h.job(a, nil)))
+		if took := time.Since(begun); took >= plan.PeerIdle { // of the bubble's clock
+			t.Errorf("it took %v", took)
+		}
+	})
+}

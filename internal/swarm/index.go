@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	indexHedge = 500 * time.Millisecond // a peer that has not sent the index by then is not waited for alone
+	indexHedge = 250 * time.Millisecond // a peer that has not sent the index by then is not waited for alone
 	indexAsked = 4                      // peers asked for it in one round
 )
 
@@ -73,39 +73,34 @@ type offer struct {
 	err   error
 }
 
-// indexFromPeers asks peers that have a fitting index: one, and others when it takes its time.
+// indexFromPeers asks peers that have a fitting index: one, and another when it takes its time, which may have got it only meanwhile.
 func (x *exchange) indexFromPeers(ctx context.Context) *bundle.Index {
-	hosts := x.indexHosts()
-	if len(hosts) == 0 {
-		return nil
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	offers := make(chan offer, len(hosts))
-	asked, answered := 0, 0
+	offers, asked, answered := make(chan offer, indexAsked), map[string]bool{}, 0
 	hedge := time.NewTicker(indexHedge)
 	defer hedge.Stop()
-	for answered < len(hosts) {
-		if asked == answered || asked == 0 {
-			x.askIndex(ctx, hosts[asked], offers)
-			asked++
+	for more := true; ; {
+		changed := x.changed.wait()
+		if more {
+			more = !x.askIndex(ctx, asked, offers)
+		}
+		if answered == len(asked) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hedge.C:
-			if asked < len(hosts) {
-				x.askIndex(ctx, hosts[asked], offers)
-				asked++
-			}
+			more = true
+		case <-changed: // somebody else may have it now
 		case o := <-offers:
-			answered++
+			answered, more = answered+1, true
 			if x.accept(o) {
 				return o.index
 			}
 		}
 	}
-	return nil
 }
 
 // indexHosts lists peers to ask.
@@ -121,15 +116,26 @@ func (x *exchange) indexHosts() []string {
 		}
 		hosts = append(hosts, host)
 	}
-	return hosts[:min(len(hosts), indexAsked)]
+	return hosts
 }
 
-// askIndex asks one peer.
-func (x *exchange) askIndex(ctx context.Context, host string, offers chan<- offer) {
-	x.work.Go(func() {
-		index, err := x.indexFrom(ctx, host)
-		offers <- offer{host, index, err}
-	})
+// askIndex asks a peer that was not asked yet; false where there is none, or enough were.
+func (x *exchange) askIndex(ctx context.Context, asked map[string]bool, offers chan<- offer) bool {
+	if len(asked) >= indexAsked {
+		return false
+	}
+	for _, host := range x.indexHosts() {
+		if asked[host] {
+			continue
+		}
+		asked[host] = true
+		x.work.Go(func() {
+			index, err := x.indexFrom(ctx, host)
+			offers <- offer{host, index, err}
+		})
+		return true
+	}
+	return false
 }
 
 // accept judges an offer: an index that is malformed, or is not what the commit says, is its sender's fault.
