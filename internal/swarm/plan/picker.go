@@ -33,28 +33,30 @@ type Want struct {
 
 // Picker is what one host knows of the pieces of one bundle. It costs a look at each idle piece to pick one, and nothing to wait.
 type Picker struct {
-	sizes   []int64
-	missing words
-	idle    words           // missing, and on its way from nowhere
-	nearby  words           // at a peer of the own site
-	rarity  []uint16        // how many peers have a piece, but for those that are asked last,
-	distant []uint16        // and of these
-	ways    map[int]way     // pieces on their way
-	peers   []*source       // by name
-	busy    map[string]*int // requests under way by host, also to peers that were dropped
-	began   []time.Duration // of each of them
-	orphans int             // idle pieces that no peer has
-	swarm   int             // other hosts in the exchange
-	self    uint64          // this host in the draw
-	draws   int             // counts changes of the peers among whom is drawn
-	brought int             // pieces that this host was the first to have
-	fresh   []arrival       // that peers brought, and nobody waited for long enough
-	opened  words           // pieces that were waited for long enough
-	now     time.Duration
-	turn    uint64
-	pace    float64         // nanoseconds a byte of any peer took lately
-	due     []time.Duration // when a piece that only other sites have is everybody's; 0 while it is not such a one; nil without far peers
-	blind   bool            // for tests: rarity counts for nothing
+	sizes      []int64
+	missing    words
+	idle       words           // missing, and on its way from nowhere
+	nearby     words           // at a peer of the own site
+	rarity     []uint16        // how many peers have a piece, but for those that are asked last,
+	distant    []uint16        // and of these
+	ways       map[int]way     // pieces on their way
+	peers      []*source       // by name
+	busy       map[string]*int // requests under way by host, also to peers that were dropped
+	began      []time.Duration // of each of them
+	orphans    int             // idle pieces that no peer has
+	swarm      int             // other hosts in the exchange
+	self       uint64          // this host in the draw
+	draws      int             // counts changes of the peers among whom is drawn
+	brought    int             // pieces that this host was the first to have
+	fresh      []arrival       // that peers brought, and nobody waited for long enough
+	older      []arrival       // the same, for longer
+	opened     words           // pieces that were waited for long enough,
+	openedLong words           // and for much longer
+	now        time.Duration
+	turn       uint64
+	pace       float64         // nanoseconds a byte of any peer took lately
+	due        []time.Duration // when a piece that only other sites have is everybody's; 0 while it is not such a one; nil without far peers
+	blind      bool            // for tests: rarity counts for nothing
 }
 
 // way is how a piece comes here.
@@ -84,7 +86,7 @@ type source struct {
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
 func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	n := len(sizes)
-	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), opened: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
+	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), opened: newWords(n), openedLong: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
 	for i := range n {
 		if !have.Has(i) {
 			p.missing.set(i)
@@ -336,6 +338,7 @@ func (p *Picker) rank(s *source, last bool) {
 		have := s.have
 		p.change(s, newWords(len(p.sizes)))
 		s.last = last
+		p.draws++
 		p.change(s, have)
 	}
 }
@@ -409,10 +412,9 @@ func (p *Picker) askable(able []*source, late bool) (union words, least uint16) 
 			least = 0
 		}
 		for k := range s.may {
+			s.may[k] = p.mayAsk(s, k, late)
 			if s.last {
-				s.may[k] = s.have[k] & p.bring(s, k)
-			} else {
-				s.may[k] = p.mayAsk(s, k, late)
+				s.may[k] &= p.bring(s, k)
 			}
 			union[k] |= s.may[k]
 		}

@@ -450,6 +450,7 @@ func TestASlowPeerIsAskedOnlyForWhatOthersLack(t *testing.T) {
 			t.Errorf("%s: the slow peer is asked for %+v, which others have", name, w)
 		}
 		p.AddPieces("slow", []int{30})
+		now += openTimes * p.overdue() // if another host is drawn to take it first
 		if w, ok := p.Pick(now, only("slow")); !ok || w.From != 30 {
 			t.Errorf("%s: only the slow one has piece 30, got %+v", name, w)
 		} else {
@@ -460,6 +461,77 @@ func TestASlowPeerIsAskedOnlyForWhatOthersLack(t *testing.T) {
 		timed(t, p, "fast", &now, 0)
 		if w, ok := p.Pick(now, only("slow")); !ok || w.From == 30 {
 			t.Errorf("%s: it is not given another chance: %+v %v", name, w, ok)
+		}
+	}
+}
+
+// TestOneHostTakesAPieceFromASlowPeer: it would send each to all, one after the other, while the others wait for the next.
+func TestOneHostTakesAPieceFromASlowPeer(t *testing.T) {
+	const pieces = 40
+	names := []string{"a", "b", "c", "d", "slow"}
+	var brought []int
+	for i := 20; i < pieces-10; i++ {
+		brought = append(brought, i)
+	}
+	taken := map[int]int{}
+	for _, self := range names[:4] {
+		p, now := emptyPicker(pieces), time.Duration(0)
+		p.SetSwarm(self, 4)
+		for _, host := range names {
+			if host != self {
+				p.SetPeer(host, bitsOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
+			}
+		}
+		for _, host := range names[:4] {
+			if host != self {
+				timed(t, p, host, &now, 20*time.Millisecond)
+			}
+		}
+		timed(t, p, "slow", &now, 300*time.Millisecond)
+		other := names[0]
+		if other == self {
+			other = names[1]
+		}
+		busy, ok := p.Pick(now, only(other)) // something is on its way
+		if !ok {
+			t.Fatal("nothing is asked of a fast peer")
+		}
+		for i := range 20 {
+			p.Got(i)
+		}
+		for _, i := range brought {
+			p.AddPieces("slow", []int{i})
+			if w, ok := p.Pick(now, only("slow")); ok {
+				now += 300 * time.Millisecond
+				p.Got(w.From)
+				p.Release(w, PeerRunMax, now)
+				taken[w.From]++
+			} else {
+				p.AddPieces(other, []int{i})
+			}
+		}
+		var left []int // that others are to take
+		for i := pieces - 10; i < pieces; i++ {
+			p.AddPieces("slow", []int{i})
+			if w, ok := p.Pick(now, only("slow")); ok {
+				p.Got(w.From)
+				p.Release(w, 0, now)
+			} else {
+				left = append(left, i)
+			}
+		}
+		long := slowTimes * openTimes * p.overdue()
+		if w, ok := p.Pick(now+long/2, only("slow")); ok {
+			t.Errorf("%s asks the slow peer for %+v too early", self, w)
+		}
+		if _, ok := p.Pick(now+long, only("slow")); !ok {
+			t.Errorf("%s waits for others to take %v for ever", self, left)
+		}
+		p.Release(busy, 0, now)
+	}
+	for _, i := range brought {
+		if taken[i] != 1 {
+			t.Errorf("piece %d is asked of the slow peer %d times", i, taken[i])
 		}
 	}
 }

@@ -6,7 +6,7 @@ import "time"
 const (
 	relayFrom  = 16 // pieces that somebody brought; before that nobody can be said to bring more than others
 	copiesPart = 4  // how often a piece leaves its bringer is kept in quarters
-	openTimes  = 2  // a piece that nobody passed on for so many times as long as a request that is overdue is asked of its bringer by all
+	openTimes  = 2  // a piece that nobody passed on for so many times as long as a request that is overdue is asked of its bringer by all, of a slow one after slowTimes as long
 )
 
 // In a small swarm everybody hears everybody, and a piece is asked of the host that brought it, by all, the moment it tells of it. Where all bring as much, that is the
@@ -48,37 +48,47 @@ func (p *Picker) told(s *source, i int) {
 	if p.unseen(i) {
 		s.pieces++
 		p.fresh = append(p.fresh, arrival{i, p.now})
+		p.older = append(p.older, arrival{i, p.now})
 	}
+}
+
+// open notes the pieces that were waited for so long, and returns the others.
+func (p *Picker) open(opened words, waiting []arrival, long time.Duration) []arrival {
+	for len(waiting) > 0 && p.now-waiting[0].at >= long {
+		opened.set(waiting[0].piece)
+		waiting = waiting[1:]
+	}
+	return waiting
 }
 
 // relay says for every peer what is asked of it at once, and whether that is less than everything of any. Pieces that were waited for long enough are open to all.
 func (p *Picker) relay(now time.Duration) (restrained bool) {
 	p.now = now
-	for len(p.fresh) > 0 && now-p.fresh[0].at >= openTimes*p.overdue() {
-		p.opened.set(p.fresh[0].piece)
-		p.fresh = p.fresh[1:]
-	}
+	long := openTimes * p.overdue()
+	p.fresh, p.older = p.open(p.opened, p.fresh, long), p.open(p.openedLong, p.older, slowTimes*long)
 	total, even := p.brought, p.swarm <= allMax
 	for _, s := range p.peers {
 		total += s.pieces
 		even = even && !s.far
 	}
+	others := len(p.peers)
 	for _, s := range p.peers {
-		if !even || total < relayFrom {
+		switch {
+		case even && s.last: // slow: what it sends twice is not sent by anybody else meanwhile
+			p.restrain(s, copiesPart)
+		case even && total >= relayFrom:
+			p.restrain(s, max(copiesPart*total*others/((others+1)*max(s.pieces, 1)), copiesPart))
+		default:
 			s.direct, s.copies = nil, 0
-			continue
 		}
-		p.restrain(s, total)
 		restrained = restrained || s.direct != nil
 	}
 	return restrained
 }
 
-// restrain computes what is asked of a peer at once, where all brought so many pieces.
-func (p *Picker) restrain(s *source, total int) {
-	others := len(p.peers)
-	copies := max(copiesPart*total*others/((others+1)*max(s.pieces, 1)), copiesPart)
-	if copies >= copiesPart*others {
+// restrain computes what is asked of a peer at once, whose pieces are to leave it so often.
+func (p *Picker) restrain(s *source, copies int) {
+	if copies >= copiesPart*len(p.peers) {
 		s.direct, s.copies = nil, 0
 		return
 	}
@@ -104,20 +114,24 @@ func (p *Picker) drawRanks(s *source) {
 		salt := uint64(i) * 0x9e3779b97f4a7c15
 		mine := mix(p.self ^ salt)
 		for _, other := range p.peers {
-			if other != s && mix(other.id^salt) < mine {
+			if other != s && !other.last && mix(other.id^salt) < mine {
 				s.rank[i]++
 			}
 		}
 	}
 }
 
-// mayAsk says which of 64 pieces are asked of a peer: at first those it is to be asked for at once, late also those that were waited for long enough, or any if nothing is on its way.
+// mayAsk says which of 64 pieces are asked of a peer: at first those it is to be asked for at once, late also those that were waited for long enough, or any if nothing is
+// on its way. A slow one takes long with each: what it alone has is waited for longer.
 func (p *Picker) mayAsk(s *source, k int, late bool) uint64 {
+	idle := len(p.began) == 0
 	switch {
-	case s.direct == nil || late && len(p.began) == 0:
+	case s.direct == nil || late && idle && !s.last:
 		return s.have[k]
-	case late:
+	case late && (idle || !s.last):
 		return s.have[k] & (s.direct[k] | p.opened[k])
+	case late:
+		return s.have[k] & (s.direct[k] | p.openedLong[k])
 	default:
 		return s.have[k] & s.direct[k]
 	}
