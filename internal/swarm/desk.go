@@ -31,6 +31,7 @@ type leaseRequest struct {
 	Rate    int64         `json:"rate,omitempty"`
 	Hosts   int           `json:"hosts,omitempty"`
 	Partial bool          `json:"partial,omitempty"` // seen is not of all of them
+	Unheard []string      `json:"unheard,omitempty"` // of its peers, those it does not hear now
 }
 
 // leaseAnswer is the dealer's. Times are in milliseconds.
@@ -48,6 +49,7 @@ type leaseAnswer struct {
 const (
 	leaseVersion  = 1
 	leaseBytesMax = 2 << 20         // a request or an answer
+	unheardMax    = 64              // hosts that one request names as not heard
 	dealingsMax   = 64              // bundles dealt at a time; the one asked about longest ago goes first
 	dealtMax      = 4 << 20         // pieces of them together
 	receiveMax    = 2               // indexes received at a time
@@ -213,6 +215,6 @@ func (s *Swarm) deal(digest bundle.Digest, q leaseRequest) (leaseAnswer, error) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	lease := d.dealer.Deal(plan.Request{Host: q.Host, Have: q.Have, Seen: q.Seen, Holding: q.Holding, Others: q.Others, Wrong: q.Wrong, Failed: plain(q.Failed, saysMax),
-		Read: q.Read, Rate: q.Rate, Hosts: q.Hosts, Partial: q.Partial}, now.Sub(d.start))
+		Read: q.Read, Rate: q.Rate, Hosts: q.Hosts, Partial: q.Partial, Unheard: q.Unheard[:min(len(q.Unheard), unheardMax)]}, now.Sub(d.start))
 	return leaseAnswer{Version: leaseVersion, Pieces: lease.Pieces, For: lease.For.Milliseconds(), Retry: lease.Retry.Milliseconds(), Why: lease.Why}, nil
 }

@@ -286,6 +286,9 @@ func (x *exchange) leaseQuestion() (q leaseRequest, held int) {
 	q = leaseRequest{Index: x.index.Digest(), Have: have, Seen: x.picker.Seen(), Holding: slices.Concat(x.holding...), Wrong: slices.Clone(x.wrong), Failed: x.failed,
 		Read: x.landed, Rate: x.rate, Hosts: len(x.drawn) + 1, Partial: x.partialView()}
 	for host, p := range x.peers {
+		if p.heard && !p.live && len(q.Unheard) < unheardMax {
+			q.Unheard = append(q.Unheard, host)
+		}
 		if !x.barred(host) && p.live && p.view.index == q.Index && len(q.Others) < newsListMax {
 			q.Others = append(q.Others, p.view.state.Reading...)
 		}

@@ -20,10 +20,11 @@ import (
 // peer is another host in an exchange.
 type peer struct {
 	view     view
-	heard    bool // it told its news, or could not be reached, at least once
-	live     bool // it tells its news now
-	placed   bool // the picker counts on it
-	lies     int  // pieces it said it had and had not
+	heard    bool                              // it told its news, or could not be reached, at least once
+	live     bool                              // it tells its news now
+	requests map[*context.CancelCauseFunc]bool // under way to it
+	placed   bool                              // the picker counts on it
+	lies     int                               // pieces it said it had and had not
 	patience plan.Patience
 	far      bool       // it is in another site
 	share    plan.Share // of what comes from there
@@ -111,7 +112,7 @@ func (x *exchange) follow(ctx context.Context, host string, share plan.Share, fa
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &peer{cancel: cancel, far: far, share: share}
+	p := &peer{cancel: cancel, far: far, share: share, requests: map[*context.CancelCauseFunc]bool{}}
 	x.peers[host] = p
 	x.work.Go(func() { x.listen(ctx, host, p) })
 }
@@ -147,8 +148,8 @@ func (x *exchange) listen(ctx context.Context, host string, p *peer) {
 			pause = restMin
 		}
 		x.mu.Lock()
-		p.heard, p.live, p.view = true, false, view{}
-		x.place(host, p, nil)
+		p.heard, p.view = true, view{}
+		x.mute(host, p)
 		x.mu.Unlock()
 		x.changed.notify()
 		if ctx.Err() != nil {
@@ -180,8 +181,11 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		return false, err
 	}
 	limit := rate.NewLimiter(newsRate, newsRate)
+	quiet := time.AfterFunc(newsQuiet, func() { x.quiet(ctx, host, p) })
+	defer quiet.Stop()
 	for {
 		w.again()
+		quiet.Reset(newsQuiet)
 		kind, payload, err := news.read()
 		if err == nil {
 			err = take(ctx, limit, max(len(payload), newsLeast))
@@ -192,10 +196,10 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		x.mu.Lock()
 		gained, err := news.take(kind, payload)
 		if err == nil && ctx.Err() == nil {
-			heard, p.heard, p.live, p.view = true, true, true, news.view
-			if kind != newsPieces {
+			if kind != newsPieces || !p.live {
 				gained = nil
 			}
+			heard, p.heard, p.live, p.view = true, true, true, news.view
 			x.place(host, p, gained)
 		}
 		x.mu.Unlock()
@@ -205,6 +209,43 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		if kind != newsAlive {
 			x.changed.notify()
 		}
+	}
+}
+
+// quiet lets a peer without news count for nothing until it tells some.
+func (x *exchange) quiet(ctx context.Context, host string, p *peer) {
+	x.mu.Lock()
+	if ctx.Err() == nil && x.peers[host] == p {
+		x.mute(host, p)
+	}
+	x.mu.Unlock()
+	x.changed.notify()
+}
+
+// mute notes that a peer tells no news. What was asked of it can be had from others, or from the origin. The lock is held.
+func (x *exchange) mute(host string, p *peer) {
+	p.live = false
+	x.place(host, p, nil)
+	for cancel := range p.requests {
+		(*cancel)(errQuiet)
+	}
+}
+
+// asking bounds a request to a peer: it ends when the peer tells no news. The caller calls end.
+func (x *exchange) asking(ctx context.Context, host string) (request context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.peers[host]
+	if p == nil {
+		return ctx, func() { cancel(nil) }
+	}
+	p.requests[&cancel] = true
+	return ctx, func() {
+		x.mu.Lock()
+		delete(p.requests, &cancel)
+		x.mu.Unlock()
+		cancel(nil)
 	}
 }
 
@@ -267,12 +308,17 @@ func (x *exchange) startPeerRequest(ctx context.Context) bool {
 	return true
 }
 
+// errQuiet is the cause of a request's end when its peer told no news for long.
+var errQuiet = errors.New("it told no news for too long")
+
 // errSilent is the cause of a request's end when nothing came for long.
 var errSilent = errors.New("it sent nothing for too long")
 
 // fetchFromPeer reads a run of pieces, keeps each that is right, and judges the peer.
 func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
-	n, err := x.readRun(ctx, w)
+	request, end := x.asking(ctx, w.Host)
+	n, err := x.readRun(request, w)
+	end()
 	var answer *statusError
 	x.mu.Lock()
 	now := x.since()

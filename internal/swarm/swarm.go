@@ -53,7 +53,8 @@ const (
 	writeTimeout = 2 * time.Minute         // a peer takes one piece in so long, or is cut off
 	askTimeout   = 2 * time.Second         // one question to the dealer
 	newsAliveAt  = 1500 * time.Millisecond // news without news
-	newsSilence  = 5 * time.Second         // a peer without news is gone
+	newsQuiet    = 2500 * time.Millisecond // a peer without news does not count,
+	newsSilence  = 5 * time.Second         // and is gone
 	restMin      = 50 * time.Millisecond   // a peer that tells no news is tried again after so long, twice as long each time
 	restMax      = 5 * time.Second
 	liesMax      = 3       // pieces a peer said it had and had not, before it is named

@@ -48,6 +48,8 @@ const (
 	reportMin    = time.Second
 	reportMax    = 5 * time.Second  // hosts that see only a part of the others ask so often at least, even if they need nothing
 	shownFor     = 3                // times that, a piece that one of them showed counts as being somewhere; no less than landedFor
+	unheardMin   = time.Second      // what a host has that the asker does not hear is dealt again after so long, and after so many times what leases take
+	unheardTimes = 5                // lately: then it would have come by way of others
 	silentTimes  = 2                // times that without a question of the only host known to have it, at least landedFor, and it may be gone with it
 	starvedFor   = 30 * time.Second // one that got nothing from others for so long is believed that nobody has what it does not see
 )
@@ -55,16 +57,17 @@ const (
 // Request is what a host that can reach the origin says when it asks for a lease. Bits and pieces out of range are ignored.
 type Request struct {
 	Host    string
-	Have    Bits   // its own pieces
-	Seen    Bits   // pieces that hosts it trusts have
-	Holding []int  // pieces it is reading from the origin now, whoever dealt them; what it does not name it does not read
-	Others  []int  // pieces that other hosts say they are reading
-	Wrong   []int  // pieces it read from the origin since it asked last whose bytes were not those of the index
-	Failed  string // why its last read failed; "" if none did since it asked last
-	Read    int64  // bytes it read from the origin in this fetch, without those of the leases it holds
-	Rate    int64  // bytes in a second it read from the origin lately; 0 for unknown
-	Hosts   int    // live hosts in the swarm
-	Partial bool   // Seen is not of all of them
+	Have    Bits     // its own pieces
+	Seen    Bits     // pieces that hosts it trusts have
+	Holding []int    // pieces it is reading from the origin now, whoever dealt them; what it does not name it does not read
+	Others  []int    // pieces that other hosts say they are reading
+	Wrong   []int    // pieces it read from the origin since it asked last whose bytes were not those of the index
+	Failed  string   // why its last read failed; "" if none did since it asked last
+	Read    int64    // bytes it read from the origin in this fetch, without those of the leases it holds
+	Rate    int64    // bytes in a second it read from the origin lately; 0 for unknown
+	Hosts   int      // live hosts in the swarm
+	Partial bool     // Seen is not of all of them
+	Unheard []string // of the others, those it does not hear now
 }
 
 // ReportEvery is how often a host whose Seen is partial asks at least, in a swarm of so many hosts.
@@ -117,7 +120,8 @@ type Dealer struct {
 	sum    int64            // and their bytes
 	alone  map[int]*account // of them, those that nobody but this host was heard to have; kept where hosts see only a part of the others
 	leases map[int]holder
-	mine   Bits // pieces that this dealer ever dealt: of those nobody else knows better who reads them
+	by     map[int]string // who read a piece that landed because this dealer dealt it
+	mine   Bits           // pieces that this dealer ever dealt: of those nobody else knows better who reads them
 	wrong  map[int]int
 	aside  map[int]time.Duration
 	hosts  map[string]*account
@@ -142,7 +146,7 @@ type Dealer struct {
 
 // NewDealer returns a dealer for pieces of these sizes, in bytes.
 func NewDealer(sizes []int64) *Dealer {
-	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), dealt: NewBits(len(sizes)), mine: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
+	d := &Dealer{sizes: sizes, had: NewBits(len(sizes)), dealt: NewBits(len(sizes)), mine: NewBits(len(sizes)), landed: make([]time.Duration, len(sizes)), alone: map[int]*account{}, leases: map[int]holder{}, by: map[int]string{}, wrong: map[int]int{}, aside: map[int]time.Duration{},
 		hosts: map[string]*account{}}
 	for _, n := range sizes {
 		d.total += n
@@ -304,7 +308,7 @@ func (d *Dealer) hear(r Request, a *account, now time.Duration) {
 		switch {
 		case h.host == r.Host && !holding[i]:
 			delete(d.leases, i)
-		case now >= h.until && !d.forever:
+		case now >= h.until && !d.forever, d.dead(h, r, now):
 			delete(d.leases, i)
 			if lost := d.hosts[h.host]; lost != nil && h.host != r.Host {
 				lost.lost += d.sizes[i]
@@ -339,6 +343,7 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			if l := d.leases[i]; l.dealt { // others may tell of it before its holder does
 				d.hosts[l.host].brought = true
 				d.dealt.Set(i)
+				d.by[i] = l.host
 				d.sum += d.sizes[i]
 				d.took = max(1, smooth(d.took, float64(now-l.since), 8))
 			}
@@ -385,6 +390,29 @@ func (d *Dealer) accompany(i int) {
 func (d *Dealer) gone(i int, r Request, now time.Duration) bool {
 	by := d.alone[i]
 	return by != nil && now-by.asked >= max(silentTimes*ReportEvery(r.Hosts), landedFor)
+}
+
+// unheard says whether a piece that landed is at a host that the asker does not hear, or may be if another dealer dealt it, for so long that it would have come by way of
+// others. If that host is not dead, the asker reads a few pieces once more.
+func (d *Dealer) unheard(i int, r Request, now time.Duration) bool {
+	if r.Partial || len(r.Unheard) == 0 || now-(d.landed[i]-landedFor) < d.unheardFor() {
+		return false
+	}
+	by, known := d.by[i]
+	return !known || slices.Contains(r.Unheard, by)
+}
+
+// dead says whether the holder of a lease is not heard by the asker, and has not asked for anything itself for long.
+func (d *Dealer) dead(l holder, r Request, now time.Duration) bool {
+	if !l.dealt || r.Partial || d.forever || now-l.since < d.unheardFor() || !slices.Contains(r.Unheard, l.host) {
+		return false
+	}
+	return now-d.hosts[l.host].asked >= d.unheardFor()
+}
+
+// unheardFor is how long a host that is not heard is waited for.
+func (d *Dealer) unheardFor() time.Duration {
+	return max(unheardMin, unheardTimes*time.Duration(d.took))
 }
 
 // starved says whether a host that sees only a part of the others has got nothing from them for long.
@@ -514,7 +542,7 @@ func (d *Dealer) pick(r Request, a *account, now time.Duration) []int {
 
 // free says whether a piece may be dealt to the asker.
 func (d *Dealer) free(i int, r Request, a *account, now time.Duration) bool {
-	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] && !d.gone(i, r, now) && !a.starved(r, now) {
+	if r.Have.Has(i) || r.Seen.Has(i) || d.had.Has(i) && now < d.landed[i] && !d.gone(i, r, now) && !a.starved(r, now) && !d.unheard(i, r, now) {
 		return false
 	}
 	if _, taken := d.leases[i]; taken {
@@ -566,6 +594,7 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 				d.sum -= d.sizes[i]
 			}
 			d.accompany(i)
+			delete(d.by, i)
 		}
 		delete(d.aside, i)
 	}

@@ -780,3 +780,62 @@ func TestWhatOthersSayOfALeaseThatEndedKeepsItsPiecesFromNobody(t *testing.T) {
 		t.Error("a new dealer deals what others are reading")
 	}
 }
+
+// TestWhatAHostTookWithItIsDealtAgainSoon: what it had read and told nobody, and what it was reading, once others do not hear it any more, and it says nothing itself.
+func TestWhatAHostTookWithItIsDealtAgainSoon(t *testing.T) {
+	begin := func() (d *Dealer, landed, reading int) {
+		d = NewDealer(even(2))
+		first := d.Deal(Request{Host: "a", Hosts: 3}, 0)
+		second := d.Deal(Request{Host: "a", Hosts: 3, Have: bitsOf(first.Pieces...)}, 10*time.Millisecond)
+		if len(first.Pieces) != 1 || len(second.Pieces) != 1 {
+			t.Fatalf("a is dealt %v and %v", first.Pieces, second.Pieces)
+		}
+		return d, first.Pieces[0], second.Pieces[0]
+	}
+	// when is when a piece is dealt to b, which asks every 10 ms.
+	when := func(d *Dealer, piece int, ask Request, speaks bool) time.Duration {
+		for now := 20 * time.Millisecond; now < time.Minute; now += 10 * time.Millisecond {
+			if speaks {
+				d.Deal(Request{Host: "a", Hosts: 3, Have: bitsOf(1 - piece), Holding: []int{piece}}, now)
+			}
+			if lease := d.Deal(ask, now); slices.Contains(lease.Pieces, piece) {
+				return now
+			}
+		}
+		return time.Minute
+	}
+	for _, c := range []struct {
+		name            string
+		ask             Request
+		speaks          bool
+		landed, reading time.Duration // at most; 0: as if nothing were known
+	}{
+		{name: "not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a"}}, landed: 1100 * time.Millisecond, reading: 1100 * time.Millisecond},
+		{name: "heard", ask: Request{Host: "b", Hosts: 3}},
+		{name: "not heard by one that sees a part", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Partial: true}},
+		{name: "another is not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"c"}}},
+	} {
+		d, landed, reading := begin()
+		other := c.ask
+		other.Have = bitsOf(reading)
+		if took := when(d, landed, other, false); c.landed > 0 && took > c.landed || c.landed == 0 && took < landedFor {
+			t.Errorf("%s: what it had is dealt again after %v", c.name, took)
+		}
+		d, landed, reading = begin()
+		other = c.ask
+		other.Have = bitsOf(landed)
+		if took := when(d, reading, other, false); c.reading > 0 && took > c.reading || c.reading == 0 && took < leaseMin {
+			t.Errorf("%s: what it was reading is dealt again after %v", c.name, took)
+		}
+	}
+	d, landed, reading := begin()
+	if took := when(d, reading, Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Have: bitsOf(landed)}, true); took < leaseMin {
+		t.Errorf("what a host reads that says so itself is dealt again after %v", took)
+	}
+	_, landed, reading = begin() // a new dealer, whom c told in time what it saw
+	fresh := NewDealer(even(2))
+	fresh.Deal(Request{Host: "c", Hosts: 3, Have: bitsOf(reading), Seen: bitsOf(landed)}, 0)
+	if took := when(fresh, landed, Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Have: bitsOf(reading)}, false); took > 1100*time.Millisecond {
+		t.Errorf("what another dealer dealt is dealt again after %v", took)
+	}
+}

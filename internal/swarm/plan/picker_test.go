@@ -203,7 +203,7 @@ func (m *model) picked(t *rapid.T, w Want) {
 func (m *model) available(i int) bool {
 	for host, has := range m.peers {
 		s := m.p.peer(host)
-		if has[i] && m.busy(host) < PeerAsks && (s.last && m.rarity(i) == 0 || !s.last && (s.direct == nil || s.direct.has(i))) {
+		if has[i] && m.busy(host) < PeerAsks && (!s.last || m.rarity(i) == 0) && (s.direct == nil || s.direct.has(i)) {
 			return true
 		}
 	}
