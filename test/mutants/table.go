@@ -40,7 +40,7 @@ var mutants = []mutant{
 	{"an index is waited for from who had it first", "internal/swarm/index.go",
 		"		case <-hedge.C:\n			more = true\n", "		case <-hedge.C:\n", "./internal/swarm"},
 	{"what a dead host took with it is waited for", "internal/swarm/plan/dealer.go",
-		"return !known || slices.Contains(r.Unheard, by)", "return false && !known", "./internal/swarm/plan"},
+		"return !known || slices.Contains(r.Unheard, by)", "return !known && slices.Contains(r.Unheard, by)", "./internal/swarm/plan"},
 	{"all ask a slow peer for what it alone has", "internal/swarm/plan/relay.go",
 		"case even && s.last:", "case false:", "./internal/swarm/plan"},
 	{"what a release has in common with the last one counts as landed", "internal/swarm/plan/dealer.go",
