@@ -18,6 +18,7 @@ type leaseRequest struct {
 	Realm   string        `json:"realm,omitempty"`  // with whom it shares what it reads, as it knows
 	Index   bundle.Digest `json:"index,omitempty"`  // of the index that pieces are counted by; "": may this host read the index, or the whole archive?
 	Pinned  bool          `json:"pinned,omitempty"` // the index alone, which git pins
+	Renew   bool          `json:"renew,omitempty"`  // it still reads, as it was told to
 	GiveUp  bool          `json:"giveUp,omitempty"`
 	Done    bool          `json:"done,omitempty"` // its turn to read is over, and it has what it read
 	Have    []byte        `json:"have,omitempty"`

@@ -514,3 +514,65 @@ func TestAnIndexThatIsSlowToComeIsHadFromWhoGotItMeanwhile(t *testing.T) {
 		}
 	})
 }
+
+// TestAPeerThatOffersAnIndexAndNeverSendsItStopsNobody: who may read the origin goes on reading it beside asking such a peer.
+func TestAPeerThatOffersAnIndexAndNeverSendsItStopsNobody(t *testing.T) {
+	for _, pinned := range []bool{true, false} {
+		a := packed(t, 5, 100<<10)
+		bubble(t, func(t *testing.T) {
+			f, s := newFleet(t, "web-1"), &source{a: a}
+			defer f.close()
+			f.liar(t, "liar", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+				if strings.HasSuffix(r.URL.Path, "/index") {
+					<-r.Context().Done()
+					return
+				}
+				honest.ServeHTTP(w, r)
+			})
+			begun := time.Now()
+			var all []*fetching
+			for _, name := range names(4) {
+				h := f.start(name)
+				job := h.job(a, s)
+				if !pinned {
+					job = unpinned(h, a, s)
+				}
+				job.Origin = late{job.Origin, 2 * time.Second}
+				all = append(all, h.persist(t.Context(), job))
+			}
+			wait(t, a, all...)
+			if took := time.Since(begun); took > 20*time.Second { // of the bubble's clock
+				t.Errorf("pinned %v: it took %v", pinned, took)
+			}
+		})
+	}
+}
+
+// late is an origin that takes its time before it answers.
+type late struct {
+	Origin
+	by time.Duration
+}
+
+func (l late) wait(ctx context.Context) error {
+	select {
+	case <-time.After(l.by):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l late) ReadIndex(ctx context.Context) ([]byte, error) {
+	if err := l.wait(ctx); err != nil {
+		return nil, err
+	}
+	return l.Origin.ReadIndex(ctx)
+}
+
+func (l late) Size(ctx context.Context) (int64, error) {
+	if err := l.wait(ctx); err != nil {
+		return 0, err
+	}
+	return l.Origin.Size(ctx)
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -111,7 +112,7 @@ func (x *exchange) indexHosts() []string {
 	now := x.since()
 	for host, p := range x.peers {
 		offered := p.view.index
-		if offered == "" || x.barred(host) || x.misled[offered] || x.pin != "" && offered != x.pin || now < p.patience.Resume() {
+		if offered == "" || !p.live || x.barred(host) || x.misled[offered] || x.pin != "" && offered != x.pin || now < p.patience.Resume() {
 			continue
 		}
 		hosts = append(hosts, host)
@@ -204,15 +205,17 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 	}
 	before := x.read()
 	stop := x.renew(ctx, before)
-	reading, end := x.unlessOffered(ctx, before)
+	reading, end := x.besidePeers(ctx, before)
 	if x.pin == "" {
 		err = x.scout(reading, origin, where)
 	} else {
 		index, err = x.readIndex(reading, origin, where)
 	}
-	offered := end()
+	if offered := end(); err != nil && offered != nil {
+		index, err = offered, nil
+	}
 	stop()
-	if err == nil || offered {
+	if err == nil {
 		told, cancel := context.WithTimeout(ctx, indexHedge)
 		_, _ = x.askLease(told, leaseRequest{Done: true}) // unheard, the lease runs out by itself
 		cancel()
@@ -222,38 +225,44 @@ func (x *exchange) indexFromOrigin(ctx context.Context) (index *bundle.Index, wa
 		x.mu.Unlock()
 		_, _ = x.askLease(ctx, leaseRequest{GiveUp: true, Failed: plain(err.Error(), saysMax), Read: x.read() - before, Of: x.ref.Size})
 	}
-	if err != nil && offered {
-		return nil, askPauseMin, nil // from there
-	}
 	return index, 0, err
 }
 
-// unlessOffered ends a context once a peer has the index, while nothing came from the origin yet: this host may have no route to it, and find out late. end says whether
-// that was so.
-func (x *exchange) unlessOffered(ctx context.Context, before int64) (reading context.Context, end func() (offered bool)) {
+// besidePeers goes on asking peers for the index, and ends a context once one gave it while nothing came from the origin yet: this host may have no route to it, and find
+// out late. end returns that index, if there is one.
+func (x *exchange) besidePeers(ctx context.Context, before int64) (reading context.Context, end func() *bundle.Index) {
 	reading, cancel := context.WithCancel(ctx)
-	offered, done := false, make(chan struct{})
-	go func() {
-		defer close(done)
+	var offered *bundle.Index
+	var both sync.WaitGroup
+	both.Go(func() {
 		again := time.NewTicker(tick)
 		defer again.Stop()
 		for {
+			select {
+			case <-reading.Done():
+				return
+			case <-again.C:
+				x.followMembers(ctx)
+			}
+		}
+	})
+	both.Go(func() {
+		for reading.Err() == nil {
 			changed := x.changed.wait()
-			if x.read() == before && len(x.indexHosts()) > 0 {
-				offered = true
+			index := x.indexFromPeers(reading)
+			if index != nil && (x.pin != "" || x.read() == before) {
+				offered = index
 				cancel()
 				return
 			}
 			select {
 			case <-reading.Done():
-				return
 			case <-changed:
-			case <-again.C:
-				x.followMembers(ctx)
+			case <-time.After(tick):
 			}
 		}
-	}()
-	return reading, func() bool { cancel(); <-done; return offered }
+	})
+	return reading, func() *bundle.Index { cancel(); both.Wait(); return offered }
 }
 
 // read is how many bytes this host read from the origin.
@@ -276,7 +285,7 @@ func (x *exchange) renew(ctx context.Context, before int64) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-again.C:
-				_, _ = x.askLease(ctx, leaseRequest{Read: x.read() - before})
+				_, _ = x.askLease(ctx, leaseRequest{Renew: true, Read: x.read() - before})
 			}
 		}
 	}()

@@ -148,8 +148,10 @@ func (x *exchange) listen(ctx context.Context, host string, p *peer) {
 			pause = restMin
 		}
 		x.mu.Lock()
-		p.heard, p.view = true, view{}
-		x.mute(host, p)
+		p.heard, p.live, p.view = true, false, view{}
+		if x.peers[host] == p {
+			x.mute(host, p)
+		}
 		x.mu.Unlock()
 		x.changed.notify()
 		if ctx.Err() != nil {
@@ -181,11 +183,14 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		return false, err
 	}
 	limit := rate.NewLimiter(newsRate, newsRate)
-	quiet := time.AfterFunc(newsQuiet, func() { x.quiet(ctx, host, p) })
-	defer quiet.Stop()
+	heardAt := make(chan struct{}, 1)
+	defer x.minding(ctx, host, p, heardAt)()
 	for {
 		w.again()
-		quiet.Reset(newsQuiet)
+		select {
+		case heardAt <- struct{}{}:
+		default:
+		}
 		kind, payload, err := news.read()
 		if err == nil {
 			err = take(ctx, limit, max(len(payload), newsLeast))
@@ -212,14 +217,35 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 	}
 }
 
-// quiet lets a peer without news count for nothing until it tells some.
-func (x *exchange) quiet(ctx context.Context, host string, p *peer) {
-	x.mu.Lock()
-	if ctx.Err() == nil && x.peers[host] == p {
-		x.mute(host, p)
-	}
-	x.mu.Unlock()
-	x.changed.notify()
+// minding lets a peer without news count for nothing until it tells some. After a pause of this host it gives the news time that came meanwhile.
+func (x *exchange) minding(ctx context.Context, host string, p *peer, heard <-chan struct{}) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for patience := newsQuiet; ctx.Err() == nil; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-heard:
+				patience = newsQuiet
+				continue
+			case <-time.After(patience):
+			}
+			if patience == newsQuiet {
+				patience = newsGrace
+				continue
+			}
+			patience = newsSilence
+			x.mu.Lock()
+			if x.peers[host] == p {
+				x.mute(host, p)
+			}
+			x.mu.Unlock()
+			x.changed.notify()
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // mute notes that a peer tells no news. What was asked of it can be had from others, or from the origin. The lock is held.
@@ -337,6 +363,7 @@ func (x *exchange) fetchFromPeer(ctx context.Context, w plan.Want) {
 			p.patience.Strike(1, now)
 		case errors.Is(err, errSilent):
 			p.patience.Strike(plan.Strikes, now)
+		case errors.Is(err, errQuiet): // what it tells counts again when it tells something
 		case x.fatal == nil:
 			p.patience.Strike(1, now)
 		}

@@ -40,22 +40,23 @@ import (
 
 // Bounds of the exchange.
 const (
-	fetchesMax   = 8                       // bundles fetched at a time; others wait for their turn
-	uploadsMax   = 32                      // runs of pieces served at a time, all bundles, and of one as many as plan.Flows says; more are turned away at once
-	streamsMax   = 2048                    // news told at a time
-	hearFirst    = 500 * time.Millisecond  // before the origin is read, peers that do not answer are waited for so long
-	reuseTold    = 4 << 20                 // bytes copied from earlier bundles between two looks at it
-	stallMax     = 10 * time.Second        // without any progress before Fetch gives up for now
-	tick         = 250 * time.Millisecond  // how often members and resting peers are looked at
-	peerRequest  = 30 * time.Second        // one request to a peer, and
-	peerRate     = 16 << 10                // so many bytes a second more
-	originIdle   = 20 * time.Second        // an origin that sends nothing for so long is given up
-	writeTimeout = 2 * time.Minute         // a peer takes one piece in so long, or is cut off
-	askTimeout   = 2 * time.Second         // one question to the dealer
-	newsAliveAt  = 1500 * time.Millisecond // news without news
-	newsQuiet    = 2500 * time.Millisecond // a peer without news does not count,
-	newsSilence  = 5 * time.Second         // and is gone
-	restMin      = 50 * time.Millisecond   // a peer that tells no news is tried again after so long, twice as long each time
+	fetchesMax   = 8                      // bundles fetched at a time; others wait for their turn
+	uploadsMax   = 32                     // runs of pieces served at a time, all bundles, and of one as many as plan.Flows says; more are turned away at once
+	streamsMax   = 2048                   // news told at a time
+	hearFirst    = 500 * time.Millisecond // before the origin is read, peers that do not answer are waited for so long
+	reuseTold    = 4 << 20                // bytes copied from earlier bundles between two looks at it
+	stallMax     = 10 * time.Second       // without any progress before Fetch gives up for now
+	tick         = 250 * time.Millisecond // how often members and resting peers are looked at
+	peerRequest  = 30 * time.Second       // one request to a peer, and
+	peerRate     = 16 << 10               // so many bytes a second more
+	originIdle   = 20 * time.Second       // an origin that sends nothing for so long is given up
+	writeTimeout = 2 * time.Minute        // a peer takes one piece in so long, or is cut off
+	askTimeout   = 2 * time.Second        // one question to the dealer
+	newsAliveAt  = time.Second            // news without news
+	newsQuiet    = 2 * time.Second        // a peer without news does not count,
+	newsGrace    = 300 * time.Millisecond // once it had so long beside,
+	newsSilence  = 5 * time.Second        // and is gone
+	restMin      = 50 * time.Millisecond  // a peer that tells no news is tried again after so long, twice as long each time
 	restMax      = 5 * time.Second
 	liesMax      = 3       // pieces a peer said it had and had not, before it is named
 	rateBurst    = 1 << 20 // bytes

@@ -69,7 +69,7 @@ func (d *desk) scout(key scoutKey, q leaseRequest, now time.Time) leaseAnswer {
 	case q.Done && one.host == q.Host:
 		one.over, one.until = true, now.Add(indexLease) // the others have time to get it from there
 		return leaseAnswer{Version: leaseVersion}
-	case q.GiveUp || q.Done:
+	case q.GiveUp || q.Done || q.Renew && (one.host != q.Host || one.over): // of a turn that is over
 		return leaseAnswer{Version: leaseVersion}
 	}
 	one.enter(q.Host, now)

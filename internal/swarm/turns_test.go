@@ -110,6 +110,29 @@ func TestAPinnedIndexIsNotWaitedForFromOneHostAlone(t *testing.T) {
 	}
 }
 
+// TestARenewalBeginsNoTurn: it comes from a host whose turn was passed on, and that still reads.
+func TestARenewalBeginsNoTurn(t *testing.T) {
+	l, pinned := newLine(t), leaseRequest{Pinned: true}
+	l.asks("web-1", bundleOf(1), pinned)
+	l.now = l.now.Add(indexPatient)
+	l.asks("web-2", bundleOf(1), pinned)
+	l.asks("web-2", bundleOf(1), leaseRequest{GiveUp: true, Failed: "reset"})
+	l.now = l.now.Add(2 * time.Second)
+	if l.asks("web-1", bundleOf(1), leaseRequest{Renew: true}) {
+		t.Error("it takes the turn again")
+	}
+	if !l.asks("web-2", bundleOf(1), pinned) {
+		t.Error("the next cannot read")
+	}
+	if !l.asks("web-2", bundleOf(1), leaseRequest{Renew: true}) {
+		t.Error("who has the turn cannot renew it")
+	}
+	l.asks("web-2", bundleOf(1), leaseRequest{Done: true})
+	if l.asks("web-2", bundleOf(1), leaseRequest{Renew: true}); l.asks("web-3", bundleOf(1), pinned) {
+		t.Error("a late renewal lets it be read again")
+	}
+}
+
 // TestAnArchiveIsReadByOneHostAlone: whoever claims that git pins its index only says so of itself.
 func TestAnArchiveIsReadByOneHostAlone(t *testing.T) {
 	for _, q := range []leaseRequest{{}, {Pinned: true}} {

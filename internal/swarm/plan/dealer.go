@@ -89,6 +89,7 @@ type holder struct {
 	since time.Duration
 	until time.Duration
 	dealt bool // by this dealer; otherwise it was told of it
+	again bool // it had landed before, and others may still have it
 }
 
 // account is what the dealer knows of one host.
@@ -120,7 +121,7 @@ type Dealer struct {
 	sum    int64            // and their bytes
 	alone  map[int]*account // of them, those that nobody but this host was heard to have; kept where hosts see only a part of the others
 	leases map[int]holder
-	by     map[int]string // who read a piece that landed because this dealer dealt it
+	by     map[int]string // who was the first to say that it has a piece, or was dealt it
 	mine   Bits           // pieces that this dealer ever dealt: of those nobody else knows better who reads them
 	wrong  map[int]int
 	aside  map[int]time.Duration
@@ -308,7 +309,7 @@ func (d *Dealer) hear(r Request, a *account, now time.Duration) {
 		switch {
 		case h.host == r.Host && !holding[i]:
 			delete(d.leases, i)
-		case now >= h.until && !d.forever, d.dead(h, r, now):
+		case now >= h.until && !d.forever:
 			delete(d.leases, i)
 			if lost := d.hosts[h.host]; lost != nil && h.host != r.Host {
 				lost.lost += d.sizes[i]
@@ -332,6 +333,13 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 			if i >= len(d.sizes) {
 				return
 			}
+			if l := d.leases[i]; l.again && l.host != r.Host { // its holder still reads it
+				d.keep(i, now)
+				continue
+			}
+			if r.Have.Has(i) {
+				d.by[i] = r.Host
+			}
 			if d.leases[i].host == r.Host && r.Have.Has(i) {
 				a.failures, d.failures, d.answered = 0, 0, now
 				a.dealt++
@@ -348,11 +356,16 @@ func (d *Dealer) land(r Request, a *account, now time.Duration) {
 				d.took = max(1, smooth(d.took, float64(now-l.since), 8))
 			}
 			delete(d.leases, i)
-			d.had.Set(i)
-			d.landed[i] = now + landedFor
-			d.hadSum += d.sizes[i]
+			d.keep(i, now)
 		}
 	}
+}
+
+// keep notes that a piece is somewhere.
+func (d *Dealer) keep(i int, now time.Duration) {
+	d.had.Set(i)
+	d.landed[i] = now + landedFor
+	d.hadSum += d.sizes[i]
 }
 
 // show keeps what the host has and sees from being dealt for a while, for the asker may see none of those who have it. A host that got nothing from others for long
@@ -393,26 +406,14 @@ func (d *Dealer) gone(i int, r Request, now time.Duration) bool {
 }
 
 // unheard says whether a piece that landed is at a host that the asker does not hear, or may be if another dealer dealt it, for so long that it would have come by way of
-// others. If that host is not dead, the asker reads a few pieces once more.
+// others. If that host is not dead, the asker reads a few pieces once more. Who does not hear most of the others is apart itself, and would read all once more.
 func (d *Dealer) unheard(i int, r Request, now time.Duration) bool {
-	if r.Partial || len(r.Unheard) == 0 || now-(d.landed[i]-landedFor) < d.unheardFor() {
+	at := d.landed[i] - landedFor
+	if r.Partial || len(r.Unheard) == 0 || 2*len(r.Unheard) >= r.Hosts || now-at < max(unheardMin, unheardTimes*time.Duration(d.took)) {
 		return false
 	}
 	by, known := d.by[i]
-	return !known || slices.Contains(r.Unheard, by)
-}
-
-// dead says whether the holder of a lease is not heard by the asker, and has not asked for anything itself for long.
-func (d *Dealer) dead(l holder, r Request, now time.Duration) bool {
-	if !l.dealt || r.Partial || d.forever || now-l.since < d.unheardFor() || !slices.Contains(r.Unheard, l.host) {
-		return false
-	}
-	return now-d.hosts[l.host].asked >= d.unheardFor()
-}
-
-// unheardFor is how long a host that is not heard is waited for.
-func (d *Dealer) unheardFor() time.Duration {
-	return max(unheardMin, unheardTimes*time.Duration(d.took))
+	return known && slices.Contains(r.Unheard, by) || !known && at-d.first < adoptFor
 }
 
 // starved says whether a host that sees only a part of the others has got nothing from them for long.
@@ -584,7 +585,7 @@ func (d *Dealer) grant(r Request, run []int, now time.Duration) Lease {
 	}
 	length := min(max(leaseMin, 3*time.Duration(float64(size)/float64(rate)*float64(time.Second))), leaseMax)
 	for _, i := range run {
-		d.leases[i] = holder{host: r.Host, since: now, until: now + length, dealt: true}
+		d.leases[i] = holder{host: r.Host, since: now, until: now + length, dealt: true, again: d.had.Has(i)}
 		d.mine.Set(i)
 		if d.had.Has(i) {
 			d.had.Clear(i)

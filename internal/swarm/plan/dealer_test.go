@@ -781,7 +781,7 @@ func TestWhatOthersSayOfALeaseThatEndedKeepsItsPiecesFromNobody(t *testing.T) {
 	}
 }
 
-// TestWhatAHostTookWithItIsDealtAgainSoon: what it had read and told nobody, and what it was reading, once others do not hear it any more, and it says nothing itself.
+// TestWhatAHostTookWithItIsDealtAgainSoon: what it had read and told nobody, once others do not hear it any more.
 func TestWhatAHostTookWithItIsDealtAgainSoon(t *testing.T) {
 	begin := func() (d *Dealer, landed, reading int) {
 		d = NewDealer(even(2))
@@ -793,11 +793,8 @@ func TestWhatAHostTookWithItIsDealtAgainSoon(t *testing.T) {
 		return d, first.Pieces[0], second.Pieces[0]
 	}
 	// when is when a piece is dealt to b, which asks every 10 ms.
-	when := func(d *Dealer, piece int, ask Request, speaks bool) time.Duration {
+	when := func(d *Dealer, piece int, ask Request) time.Duration {
 		for now := 20 * time.Millisecond; now < time.Minute; now += 10 * time.Millisecond {
-			if speaks {
-				d.Deal(Request{Host: "a", Hosts: 3, Have: bitsOf(1 - piece), Holding: []int{piece}}, now)
-			}
 			if lease := d.Deal(ask, now); slices.Contains(lease.Pieces, piece) {
 				return now
 			}
@@ -805,12 +802,12 @@ func TestWhatAHostTookWithItIsDealtAgainSoon(t *testing.T) {
 		return time.Minute
 	}
 	for _, c := range []struct {
-		name            string
-		ask             Request
-		speaks          bool
-		landed, reading time.Duration // at most; 0: as if nothing were known
+		name   string
+		ask    Request
+		landed time.Duration // at most; 0: as if nothing were known
 	}{
-		{name: "not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a"}}, landed: 1100 * time.Millisecond, reading: 1100 * time.Millisecond},
+		{name: "not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a"}}, landed: 1100 * time.Millisecond},
+		{name: "most are not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a", "c"}}},
 		{name: "heard", ask: Request{Host: "b", Hosts: 3}},
 		{name: "not heard by one that sees a part", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Partial: true}},
 		{name: "another is not heard", ask: Request{Host: "b", Hosts: 3, Unheard: []string{"c"}}},
@@ -818,24 +815,55 @@ func TestWhatAHostTookWithItIsDealtAgainSoon(t *testing.T) {
 		d, landed, reading := begin()
 		other := c.ask
 		other.Have = bitsOf(reading)
-		if took := when(d, landed, other, false); c.landed > 0 && took > c.landed || c.landed == 0 && took < landedFor {
+		if took := when(d, landed, other); c.landed > 0 && took > c.landed || c.landed == 0 && took < landedFor {
 			t.Errorf("%s: what it had is dealt again after %v", c.name, took)
 		}
 		d, landed, reading = begin()
 		other = c.ask
 		other.Have = bitsOf(landed)
-		if took := when(d, reading, other, false); c.reading > 0 && took > c.reading || c.reading == 0 && took < leaseMin {
+		if took := when(d, reading, other); took < leaseMin { // it may still read it
 			t.Errorf("%s: what it was reading is dealt again after %v", c.name, took)
 		}
 	}
-	d, landed, reading := begin()
-	if took := when(d, reading, Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Have: bitsOf(landed)}, true); took < leaseMin {
-		t.Errorf("what a host reads that says so itself is dealt again after %v", took)
-	}
-	_, landed, reading = begin() // a new dealer, whom c told in time what it saw
+	_, landed, reading := begin() // a new dealer, whom c told in time what it saw
 	fresh := NewDealer(even(2))
 	fresh.Deal(Request{Host: "c", Hosts: 3, Have: bitsOf(reading), Seen: bitsOf(landed)}, 0)
-	if took := when(fresh, landed, Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Have: bitsOf(reading)}, false); took > 1100*time.Millisecond {
+	if took := when(fresh, landed, Request{Host: "b", Hosts: 3, Unheard: []string{"a"}, Have: bitsOf(reading)}); took > 1100*time.Millisecond {
 		t.Errorf("what another dealer dealt is dealt again after %v", took)
+	}
+}
+
+// TestWhatIsCopiedFromAnEarlierBundleIsNotReadSinceAnotherHostIsNotHeard: who copies it tells the dealer at once, and the others later.
+func TestWhatIsCopiedFromAnEarlierBundleIsNotReadSinceAnotherHostIsNotHeard(t *testing.T) {
+	d, all := NewDealer(even(100)), NewBits(100)
+	for i := range 100 {
+		all.Set(i)
+	}
+	for now := time.Duration(0); now < landedFor; now += 20 * time.Millisecond {
+		d.Deal(Request{Host: "x", Hosts: 4, Have: all}, now)
+		if lease := d.Deal(Request{Host: "y", Hosts: 4, Unheard: []string{"dead"}}, now); len(lease.Pieces) > 0 {
+			t.Fatalf("y is dealt %v after %v", lease.Pieces, now)
+		}
+	}
+}
+
+// TestWhatIsReadAgainIsOnItsWayAlthoughOthersHaveIt: otherwise one that does not hear them is dealt all they have at once.
+func TestWhatIsReadAgainIsOnItsWayAlthoughOthersHaveIt(t *testing.T) {
+	d, all := NewDealer(even(100)), NewBits(100)
+	for i := range 100 {
+		all.Set(i)
+	}
+	now := time.Duration(0)
+	d.Deal(Request{Host: "a", Hosts: 4, Have: all}, now)
+	now += landedFor
+	var holding []int
+	for end := now + leaseMin/2; now < end; now += 20 * time.Millisecond {
+		d.Deal(Request{Host: "a", Hosts: 4, Have: all}, now)
+		lease := d.Deal(Request{Host: "b", Hosts: 4, Holding: holding}, now)
+		holding = append(holding, lease.Pieces...)
+	}
+	held, _ := d.leased("b")
+	if len(holding) == 0 || int64(len(holding))*d.sizes[0] != held || held > runsPerHost*runMax {
+		t.Errorf("b reads %d pieces, the dealer believes %d bytes", len(holding), held)
 	}
 }

@@ -52,6 +52,7 @@ type Picker struct {
 	older      []arrival       // the same, for longer
 	opened     words           // pieces that were waited for long enough,
 	openedLong words           // and for much longer
+	announced  words           // pieces that are waited for so, or were
 	now        time.Duration
 	turn       uint64
 	pace       float64         // nanoseconds a byte of any peer took lately
@@ -86,7 +87,7 @@ type source struct {
 // NewPicker starts with the pieces that are here already. seed, different on every host, makes hosts that know the same begin elsewhere.
 func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 	n := len(sizes)
-	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), opened: newWords(n), openedLong: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
+	p := &Picker{sizes: sizes, missing: newWords(n), idle: newWords(n), nearby: newWords(n), opened: newWords(n), openedLong: newWords(n), announced: newWords(n), rarity: make([]uint16, n), distant: make([]uint16, n), ways: map[int]way{}, busy: map[string]*int{}, turn: seed | 1}
 	for i := range n {
 		if !have.Has(i) {
 			p.missing.set(i)
@@ -260,6 +261,7 @@ func (p *Picker) Lost(i int) bool {
 	}
 	p.missing.set(i)
 	p.setIdle(i, p.ways[i].count == 0)
+	p.await(i)
 	return true
 }
 

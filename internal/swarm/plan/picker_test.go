@@ -536,6 +536,55 @@ func TestOneHostTakesAPieceFromASlowPeer(t *testing.T) {
 	}
 }
 
+// TestAPieceIsWaitedForOnceHoweverOftenItIsTold: a peer may take back what it told, and tell it again.
+func TestAPieceIsWaitedForOnceHoweverOftenItIsTold(t *testing.T) {
+	p := emptyPicker(64)
+	p.SetSwarm("me", 4)
+	for range 10 {
+		p.SetPeer("liar", bitsOf(1, 2, 3))
+		p.SetPeer("liar", nil)
+	}
+	if len(p.fresh) != 3 || len(p.older) != 3 || p.peer("liar").pieces != 3 {
+		t.Errorf("%d and %d wait, %d count as brought", len(p.fresh), len(p.older), p.peer("liar").pieces)
+	}
+}
+
+// TestALostPieceIsAskedOfASlowPeer: one that was copied from an earlier bundle, and had rotted there.
+func TestALostPieceIsAskedOfASlowPeer(t *testing.T) {
+	p, now := emptyPicker(40), time.Duration(0)
+	p.SetSwarm("me", 4)
+	for i := 20; i < 40; i++ {
+		p.Got(i)
+	}
+	for _, host := range []string{"a", "b", "slow"} {
+		p.SetPeer(host, bitsOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19))
+	}
+	p.AddPieces("slow", []int{30, 31, 32, 33, 34, 35})
+	for _, host := range []string{"a", "b"} {
+		timed(t, p, host, &now, 20*time.Millisecond)
+	}
+	timed(t, p, "slow", &now, 300*time.Millisecond)
+	for i := range 20 {
+		p.Got(i)
+	}
+	for i := 30; i < 36; i++ {
+		p.Lost(i)
+	}
+	asked := 0
+	for end := now + openMax; now <= end; now += 50 * time.Millisecond {
+		for w, ok := p.Pick(now, always(0)); ok; w, ok = p.Pick(now, always(0)) {
+			asked += w.Count
+			for i := w.From; i < w.From+w.Count; i++ {
+				p.Got(i)
+			}
+			p.Release(w, 0, now)
+		}
+	}
+	if asked != 6 {
+		t.Errorf("%d of 6 were asked for", asked)
+	}
+}
+
 func TestWhereMostAreSlowNobodyIs(t *testing.T) {
 	p, now := emptyPicker(40), time.Duration(0)
 	for _, host := range []string{"a", "b", "c", "fast"} {

@@ -4,9 +4,10 @@ import "time"
 
 // Figures of relaying.
 const (
-	relayFrom  = 16 // pieces that somebody brought; before that nobody can be said to bring more than others
-	copiesPart = 4  // how often a piece leaves its bringer is kept in quarters
-	openTimes  = 2  // a piece that nobody passed on for so many times as long as a request that is overdue is asked of its bringer by all, of a slow one after slowTimes as long
+	relayFrom  = 16              // pieces that somebody brought; before that nobody can be said to bring more than others
+	copiesPart = 4               // how often a piece leaves its bringer is kept in quarters
+	openMax    = 6 * time.Second // at most: less than an exchange without progress lasts
+	openTimes  = 2               // a piece that nobody passed on for so many times as long as a request that is overdue is asked of its bringer by all, of a slow one after slowTimes as long
 )
 
 // In a small swarm everybody hears everybody, and a piece is asked of the host that brought it, by all, the moment it tells of it. Where all bring as much, that is the
@@ -45,11 +46,17 @@ func (p *Picker) unseen(i int) bool { return p.missing.has(i) && p.rarity[i] == 
 
 // told notes a piece that a peer has, as it tells of it.
 func (p *Picker) told(s *source, i int) {
-	if p.unseen(i) {
+	if p.unseen(i) && !p.announced.has(i) { // a peer may take back what it told, and tell it again
 		s.pieces++
-		p.fresh = append(p.fresh, arrival{i, p.now})
-		p.older = append(p.older, arrival{i, p.now})
+		p.await(i)
 	}
+}
+
+// await begins to wait for others to pass a piece on.
+func (p *Picker) await(i int) {
+	p.announced.set(i)
+	p.fresh = append(p.fresh, arrival{i, p.now})
+	p.older = append(p.older, arrival{i, p.now})
 }
 
 // open notes the pieces that were waited for so long, and returns the others.
@@ -65,7 +72,7 @@ func (p *Picker) open(opened words, waiting []arrival, long time.Duration) []arr
 func (p *Picker) relay(now time.Duration) (restrained bool) {
 	p.now = now
 	long := openTimes * p.overdue()
-	p.fresh, p.older = p.open(p.opened, p.fresh, long), p.open(p.openedLong, p.older, slowTimes*long)
+	p.fresh, p.older = p.open(p.opened, p.fresh, long), p.open(p.openedLong, p.older, min(slowTimes*long, openMax))
 	total, even := p.brought, p.swarm <= allMax
 	for _, s := range p.peers {
 		total += s.pieces
