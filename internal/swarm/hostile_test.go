@@ -529,6 +529,8 @@ func TestAPeerThatOffersAnIndexAndNeverSendsItStopsNobody(t *testing.T) {
 				}
 				honest.ServeHTTP(w, r)
 			})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // of the bubble's clock
+			defer cancel()
 			begun := time.Now()
 			var all []*fetching
 			for _, name := range names(4) {
@@ -538,7 +540,7 @@ func TestAPeerThatOffersAnIndexAndNeverSendsItStopsNobody(t *testing.T) {
 					job = unpinned(h, a, s)
 				}
 				job.Origin = late{job.Origin, 2 * time.Second}
-				all = append(all, h.persist(t.Context(), job))
+				all = append(all, h.persist(ctx, job))
 			}
 			wait(t, a, all...)
 			if took := time.Since(begun); took > 20*time.Second { // of the bubble's clock
