@@ -488,19 +488,22 @@ func TestAFullDiskEndsTheFetchAndBlamesNobody(t *testing.T) {
 	})
 }
 
+// withoutIndex offers the index as any holder does, and never sends it.
+func withoutIndex(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+	if strings.HasSuffix(r.URL.Path, "/index") {
+		<-r.Context().Done()
+		return
+	}
+	honest.ServeHTTP(w, r)
+}
+
 // TestAnIndexThatIsSlowToComeIsHadFromWhoGotItMeanwhile: a slow host that was the first to have the index would keep all others waiting for it.
 func TestAnIndexThatIsSlowToComeIsHadFromWhoGotItMeanwhile(t *testing.T) {
 	a := packed(t, 5, 100<<10)
 	bubble(t, func(t *testing.T) {
 		f := newFleet(t, "web-1")
 		defer f.close()
-		f.liar(t, "slow", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
-			if strings.HasSuffix(r.URL.Path, "/index") {
-				<-r.Context().Done()
-				return
-			}
-			honest.ServeHTTP(w, r)
-		})
+		f.liar(t, "slow", a, withoutIndex)
 		f.liar(t, "later", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
 			if strings.HasSuffix(r.URL.Path, "/news") {
 				time.Sleep(time.Second)
@@ -522,13 +525,7 @@ func TestAPeerThatOffersAnIndexAndNeverSendsItStopsNobody(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			f, s := newFleet(t, "web-1"), &source{a: a}
 			defer f.close()
-			f.liar(t, "liar", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
-				if strings.HasSuffix(r.URL.Path, "/index") {
-					<-r.Context().Done()
-					return
-				}
-				honest.ServeHTTP(w, r)
-			})
+			f.liar(t, "liar", a, withoutIndex)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // of the bubble's clock
 			defer cancel()
 			begun := time.Now()

@@ -183,12 +183,12 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		return false, err
 	}
 	limit := rate.NewLimiter(newsRate, newsRate)
-	heardAt := make(chan struct{}, 1)
-	defer x.minding(ctx, host, p, heardAt)()
+	spoke := make(chan struct{}, 1)
+	defer x.minding(ctx, host, p, spoke)()
 	for {
 		w.again()
 		select {
-		case heardAt <- struct{}{}:
+		case spoke <- struct{}{}:
 		default:
 		}
 		kind, payload, err := news.read()
