@@ -256,7 +256,7 @@ func (x *exchange) begin(index *bundle.Index) (*store.Partial, error) {
 
 // finish verifies the whole. more means that pieces have to be fetched again, again that the index was wrong: unless git pins it, that is charged to whoever gave it.
 func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
-	err = x.partial.Finish(ctx)
+	err = x.partial.Finish(ctx, x.index.Digest() == x.pin)
 	if err == nil {
 		x.completed()
 		return false, false, nil

@@ -3,6 +3,7 @@ package swarm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -424,22 +425,41 @@ func TestAPartialOfAnotherSizeGoes(t *testing.T) {
 	})
 }
 
+// What rots while a bundle is on its way is found when the fetch goes on after a restart, and when it is not, by whoever unpacks it. Only that is fetched again.
 func TestPiecesThatRotOnDiskAreFetchedAgain(t *testing.T) {
-	a := packed(t, 20, 200<<10)
-	bubble(t, func(t *testing.T) {
-		f, s := newFleet(t, "web-1"), &source{a: a, delay: 100 * time.Millisecond}
-		defer f.close()
-		h := f.start("web-1")
-		g := h.fetch(t.Context(), h.job(a, s))
-		for h.swarm.Progress(a.ref.Digest).Have < a.ref.Size/2 {
-			time.Sleep(10 * time.Millisecond)
-		}
-		h.rot(t, a)
-		wait(t, a, g)
-		if got := s.sum(); got <= a.index.PayloadSize() || got > a.index.PayloadSize()+2<<20 {
-			t.Errorf("%d bytes left the origin", got)
-		}
-	})
+	for _, restarts := range []bool{true, false} {
+		t.Run(fmt.Sprintf("restarts %v", restarts), func(t *testing.T) {
+			a := packed(t, 20, 200<<10)
+			bubble(t, func(t *testing.T) {
+				f, s := newFleet(t, "web-1"), &source{a: a, delay: 100 * time.Millisecond}
+				defer f.close()
+				h := f.start("web-1")
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				g := h.fetch(ctx, h.job(a, s))
+				for h.swarm.Progress(a.ref.Digest).Have < a.ref.Size/2 {
+					time.Sleep(10 * time.Millisecond)
+				}
+				if restarts {
+					cancel()
+					<-g.done
+					h.halt()
+					h.rot(t, a)
+					h = f.start("web-1")
+				} else {
+					h.rot(t, a)
+					<-g.done
+					if err := h.store.Unpack(t.Context(), a.ref.Digest, t.TempDir()); !errors.Is(err, store.ErrMismatch) {
+						t.Fatalf("rot was unpacked: %v", err)
+					}
+				}
+				wait(t, a, h.fetch(t.Context(), h.job(a, s)))
+				if got := s.sum(); got <= a.index.PayloadSize() || got > a.index.PayloadSize()+2<<20 {
+					t.Errorf("%d bytes left the origin", got)
+				}
+			})
+		})
+	}
 }
 
 // TestRotUnderACompleteBundleIsNeverServedAndComesBackFromPeers: web-3 hears only web-2, whose first piece rotted; web-2 gets it from web-1.

@@ -4,15 +4,16 @@
 // # Layout, all below Options.Dir
 //
 //	partial/HEX/{ref,data,have,index}   a bundle on its way: data is preallocated to full size, have is the bitmap of verified pieces
-//	complete/HEX/{ref,data,index}       a bundle whose whole digest was verified
+//	complete/HEX/{ref,data,index}       a bundle that was verified: by its digest, or piece by piece with an index that is pinned as the digest is
 //	pins                                which digests must not be collected, and for whom
 //
 // # What is promised
 //
 // A piece is written only if its sha256 is in the index, and its bit is made durable only after its bytes are. After a restart a
-// piece that the bitmap claims is verified once more before it is read. Finish verifies the digest of the whole file before the
-// bundle counts as complete. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is
-// written. All methods may be called from several goroutines; one process at a time may have a store open.
+// piece that the bitmap claims is verified once more before it is read. Before a bundle counts as complete, Finish compares the digest of
+// the whole file, unless a pinned index vouches for every piece that came since the start; before its content is used, Unpack compares it
+// in any case. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is written. All
+// methods may be called from several goroutines; one process at a time may have a store open.
 //
 // # What is not
 //

@@ -36,6 +36,7 @@ type Partial struct {
 	have    Bitmap
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
+	unread  bool    // a piece counts as here that nobody verified since it was opened
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
 }
@@ -63,6 +64,7 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 	}
 	p.have = decodeHave(p.index, data)
 	p.missing = p.index.Len() - p.have.Count()
+	p.unread = true
 	return p, nil
 }
 
@@ -127,7 +129,7 @@ func (p *Partial) SetIndex(x *bundle.Index) error {
 	if p.gone != nil {
 		return p.gone
 	}
-	p.index, p.have, p.missing, p.dirty = x, NewBitmap(x.Len()), x.Len(), 0
+	p.index, p.have, p.missing, p.dirty, p.unread = x, NewBitmap(x.Len()), x.Len(), 0, false
 	return nil
 }
 
@@ -336,7 +338,7 @@ func (p *Partial) others() (all []*Bundle) {
 }
 
 // Reuse takes every missing piece that another bundle of this store has from there, and tells which ones once they are taken: n from the i-th on. Others may write
-// pieces meanwhile.
+// pieces meanwhile. What was taken is durable at the end, long before the last piece has come from elsewhere.
 func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 	x := p.Index()
 	if x == nil {
@@ -350,15 +352,14 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 			return p.wrap("reuse pieces for", err)
 		}
 	}
-	return nil
+	return p.wrap("write bitmap of", p.sync())
 }
 
 // reuseMax bounds what is copied at once, in bytes.
 const reuseMax = 4 << 20
 
-// reuseFrom copies pieces of b for x, those that follow each other in both at once and by the kernel, which shares blocks where the file system can. They are not
-// verified: Read and Finish do that, and a large bundle of which little changed would be hashed twice. What cannot be read there is simply fetched, as if it had
-// never been there.
+// reuseFrom copies pieces of b for x, those that follow each other in both at once and by the kernel, which shares blocks where the file system can, and verifies the
+// copies. What cannot be read there, or is not what it was, is simply fetched, as if it had never been there.
 func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(i, n int)) error {
 	file, err := os.Open(b.Path)
 	if err != nil {
@@ -367,6 +368,7 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 	defer file.Close()
 	have, old := p.Have(), b.Ref.Index
 	from := bundle.Reuse(x, old)
+	var buf []byte
 	for i := 0; i < len(from); {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -385,14 +387,38 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 			return noSpace(err)
 		}
 		if whole {
-			if _, err := p.note(x, i, n, 0); err != nil { // after a crash they are copied again
+			if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
 				return err
 			}
-			taken(i, n)
 		}
 		i += n
 	}
 	return nil
+}
+
+// takeOver reads n copied pieces of x from the i-th on, and enters those that are right.
+func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, n int)) ([]byte, error) {
+	for end := i + n; i < end; {
+		good := i
+		for ; good < end; good++ {
+			data, err := readPiece(p.file, x, good, buf)
+			if errors.Is(err, ErrMismatch) {
+				break
+			}
+			if err != nil {
+				return buf, err
+			}
+			buf = data
+		}
+		if good > i {
+			if _, err := p.note(x, i, good-i, 1); err != nil { // one sync for all of them, at the end
+				return buf, err
+			}
+			taken(i, good-i)
+		}
+		i = good + 1
+	}
+	return buf, nil
 }
 
 // fill writes the archive from a reader and indexes it if nobody has.
@@ -445,17 +471,22 @@ func (p *Partial) scan(ctx context.Context) error {
 	return nil
 }
 
-// Finish verifies the whole digest and makes the bundle complete. On ErrMismatch the pieces that do not match the index are missing again;
-// if all match, the index is not this bundle's, which ErrBadIndex says, and all are missing.
-func (p *Partial) Finish(ctx context.Context) error {
+// Finish makes the bundle complete once every piece is here. pinned says that the index comes from whoever says the digest: then it vouches for the bundle as the digest
+// does, and pieces that were all verified as they came, since this process opened the partial, are not read again; Unpack compares the digest before anything is used.
+// Otherwise the whole is read and its digest compared. On ErrMismatch the pieces that do not match the index are missing again; if all match, the index is not this
+// bundle's, which ErrBadIndex says, and all are missing.
+func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 	p.mu.Lock()
-	missing, done := p.missing, p.done
+	missing, done, read := p.missing, p.done, !p.unread
 	p.mu.Unlock()
 	if done != nil {
 		return nil
 	}
 	if missing > 0 {
 		return p.wrap("finish", fmt.Errorf("%d pieces are missing", missing))
+	}
+	if pinned && read {
+		return p.wrap("finish", p.complete())
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- p.file.Sync() }() // as slow as hashing, and of no harm if the sum is wrong

@@ -430,5 +430,5 @@ func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
 	if err := p.fill(ctx, r); err != nil {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}
-	return p.Finish(ctx)
+	return p.Finish(ctx, false)
 }

@@ -85,7 +85,7 @@ func fetchAll(t testing.TB, s *Store, archive []byte, ref Ref) {
 			}
 		}
 	}
-	if err := p.Finish(context.Background()); err != nil {
+	if err := p.Finish(context.Background(), false); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -117,7 +117,7 @@ func TestPiecesInAnyOrderBecomeABundle(t *testing.T) {
 	if p.Missing() != 0 || p.Have().Count() != ref.Index.Len() {
 		t.Fatalf("%d missing, %d here of %d", p.Missing(), p.Have().Count(), ref.Index.Len())
 	}
-	if err := p.Finish(t.Context()); err != nil {
+	if err := p.Finish(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	b, ok := s.Lookup(ref.Digest)
@@ -153,7 +153,7 @@ func TestWrongBytesAreRefused(t *testing.T) {
 	if err := p.Write(ref.Index.Len(), nil); err == nil {
 		t.Error("a piece beyond the end is accepted")
 	}
-	if err := p.Finish(t.Context()); err == nil {
+	if err := p.Finish(t.Context(), false); err == nil {
 		t.Error("a partial with missing pieces finishes")
 	}
 }
@@ -212,7 +212,7 @@ func TestRotFoundAtFinishIsFetchedAgain(t *testing.T) {
 	if _, err := p.file.WriteAt([]byte("rot"), ref.Index.Piece(3).Offset); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Finish(t.Context()); !errors.Is(err, ErrMismatch) {
+	if err := p.Finish(t.Context(), false); !errors.Is(err, ErrMismatch) {
 		t.Fatalf("rot passes: %v", err)
 	}
 	if p.Missing() != 1 {
@@ -276,11 +276,26 @@ func TestLyingIndexIsFoundOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := p.Finish(t.Context()); !errors.Is(err, ErrMismatch) {
+	if err := p.Finish(t.Context(), false); !errors.Is(err, ErrMismatch) {
 		t.Fatalf("the lie passes: %v", err)
 	}
 	if p.Missing() != x.Len() {
 		t.Errorf("%d of %d pieces missing after the index was found to lie", p.Missing(), x.Len())
+	}
+	for i := range x.Len() {
+		if err := p.Write(i, pieceOf(lie, x, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Finish(t.Context(), true); err != nil { // whoever says the digest said that
+		t.Fatal(err)
+	}
+	if err := s.Unpack(t.Context(), digest, filepath.Join(t.TempDir(), "tree")); !errors.Is(err, ErrMismatch) {
+		t.Fatalf("what a wrong pin led to is unpacked: %v", err)
+	}
+	p, _ = s.Partial(digest)
+	if err := p.Finish(t.Context(), true); !errors.Is(err, ErrBadIndex) || p.Missing() != x.Len() {
+		t.Errorf("the pin is not found to be wrong: %v, %d missing", err, p.Missing())
 	}
 	fetchAll(t, s, archive, Ref{Digest: digest, Size: int64(len(archive)), Type: bundle.TypeZip, Index: honest})
 }
@@ -288,7 +303,8 @@ func TestLyingIndexIsFoundOut(t *testing.T) {
 func TestReuseTakesEqualPieces(t *testing.T) {
 	first, firstRef := sample(t, 1)
 	second, secondRef := sample(t, 2)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir, KeepFree: -1})
 	fetchAll(t, s, first, firstRef)
 	p := begin(t, s, secondRef)
 	promised := p.Reusable().Count()
@@ -307,10 +323,17 @@ func TestReuseTakesEqualPieces(t *testing.T) {
 	if size < 1<<20 || p.Missing() != secondRef.Index.Len()-pieces {
 		t.Errorf("%d pieces and %d bytes reused, %d missing of %d", pieces, size, p.Missing(), secondRef.Index.Len())
 	}
+	crashed := t.TempDir() // what lies on the disk now, before the rest has come
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if after := begin(t, open(t, Options{Dir: crashed, KeepFree: -1}), secondRef); after.Have().Count() != pieces {
+		t.Errorf("after a crash %d of %d reused pieces are here", after.Have().Count(), pieces)
+	}
 	fetchAll(t, s, second, secondRef)
 }
 
-// A piece that rotted in an earlier bundle is copied as it is, never handed out, and found when the whole is judged.
+// A piece that rotted in an earlier bundle is not taken from there; what lies around it is.
 func TestReuseOfWhatRotted(t *testing.T) {
 	first, firstRef := sample(t, 1)
 	second, secondRef := sample(t, 2)
@@ -320,38 +343,92 @@ func TestReuseOfWhatRotted(t *testing.T) {
 	if !ok {
 		t.Fatal("the earlier bundle is not there")
 	}
-	rotten := slices.IndexFunc(bundle.Reuse(secondRef.Index, firstRef.Index), func(j int) bool { return j >= 0 })
-	at := firstRef.Index.Piece(bundle.Reuse(secondRef.Index, firstRef.Index)[rotten]).Offset
+	from := bundle.Reuse(secondRef.Index, firstRef.Index)
+	rotten := slices.IndexFunc(from, func(j int) bool { return j >= 0 })
+	at := firstRef.Index.Piece(from[rotten]).Offset
 	data := mustRead(t, filepath.Dir(old.Path), "data")
 	if err := os.WriteFile(old.Path, []byte(data[:at]+string(data[at]^1)+data[at+1:]), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := begin(t, s, secondRef)
-	if err := p.Reuse(t.Context(), func(int, int) {}); err != nil {
+	var taken []int
+	if err := p.Reuse(t.Context(), func(i, n int) {
+		for ; n > 0; i, n = i+1, n-1 {
+			taken = append(taken, i)
+		}
+	}); err != nil {
 		t.Fatal(err)
 	}
-	if !p.Have().Has(rotten) {
-		t.Fatal("it was not copied")
+	for i, j := range from {
+		if want := j >= 0 && i != rotten; p.Have().Has(i) != want || slices.Contains(taken, i) != want {
+			t.Errorf("piece %d: here %v, told %v, want %v", i, p.Have().Has(i), slices.Contains(taken, i), want)
+		}
 	}
-	handed := begin(t, s, secondRef)
-	if _, err := handed.Read(rotten, nil); !errors.Is(err, ErrMismatch) || handed.Have().Has(rotten) {
-		t.Errorf("handed out: %v", err)
+	if p.Missing() != secondRef.Index.Len()-len(taken) {
+		t.Errorf("%d missing of %d, %d taken", p.Missing(), secondRef.Index.Len(), len(taken))
 	}
-	if err := p.Reuse(t.Context(), func(int, int) {}); err != nil { // it is copied again
-		t.Fatal(err)
-	}
-	for i := range secondRef.Index.Len() {
-		if !p.Have().Has(i) {
-			piece := secondRef.Index.Piece(i)
-			if err := p.Write(i, second[piece.Offset:piece.Offset+int64(piece.Size)]); err != nil {
+	fetchAll(t, s, second, secondRef)
+}
+
+// Where the index comes from whoever says the digest, a bundle is complete with its last piece: what was verified as it came is not read again. The whole is read if
+// any of it was not, and whoever unpacks it compares its digest in any case.
+func TestAPinnedIndexVouchesForTheWhole(t *testing.T) {
+	first, firstRef := sample(t, 1)
+	second, secondRef := sample(t, 2)
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir, KeepFree: -1})
+	fetchAll(t, s, first, firstRef)
+	fill := func(p *Partial) {
+		t.Helper()
+		if err := p.Reuse(t.Context(), func(int, int) {}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range secondRef.Index.Len() {
+			if err := p.Write(i, pieceOf(second, secondRef.Index, i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if err := p.Finish(t.Context()); !errors.Is(err, ErrMismatch) || p.Missing() != 1 || p.Have().Has(rotten) {
-		t.Errorf("finished with it: %v, %d missing", err, p.Missing())
+	rot := func(p *Partial) {
+		t.Helper()
+		if _, err := p.file.WriteAt([]byte("rot"), secondRef.Index.Piece(3).Offset); err != nil {
+			t.Fatal(err)
+		}
 	}
-	fetchAll(t, s, second, secondRef)
+	p := begin(t, s, secondRef)
+	fill(p)
+	rot(p)
+	if err := p.Finish(t.Context(), true); err != nil {
+		t.Fatalf("it was read again: %v", err)
+	}
+	if err := s.Unpack(t.Context(), secondRef.Digest, filepath.Join(dir, "tree")); !errors.Is(err, ErrMismatch) {
+		t.Fatalf("unpacked without a look at its digest: %v", err)
+	}
+	again, ok := s.Partial(secondRef.Digest) // what Unpack made of it
+	if !ok || again.Missing() != 1 {
+		t.Fatalf("of the rotten bundle %v", again)
+	}
+	fill(again)
+	rot(again)
+	if err := again.Finish(t.Context(), true); !errors.Is(err, ErrMismatch) || again.Missing() != 1 {
+		t.Errorf("a partial that came of a rotten bundle is not read again: %v, %d missing", err, again.Missing())
+	}
+	fill(again)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = open(t, Options{Dir: dir, KeepFree: -1})
+	after := begin(t, s, secondRef)
+	fill(after)
+	rot(after)
+	if err := after.Finish(t.Context(), true); !errors.Is(err, ErrMismatch) {
+		t.Errorf("what an earlier run wrote is not read again: %v", err)
+	}
+	fill(after)
+	if err := after.Finish(t.Context(), true); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestCopyRange(t *testing.T) {
@@ -574,7 +651,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 				return err
 			}
 		}
-		return p.Finish(context.Background())
+		return p.Finish(context.Background(), false)
 	}
 	for n := 1; ; n++ {
 		for _, tear := range []bool{false, true} {
@@ -639,7 +716,7 @@ func TestCompletionBesideASync(t *testing.T) {
 		for p.Missing() > 0 {
 			runtime.Gosched()
 		}
-		if err := p.Finish(t.Context()); err != nil {
+		if err := p.Finish(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		writers.Wait()
