@@ -85,7 +85,7 @@ func bundlePackCommand() *cobra.Command {
 		},
 	}
 	outputFile(cmd, &out, "file to write")
-	cmd.Flags().StringVar(&previous, "previous", "", "bundle of the release before: its frames are reused where the content is equal")
+	cmd.Flags().StringVar(&previous, "previous", "", "bundle of the release before: its frames are reused where the content is equal, and what is new comes in smaller ones")
 	cmd.Flags().StringVar(&format, "format", "table", "what to print: table, json or yaml")
 	cmd.Flags().BoolVar(&noCheck, "no-check", false, noCheckUsage)
 	return cmd

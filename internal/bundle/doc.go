@@ -8,7 +8,9 @@
 // files of 64 KiB and more, and every chunk is a zstd frame of its own, without a dictionary. Its index lists for every frame the
 // stored length, the raw length and the sha256 of both, and follows the frames as one zstd skippable frame, which decoders pass over.
 // Two bundles share every frame whose raw bytes are equal, as long as the second was packed with the first as Previous: then the
-// stored frame is copied, so that another release of the encoder changes nothing.
+// stored frame is copied, so that another release of the encoder changes nothing. Chunks that the first has not may be cut once more
+// (FastCDC within the chunk, 32/64/128 KiB, or 16/32/64 where nothing compresses) into parts with a frame each, and stay so in bundles
+// packed after that.
 //
 // A foreign archive (.zip, .tgz, .tar, .tar.zst made elsewhere) is indexed as fixed pieces of its raw bytes.
 //

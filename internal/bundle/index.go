@@ -37,7 +37,8 @@ const (
 	kindFrames  = 1
 	kindForeign = 2
 
-	// ChunkerFastCDC names FastCDC 32/128/512 KiB, normalisation 2, with the gear table of go-cdc-chunkers ("fastcdc-v1.0.0").
+	// ChunkerFastCDC names FastCDC 32/128/512 KiB, normalisation 2, with the gear table of go-cdc-chunkers ("fastcdc-v1.0.0"), and
+	// 32/64/128 or 16/32/64 KiB for the parts of a chunk.
 	ChunkerFastCDC = 1
 	// EncoderZstd names klauspost/compress zstd at the level frameLevel. It is information only: frames are told apart by content.
 	EncoderZstd = 1

@@ -19,9 +19,20 @@ const (
 	chunkMax = MaxFrameRaw
 )
 
+// Part sizes in bytes: a chunk that is new since the previous bundle is cut into parts. They are part of the format in the same sense: with
+// other values a release would share no parts with the bundle before it. What does not compress loses nothing in small frames.
+const (
+	partMin      = 32 << 10
+	partAvg      = 64 << 10
+	partMax      = 128 << 10
+	densePartMin = 16 << 10
+	densePartAvg = 32 << 10
+	densePartMax = 64 << 10
+)
+
 const chunkerName = "fastcdc-v1.0.0"
 
-// Previous is an earlier bundle whose frames may be reused.
+// Previous is an earlier bundle, best the one that the hosts have: its frames are reused, and what is not in it gets smaller frames.
 type Previous struct {
 	Index   *Index
 	Archive io.ReaderAt
@@ -29,10 +40,10 @@ type Previous struct {
 
 // PackOptions tune packing.
 type PackOptions struct {
-	Previous *Previous // nil: every frame is encoded anew
+	Previous *Previous // nil: every chunk is a frame, encoded anew
 }
 
-// Chunk is one run of the tar on its way to become a frame. Its buffers are reused when it is passed to Next again.
+// Chunk is one run of the tar, a chunk or a part of one, on its way to become a frame. Its buffers are reused when it is passed to Next again.
 type Chunk struct {
 	raw    []byte
 	stored []byte
@@ -46,13 +57,17 @@ type Chunk struct {
 //	one goroutine:  Next, Next, Next, ... until io.EOF
 //	any:            Encode, each goroutine with an encoder of its own
 //	one goroutine:  Write, in the order of Next; then Finish
+//
+// A chunk that the previous bundle has stays whole or in parts, as it is there. One that it has not is cut into parts of at most 64 KiB, as
+// long as its frames, with those added, have meanFrameMin raw bytes on average.
 type Packer struct {
 	tree     *treeReader
 	chunker  *chunkers.Chunker
 	rawHash  hash.Hash
 	rawSize  int64
 	previous *Previous
-	known    map[[sha256.Size]byte]int // raw sum -> piece of previous
+	fine     *partCutter // nil without previous
+	parts    []part      // of the chunk that was cut last, still to come from Next; they lie in the chunker's buffer
 
 	w      io.Writer
 	hash   hash.Hash
@@ -73,38 +88,53 @@ func NewPacker(w io.Writer, tree fs.FS, o PackOptions) (*Packer, error) {
 	}
 	if o.Previous != nil && o.Previous.Index.Framed() {
 		p.previous = o.Previous
-		p.known = make(map[[sha256.Size]byte]int, o.Previous.Index.Len())
-		for i, piece := range o.Previous.Index.pieces {
-			p.known[piece.RawSum] = i
+		if p.fine, err = newPartCutter(o.Previous.Index); err != nil {
+			return nil, err
 		}
 	}
 	return p, nil
 }
 
-// Next cuts the next chunk into c, or returns io.EOF.
+// Next cuts the next chunk, or part of one, into c, or returns io.EOF.
 func (p *Packer) Next(c *Chunk) error {
-	for {
+	for len(p.parts) == 0 {
 		data, err := p.chunker.Next()
 		if err != nil && err != io.EOF {
 			p.tree.close()
 			return err
 		}
 		if len(data) > 0 {
-			c.raw = append(c.raw[:0], data...)
 			p.rawHash.Write(data)
 			p.rawSize += int64(len(data))
-			return nil
-		}
-		if !p.tree.resume() {
+			if p.parts, err = p.partsOf(data); err != nil {
+				p.tree.close()
+				return err
+			}
+		} else if p.tree.resume() {
+			p.chunker.Reset(p.tree)
+		} else {
 			return io.EOF
 		}
-		p.chunker.Reset(p.tree)
 	}
+	c.raw = append(c.raw[:0], p.parts[0].raw...)
+	c.rawSum = p.parts[0].sum
+	p.parts = p.parts[1:]
+	return nil
+}
+
+// partsOf returns what of chunk becomes frames. Without a previous bundle that is all of it, and the sum is left to Encode.
+func (p *Packer) partsOf(chunk []byte) ([]part, error) {
+	if p.fine == nil {
+		return []part{{raw: chunk}}, nil
+	}
+	return p.fine.cut(chunk)
 }
 
 // Encode makes the chunk's frame, or takes it from the previous bundle. It touches nothing but the chunk and the encoder.
 func (p *Packer) Encode(e *FrameEncoder, c *Chunk) {
-	c.rawSum = sha256.Sum256(c.raw)
+	if p.fine == nil {
+		c.rawSum = sha256.Sum256(c.raw)
+	}
 	if c.reused = p.reuse(e, c); c.reused {
 		return
 	}
@@ -115,7 +145,10 @@ func (p *Packer) Encode(e *FrameEncoder, c *Chunk) {
 // reuse copies the frame of equal raw bytes. A previous archive that does not hold what its index says is no reason to fail. What a frame decodes to is not believed
 // either: what the previous bundle was kept in may have been written to by others, and would decide what is deployed.
 func (p *Packer) reuse(e *FrameEncoder, c *Chunk) bool {
-	i, ok := p.known[c.rawSum]
+	if p.fine == nil {
+		return false
+	}
+	i, ok := p.fine.known[c.rawSum]
 	if !ok {
 		return false
 	}
