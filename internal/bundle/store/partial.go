@@ -232,10 +232,7 @@ func (p *Partial) syncNow() error {
 	x, snapshot, dirty := p.index, bytes.Clone(p.have), p.dirty
 	p.mu.Unlock()
 
-	err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data"))
-	if err == nil {
-		err = dataSync(p.file)
-	}
+	err := p.syncData()
 	if err == nil {
 		err = p.store.o.Disk.WriteFile(filepath.Join(p.dir, "have"), encodeHave(x, snapshot), 0o600)
 	}
@@ -246,6 +243,13 @@ func (p *Partial) syncNow() error {
 		p.dirty = max(0, p.dirty-dirty)
 	}
 	return noSpace(err)
+}
+
+func (p *Partial) syncData() error {
+	if err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data")); err != nil {
+		return err
+	}
+	return dataSync(p.file)
 }
 
 // dataSync holds the descriptor while it is used: the file may be closed at the same time.
@@ -516,16 +520,13 @@ func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
 	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, p.index.Digest().Short(), got, p.ref.Digest)
 }
 
-// complete moves the directory over. The data was synced before; a crash between leaves a partial with all pieces.
+// complete makes the data durable and moves the directory over. After a crash before that the pieces since the last durable bitmap are fetched again.
 func (p *Partial) complete() error {
 	disk := p.store.o.Disk
 	p.slot <- struct{}{} // a sync under way ends first, and none begins while the directory moves
 	defer func() { <-p.slot }()
-	p.mu.Lock()
-	p.dirty++
-	p.mu.Unlock()
-	if err := p.syncNow(); err != nil {
-		return err
+	if err := p.syncData(); err != nil {
+		return noSpace(err)
 	}
 	dir := p.store.path("complete", p.ref.Digest.Hex())
 	if err := disk.Rename(p.dir, dir); err != nil {
