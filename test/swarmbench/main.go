@@ -234,7 +234,8 @@ func (m measurement) required(ratio, egress float64) (text string, met bool) {
 func table() []measurement {
 	four, eight := bedSpec{hosts: 4, rate: "100mbit", mbit: 100}, bedSpec{hosts: 8, rate: "100mbit", mbit: 100}
 	sixteen := bedSpec{hosts: 16, rate: "50mbit", mbit: 50}
-	// Deltas take tenths of a second, in which all agents verify, copy and hash on the processors of one machine. Over a slower link the network is what is measured.
+	// Deltas take tenths of a second, in which all agents verify, copy and hash on the processors of one machine. With four hosts, or over a slower link, the network is
+	// what is measured.
 	narrow := bedSpec{hosts: 8, rate: "25mbit", mbit: 25}
 	const size = 64
 	return []measurement{
@@ -254,6 +255,8 @@ func table() []measurement {
 		{name: "gitopsd, one killed at half time", bed: eight, mib: size, run: swarm, fault: killOne},
 		{name: "gitopsd, a lease holder cut off", bed: eight, mib: size, run: swarm, fault: cutLeaseHolder},
 		{name: "gitopsd, one serves garbage", bed: eight, mib: size, egress: 1.01, also: "all others finish and name it", run: garbage, fault: fault{spare: 1}},
+		{name: "gitopsd, large files changed", bed: four, mib: size, most: 1.5, egress: 1.3, run: delta(largeFiles)},
+		{name: "gitopsd, small files changed", bed: four, mib: size, most: 1.5, egress: 1.3, run: delta(smallFiles)},
 		{name: "gitopsd, large files changed", bed: eight, mib: size, most: 1.5, egress: 1.3, run: delta(largeFiles)},
 		{name: "gitopsd, small files changed", bed: eight, mib: size, most: 1.5, egress: 1.3, run: delta(smallFiles)},
 		{name: "gitopsd, large files changed", bed: narrow, mib: size, most: 1.5, egress: 1.3, run: delta(largeFiles)},
