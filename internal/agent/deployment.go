@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,9 +52,8 @@ func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spe
 	deployment.ID = preflightID(spec)
 	report, err := d.applier.Preflight(ctx, deployment)
 	switch {
-	case errors.Is(err, store.ErrMismatch): // it was complete, so that it rotted on this disk: it is mended, and tried again
-		d.bundles.store.Suspect(deployment.Source.Digest)
-		return refuse(rollout.RefusedByHost, err.Error())
+	case errors.Is(err, store.ErrMismatch): // it was complete, so that it rotted on this disk, or its digest and the index pinned beside it contradict each other
+		return refuse(rollout.RefusedByBytes, cmp.Or(d.bundles.store.Recheck(ctx, deployment.Source.Digest), err).Error())
 	case err != nil:
 		return refuse(rollout.RefusedByHost, err.Error())
 	case report.OK:

@@ -26,11 +26,14 @@ func (b *bundles) mend(ctx context.Context) {
 	for {
 		for _, d := range b.store.Suspects() {
 			err := b.store.Recheck(ctx, d)
-			if errors.Is(err, store.ErrMismatch) {
+			switch {
+			case errors.Is(err, store.ErrBadIndex): // nothing that could be fetched is better
+				b.log.Error("the commit pins an index that is not this bundle's", "digest", d.Short(), "error", err)
+			case errors.Is(err, store.ErrMismatch):
 				broken[d] = true
-			}
-			if err != nil && ctx.Err() == nil {
 				b.log.Error("a bundle rotted on this disk; what is wrong of it is fetched again", "digest", d.Short(), "error", err)
+			case err != nil && ctx.Err() == nil:
+				b.log.Error("a bundle cannot be read from this disk", "digest", d.Short(), "error", err)
 			}
 		}
 		for d := range broken {

@@ -67,7 +67,7 @@ type Packer struct {
 	rawSize  int64
 	previous *Previous
 	fine     *partCutter // nil without previous
-	parts    []part      // of the chunk that was cut last, still to come from Next; they lie in the chunker's buffer
+	parts    [][]byte    // of the chunk that was cut last, still to come from Next; they lie in the chunker's buffer
 
 	w      io.Writer
 	hash   hash.Hash
@@ -116,25 +116,22 @@ func (p *Packer) Next(c *Chunk) error {
 			return io.EOF
 		}
 	}
-	c.raw = append(c.raw[:0], p.parts[0].raw...)
-	c.rawSum = p.parts[0].sum
+	c.raw = append(c.raw[:0], p.parts[0]...)
 	p.parts = p.parts[1:]
 	return nil
 }
 
-// partsOf returns what of chunk becomes frames. Without a previous bundle that is all of it, and the sum is left to Encode.
-func (p *Packer) partsOf(chunk []byte) ([]part, error) {
+// partsOf returns what of chunk becomes frames. Without a previous bundle that is all of it.
+func (p *Packer) partsOf(chunk []byte) ([][]byte, error) {
 	if p.fine == nil {
-		return []part{{raw: chunk}}, nil
+		return [][]byte{chunk}, nil
 	}
 	return p.fine.cut(chunk)
 }
 
 // Encode makes the chunk's frame, or takes it from the previous bundle. It touches nothing but the chunk and the encoder.
 func (p *Packer) Encode(e *FrameEncoder, c *Chunk) {
-	if p.fine == nil {
-		c.rawSum = sha256.Sum256(c.raw)
-	}
+	c.rawSum = sha256.Sum256(c.raw)
 	if c.reused = p.reuse(e, c); c.reused {
 		return
 	}

@@ -15,25 +15,21 @@ import (
 // bound, small changes in many places would turn all of a bundle into parts over the releases.
 const meanFrameMin = 96 << 10
 
-// part is what becomes one frame: a run of a chunk, or the whole of it.
-type part struct {
-	raw []byte
-	sum [sha256.Size]byte
-}
-
 // partCutter cuts chunks that the previous bundle has not into parts. Only those move to a host that runs it, and a host passes a frame on when it
 // has the whole of it: many small frames are everywhere sooner than few large ones.
 type partCutter struct {
 	known map[[sha256.Size]byte]int // raw sum -> piece of the previous bundle
+	sizes map[int]bool              // raw sizes of those
 	plain *chunkers.Chunker
 	dense *chunkers.Chunker
 	spare int64 // how many frames more than one a chunk there may still be
 }
 
 func newPartCutter(previous *Index) (*partCutter, error) {
-	p := &partCutter{known: make(map[[sha256.Size]byte]int, previous.Len()), spare: spareFrames(previous)}
+	p := &partCutter{known: make(map[[sha256.Size]byte]int, previous.Len()), sizes: map[int]bool{}, spare: spareFrames(previous)}
 	for i, piece := range previous.pieces {
 		p.known[piece.RawSum] = i
+		p.sizes[piece.RawSize] = true
 	}
 	var err, also error
 	p.plain, err = chunkers.NewChunker(chunkerName, bytes.NewReader(nil), &chunkers.ChunkerOpts{MinSize: partMin, NormalSize: partAvg, MaxSize: partMax})
@@ -64,21 +60,30 @@ func spareFrames(previous *Index) int64 {
 	return min(previous.RawSize()/meanFrameMin, MaxPieces/2) - int64(previous.Len())
 }
 
-// cut returns what of chunk becomes frames. What the previous bundle has stays as it is there: whole, or in parts as soon as one of them is the
+// has says whether the previous bundle has a frame of these raw bytes. Hardly any sum is taken where all is new: this is the one step of packing that cannot be shared out.
+func (p *partCutter) has(raw []byte) bool {
+	if !p.sizes[len(raw)] {
+		return false
+	}
+	_, ok := p.known[sha256.Sum256(raw)]
+	return ok
+}
+
+// cut returns what of chunk becomes frames, in its memory. What the previous bundle has stays as it is there: whole, or in parts as soon as one of them is the
 // same. Of what is new, parts are made as long as there are frames to spare. Where they begin and end depends on the bytes of chunk alone.
-func (p *partCutter) cut(chunk []byte) ([]part, error) {
-	whole := part{raw: chunk, sum: sha256.Sum256(chunk)}
-	if _, ok := p.known[whole.sum]; ok {
-		return []part{whole}, nil
+func (p *partCutter) cut(chunk []byte) ([][]byte, error) {
+	whole := [][]byte{chunk}
+	if p.has(chunk) {
+		return whole, nil
 	}
 	chunker, most := p.plain, partMax
 	if dense(chunk) {
 		chunker, most = p.dense, densePartMax
 	}
 	if len(chunk) <= most {
-		return []part{whole}, nil
+		return whole, nil
 	}
-	var parts []part
+	var parts [][]byte
 	known := false
 	chunker.Reset(bytes.NewReader(chunk))
 	for rest := chunk; len(rest) > 0; {
@@ -86,10 +91,8 @@ func (p *partCutter) cut(chunk []byte) ([]part, error) {
 		if err != nil && err != io.EOF || len(data) == 0 {
 			return nil, fmt.Errorf("internal error: cannot cut chunk into parts: %w", err)
 		}
-		next := part{raw: rest[:len(data)], sum: sha256.Sum256(data)}
-		if _, ok := p.known[next.sum]; ok {
-			known = true
-		}
+		next := rest[:len(data)]
+		known = known || !constant(next) && p.has(next)
 		parts, rest = append(parts, next), rest[len(data):]
 	}
 	more := int64(len(parts) - 1)
@@ -97,8 +100,11 @@ func (p *partCutter) cut(chunk []byte) ([]part, error) {
 	case known:
 		return parts, nil
 	case more > p.spare:
-		return []part{whole}, nil
+		return whole, nil
 	}
 	p.spare -= more
 	return parts, nil
 }
+
+// constant says whether all bytes are the same, as in the holes of disk images: such a part says nothing of the chunk it lies in.
+func constant(raw []byte) bool { return bytes.Equal(raw[1:], raw[:len(raw)-1]) }

@@ -228,6 +228,21 @@ func TestDense(t *testing.T) {
 	}
 }
 
+// TestHolesAreNoKnownParts: a run of zeros that the previous bundle has too makes no parts of the rest of its chunk where none are to spare.
+func TestHolesAreNoKnownParts(t *testing.T) {
+	hole := make([]byte, partMax)
+	p, err := newPartCutter(&Index{framed: true, rawSize: partMax, pieces: []Piece{{RawSize: partMax, RawSum: sha256.Sum256(hole)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.has(hole) || p.spare > 1 {
+		t.Fatalf("the hole is not known, or %d frames are to spare", p.spare)
+	}
+	if parts, err := p.cut(append(make([]byte, 2*partMax), prose(1, 2*partMax)...)); err != nil || len(parts) != 1 {
+		t.Errorf("%d parts (%v)", len(parts), err)
+	}
+}
+
 func TestSpareFrames(t *testing.T) {
 	cases := map[string]struct {
 		frames int

@@ -218,6 +218,22 @@ func TestMemberGetsReady(t *testing.T) {
 	}
 }
 
+// TestMemberFetchesAgainWhatIsWrong: bytes that the preflight finds wrong are to be had again before it is asked again.
+func TestMemberFetchesAgainWhatIsWrong(t *testing.T) {
+	p := runsA(t)
+	p.expect(known(wants("B")), "verify B")
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: true}, "fetch B")
+	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "preflight B")
+	p.expect(EvPreflight{Group: "web", SpecHash: "B", Refused: RefusedByBytes, Reason: "it changed on disk"}, "submit ready B bytes")
+	p.expect(known(wants("B"), func(a *Assignment) {
+		a.Ready = []Ready{{SpecHash: "B", Commit: "commit-B", Refused: RefusedByBytes, Reason: "it changed on disk"}}
+	}))
+	p.now += bytesAgain
+	p.expect(EvTimer{}, "fetch B")
+	p.expect(EvBundle{Group: "web", SpecHash: "B"}, "submit ready B no more", "preflight B")
+	p.expect(EvPreflight{Group: "web", SpecHash: "B"}, "submit ready B")
+}
+
 // TestMemberTakesBackWhatIsCured: a refusal goes as soon as the host is on its way again or refuses for another reason, not only when it is ready.
 func TestMemberTakesBackWhatIsCured(t *testing.T) {
 	refused := func(reason string) func(*Assignment) {

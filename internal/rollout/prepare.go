@@ -182,6 +182,9 @@ func (m *Member) prepared(group, specHash string, at stage, refused RefusalKind,
 		return
 	}
 	p := g.prep[specHash]
+	if refused == RefusedByBytes { // those that were here are wrong, and have to come again
+		at = stageFetch
+	}
 	if refused != "" {
 		m.refuse(p, at, refused, reason)
 		return

@@ -193,7 +193,7 @@ func (x *exchange) stalled() error {
 	if x.fatal != nil {
 		return x.fatal
 	}
-	if x.scouting || time.Since(x.lastMove) < stallMax {
+	if x.scouting || x.keeping > 0 || x.reusing != nil || time.Since(x.lastMove) < stallMax { // a slow disk is no stall
 		return nil
 	}
 	return fmt.Errorf("cannot fetch bundle %s yet: %s", x.digest.Short(), x.sentence(where))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/store"
+	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
@@ -548,6 +550,31 @@ func TestALeaseThatEndsDuringAQuestionIsNoticed(t *testing.T) {
 		x.waitLease(t.Context(), 0, time.Second)
 		if waited := time.Since(begin); waited != time.Second {
 			t.Errorf("it waits for %v, want a second", waited)
+		}
+	})
+}
+
+// A disk that takes longer to keep what came than a fetch may stand still.
+func TestASlowDiskIsNoStall(t *testing.T) {
+	a, b := packed(t, 8, 150<<10), packed(t, 12, 150<<10)
+	bubble(t, func(t *testing.T) {
+		f, sa, sb := newFleet(t, "web-1"), &source{a: a}, &source{a: b}
+		defer f.close()
+		armed := false
+		f.disk = &durable.Disk{Hook: func(op durable.Op) error {
+			if armed && op.Kind == "sync" && filepath.Base(op.Path) == "data" {
+				armed = false
+				time.Sleep(15 * time.Second)
+			}
+			return nil
+		}}
+		h := f.start("web-1")
+		wait(t, a, h.fetch(t.Context(), h.job(a, sa)))
+		armed = true
+		g := h.fetch(t.Context(), h.job(b, sb))
+		<-g.done
+		if g.err != nil {
+			t.Errorf("%v (%d bytes came)", g.err, sb.sum())
 		}
 	})
 }

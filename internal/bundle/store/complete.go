@@ -73,7 +73,7 @@ func (s *Store) Suspects() []bundle.Digest {
 }
 
 // Recheck verifies the whole digest of a complete bundle. One that does not match is no longer complete: what is still good of it becomes
-// a Partial, and the error is ErrMismatch.
+// a Partial, and the error is ErrMismatch. It is ErrBadIndex too if all of it is as its index says: a bundle that a pinned index vouched for, and not what the digest says.
 func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 	b, ok := s.Lookup(d)
 	if !ok {
@@ -89,8 +89,11 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 		s.mu.Unlock()
 		return nil
 	}
-	err = fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch)
-	return errors.Join(err, s.demote(ctx, d))
+	p, err := s.demote(ctx, d)
+	if p != nil && err == nil && p.Missing() == 0 {
+		return fmt.Errorf("cannot use bundle %s: %w", d.Short(), badIndex(p.Index(), got, d))
+	}
+	return errors.Join(fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch), err)
 }
 
 func digestOfFile(ctx context.Context, b *Bundle) (bundle.Digest, error) {
@@ -107,8 +110,8 @@ func digestOfFile(ctx context.Context, b *Bundle) (bundle.Digest, error) {
 	return bundle.DigestOf(sum), err
 }
 
-// demote makes a partial of a complete bundle that rotted; without index or with another length nothing of it can be told good.
-func (s *Store) demote(ctx context.Context, d bundle.Digest) error {
+// demote makes a partial of a complete bundle that rotted; nil without index or with another length, where nothing of it can be told good.
+func (s *Store) demote(ctx context.Context, d bundle.Digest) (*Partial, error) {
 	s.mu.Lock()
 	b, ok := s.complete[d]
 	delete(s.complete, d)
@@ -118,7 +121,7 @@ func (s *Store) demote(ctx context.Context, d bundle.Digest) error {
 	}
 	s.mu.Unlock()
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	p, err := s.salvage(ctx, b)
 	s.mu.Lock()
@@ -127,7 +130,7 @@ func (s *Store) demote(ctx context.Context, d bundle.Digest) error {
 	if p != nil {
 		s.partials[d] = p
 	}
-	return err
+	return p, err
 }
 
 // salvage moves a rotten bundle to where partial ones are. The partial is nil if nothing of it can be used.

@@ -245,11 +245,20 @@ func (p *Partial) syncNow() error {
 	return noSpace(err)
 }
 
+// syncData makes the data durable. The kernel tells once that it lost something, not what: then nothing counts as here any more.
 func (p *Partial) syncData() error {
-	if err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data")); err != nil {
-		return err
+	err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data"))
+	if err == nil {
+		err = dataSync(p.file)
 	}
-	return dataSync(p.file)
+	if err != nil {
+		p.mu.Lock()
+		if p.index != nil {
+			p.have, p.missing = NewBitmap(p.index.Len()), p.index.Len()
+		}
+		p.mu.Unlock()
+	}
+	return err
 }
 
 // dataSync holds the descriptor while it is used: the file may be closed at the same time.
@@ -286,7 +295,7 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 		}
 	}
 	if errors.Is(err, ErrMismatch) {
-		p.forget(x, i)
+		p.forget(x, i, 1)
 	}
 	return data, p.wrap("read piece of", err)
 }
@@ -303,14 +312,19 @@ func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, er
 	return data, nil
 }
 
-// forget clears a piece whose bytes turned out to be wrong.
-func (p *Partial) forget(x *bundle.Index, i int) {
+// forget clears n pieces from the i-th on whose bytes turned out to be wrong, or may be.
+func (p *Partial) forget(x *bundle.Index, i, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.index == x && p.have.Has(i) {
-		p.have.Clear(i)
-		p.missing++
-		p.dirty++
+	if p.index != x {
+		return
+	}
+	for ; n > 0; i, n = i+1, n-1 {
+		if p.have.Has(i) {
+			p.have.Clear(i)
+			p.missing++
+			p.dirty++
+		}
 	}
 }
 
@@ -342,7 +356,7 @@ func (p *Partial) others() (all []*Bundle) {
 }
 
 // Reuse takes every missing piece that another bundle of this store has from there, and tells which ones once they are taken: n from the i-th on. Others may write
-// pieces meanwhile. What was taken is durable at the end, long before the last piece has come from elsewhere.
+// pieces meanwhile.
 func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 	x := p.Index()
 	if x == nil {
@@ -356,7 +370,7 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 			return p.wrap("reuse pieces for", err)
 		}
 	}
-	return p.wrap("write bitmap of", p.sync())
+	return nil
 }
 
 // reuseMax bounds what is copied at once, in bytes.
@@ -370,16 +384,19 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 		return nil
 	}
 	defer file.Close()
-	have, old := p.Have(), b.Ref.Index
+	old := b.Ref.Index
 	from := bundle.Reuse(x, old)
 	var buf []byte
 	for i := 0; i < len(from); {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if from[i] < 0 || have.Has(i) {
+		have := p.Have() // others write pieces meanwhile
+		for i < len(from) && (from[i] < 0 || have.Has(i)) {
 			i++
-			continue
+		}
+		if i == len(from) {
+			break
 		}
 		n, size := 1, x.Piece(i).Size
 		for i+n < len(from) && from[i+n] == from[i]+n && !have.Has(i+n) && size+x.Piece(i+n).Size <= reuseMax {
@@ -390,11 +407,12 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 		if err != nil {
 			return noSpace(err)
 		}
-		if whole {
-			if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
-				return err
-			}
+		if !whole {
+			p.forget(x, i, n)
+		} else if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
+			return err
 		}
+		beginSync(p.file, x.Piece(i).Offset, int64(size))
 		i += n
 	}
 	return nil
@@ -407,6 +425,7 @@ func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, 
 		for ; good < end; good++ {
 			data, err := readPiece(p.file, x, good, buf)
 			if errors.Is(err, ErrMismatch) {
+				p.forget(x, good, 1) // somebody may have written it before the copy did
 				break
 			}
 			if err != nil {
@@ -415,7 +434,7 @@ func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, 
 			buf = data
 		}
 		if good > i {
-			if _, err := p.note(x, i, good-i, 1); err != nil { // one sync for all of them, at the end
+			if _, err := p.note(x, i, good-i, 0); err != nil { // after a crash they are copied again
 				return buf, err
 			}
 			taken(i, good-i)
@@ -428,6 +447,9 @@ func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, 
 // fill writes the archive from a reader and indexes it if nobody has.
 func (p *Partial) fill(ctx context.Context, r io.Reader) error {
 	x := p.Index()
+	p.mu.Lock()
+	p.unread = true // what counts as here is written over, and an error leaves half of it
+	p.mu.Unlock()
 	written, err := copyContext(ctx, io.NewOffsetWriter(p.file, 0), io.LimitReader(r, p.ref.Size))
 	if err != nil {
 		return noSpace(err)
@@ -478,13 +500,16 @@ func (p *Partial) scan(ctx context.Context) error {
 // Finish makes the bundle complete once every piece is here. pinned says that the index comes from whoever says the digest: then it vouches for the bundle as the digest
 // does, and pieces that were all verified as they came, since this process opened the partial, are not read again; Unpack compares the digest before anything is used.
 // Otherwise the whole is read and its digest compared. On ErrMismatch the pieces that do not match the index are missing again; if all match, the index is not this
-// bundle's, which ErrBadIndex says, and all are missing.
+// bundle's, which ErrBadIndex says, and they stay: no others would be right.
 func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 	p.mu.Lock()
-	missing, done, read := p.missing, p.done, !p.unread
+	missing, done, gone, read := p.missing, p.done, p.gone, !p.unread
 	p.mu.Unlock()
 	if done != nil {
 		return nil
+	}
+	if gone != nil {
+		return p.wrap("finish", gone)
 	}
 	if missing > 0 {
 		return p.wrap("finish", fmt.Errorf("%d pieces are missing", missing))
@@ -493,7 +518,7 @@ func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 		return p.wrap("finish", p.complete())
 	}
 	synced := make(chan error, 1)
-	go func() { synced <- p.file.Sync() }() // as slow as hashing, and of no harm if the sum is wrong
+	go func() { synced <- p.syncData() }() // as slow as hashing, and of no harm if the sum is wrong
 	sum, err := hashFile(ctx, p.file, p.ref.Size)
 	if syncErr := <-synced; err == nil {
 		err = noSpace(syncErr)
@@ -514,10 +539,18 @@ func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.missing > 0 {
-		return fmt.Errorf("%w: %d pieces changed on disk", ErrMismatch, p.missing)
+		return changedOnDisk(p.missing)
 	}
-	p.have, p.missing, p.dirty = NewBitmap(p.index.Len()), p.index.Len(), 1
-	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, p.index.Digest().Short(), got, p.ref.Digest)
+	p.unread = true // whoever vouches for this index
+	return badIndex(p.index, got, p.ref.Digest)
+}
+
+func changedOnDisk(pieces int) error {
+	return fmt.Errorf("%w: %d pieces changed on disk", ErrMismatch, pieces)
+}
+
+func badIndex(x *bundle.Index, got, want bundle.Digest) error {
+	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, x.Digest().Short(), got, want)
 }
 
 // complete makes the data durable and moves the directory over. After a crash before that the pieces since the last durable bitmap are fetched again.
@@ -525,8 +558,20 @@ func (p *Partial) complete() error {
 	disk := p.store.o.Disk
 	p.slot <- struct{}{} // a sync under way ends first, and none begins while the directory moves
 	defer func() { <-p.slot }()
+	p.mu.Lock()
+	gone := p.gone
+	p.mu.Unlock()
+	if gone != nil {
+		return gone
+	}
 	if err := p.syncData(); err != nil {
 		return noSpace(err)
+	}
+	p.mu.Lock()
+	missing := p.missing
+	p.mu.Unlock()
+	if missing > 0 { // somebody read a piece meanwhile, and found it changed
+		return changedOnDisk(missing)
 	}
 	dir := p.store.path("complete", p.ref.Digest.Hex())
 	if err := disk.Rename(p.dir, dir); err != nil {
@@ -552,6 +597,8 @@ func (p *Partial) Rest() {
 
 // Discard deletes the partial. Whoever still holds it gets ErrMissing.
 func (p *Partial) Discard() error {
+	p.slot <- struct{}{}
+	defer func() { <-p.slot }()
 	p.mu.Lock()
 	if p.gone != nil || p.done != nil {
 		p.mu.Unlock()
@@ -571,6 +618,8 @@ func (p *Partial) Discard() error {
 
 func (p *Partial) close() error {
 	err := p.sync()
+	p.slot <- struct{}{}
+	defer func() { <-p.slot }()
 	p.mu.Lock()
 	gone := p.gone != nil || p.done != nil
 	if !gone {

@@ -53,3 +53,10 @@ func copyBytes(to *os.File, toOff int64, from *os.File, fromOff int64, size int)
 	_, err = to.WriteAt(data, toOff)
 	return err == nil, err
 }
+
+// beginSync lets the kernel begin to write bytes out that somebody will sync later, when more has come. It waits for nothing, and takes no error away from that sync.
+func beginSync(file *os.File, off, size int64) {
+	if conn, err := file.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = unix.SyncFileRange(int(fd), off, size, unix.SYNC_FILE_RANGE_WRITE) })
+	}
+}
