@@ -13,7 +13,7 @@ const (
 	leaseMax     = time.Minute            // and at most
 	landedFor    = 5 * time.Second        // a piece that landed is not dealt again for so long: every host has heard of it by then
 	adoptFor     = 5 * time.Second        // a new dealer believes for so long what hosts say that others are reading
-	runMin       = 128 << 10              // bytes of one lease at least, where that much is missing together
+	runMin       = 48 << 10               // bytes of one lease at least, where that much is missing together
 	runMax       = 1 << 20                // and at most
 	runTime      = 2 * time.Second        // and no more than a host reads in so long
 	aheadTime    = time.Second            // a host is dealt no second lease beside as much as it reads of one lease in so long

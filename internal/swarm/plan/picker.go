@@ -9,7 +9,9 @@ import (
 
 // Figures of asking peers.
 const (
-	PeerRunMax = 256 << 10   // bytes a host asks of a peer at once, but one piece at least
+	PeerRunMax = 256 << 10   // bytes a host asks of a peer at once, but one piece at least,
+	peerRunMin = 64 << 10    // and where little is missing, no more than this or
+	peerRuns   = 8           // one in so many parts of what each of the others, or of allMax, would send if it came from all alike
 	againAfter = time.Second // on its way for so long (or againTimes what requests take lately), a piece is asked of a second peer when nothing else is left to ask
 	againTimes = 3
 	againMin   = 250 * time.Millisecond
@@ -45,6 +47,7 @@ type Picker struct {
 	began      []time.Duration // of each of them
 	orphans    int             // idle pieces that no peer has
 	swarm      int             // other hosts in the exchange
+	wanted     int64           // bytes that were missing at first
 	self       uint64          // this host in the draw
 	draws      int             // counts changes of the peers among whom is drawn
 	brought    int             // pieces that this host was the first to have
@@ -93,6 +96,7 @@ func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 			p.missing.set(i)
 			p.idle.set(i)
 			p.orphans++
+			p.wanted += sizes[i]
 		}
 	}
 	return p
@@ -485,8 +489,8 @@ func (p *Picker) leastBusy(able []*source, i int, other string, last bool) *sour
 // take makes a request of a piece and those idle ones after it that the peer has and that are no more common.
 func (p *Picker) take(s *source, i int, now time.Duration) Want {
 	w := Want{Host: s.host, From: i, Count: 1, since: now}
-	size := p.sizes[i]
-	for n := i + 1; n < len(p.sizes) && p.idle.has(n) && s.may.has(n) && p.rarity[n] <= p.rarity[i] && size+p.sizes[n] <= PeerRunMax; n++ {
+	size, most := p.sizes[i], p.runBytes()
+	for n := i + 1; n < len(p.sizes) && p.idle.has(n) && s.may.has(n) && p.rarity[n] <= p.rarity[i] && size+p.sizes[n] <= most; n++ {
 		w.Count, size = w.Count+1, size+p.sizes[n]
 	}
 	for n := i; n < i+w.Count; n++ {
@@ -494,6 +498,11 @@ func (p *Picker) take(s *source, i int, now time.Duration) Want {
 	}
 	p.count(s, now)
 	return w
+}
+
+// runBytes is how many bytes are asked of a peer at once. Of a change of a few MiB each host has only some pieces to pass on, and should soon.
+func (p *Picker) runBytes() int64 {
+	return min(max(p.wanted/int64(peerRuns*min(max(p.swarm, 1), allMax)), peerRunMin), PeerRunMax)
 }
 
 // count notes a request that begins.

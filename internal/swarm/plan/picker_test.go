@@ -741,3 +741,29 @@ func seq(n int) []int {
 	}
 	return all
 }
+
+// Of a few MiB little is asked of a peer at once, of much as much as one may.
+func TestHowMuchIsAskedAtOnce(t *testing.T) {
+	for _, c := range []struct{ pieces, others, want int }{{100, 7, 2}, {2000, 7, 8}, {2000, 3, 8}, {2000, 999, 8}, {400, 999, 3}} {
+		sizes := make([]int64, c.pieces)
+		all := NewBits(c.pieces)
+		for i := range sizes {
+			sizes[i] = 32 << 10
+			all.Set(i)
+		}
+		p := NewPicker(sizes, NewBits(c.pieces), 1)
+		p.SetSwarm("web-0", c.others)
+		p.SetPeer("web-1", all)
+		most := 0
+		for {
+			w, ok := p.Pick(0, func(string) int { return 2 })
+			if !ok {
+				break
+			}
+			most = max(most, w.Count)
+		}
+		if most != c.want {
+			t.Errorf("%d pieces of 32 KiB, %d others: %d at once, want %d", c.pieces, c.others, most, c.want)
+		}
+	}
+}
