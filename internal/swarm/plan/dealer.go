@@ -37,7 +37,7 @@ const (
 	trickleShare = 20                     // one part in twenty more, but at least one lease
 	failMin      = 100 * time.Millisecond
 	failMax      = 5 * time.Second  // a host whose read failed is not dealt anything for so long at most;
-	failOften    = 2                // one that failed so often in a row not for
+	failOften    = 2                // one that failed so often in a row, or once before it read anything, not for
 	failLong     = 30 * time.Second // so long while others read
 	probeAfter   = 3                // failures in a row before one host at a time tries the origin
 	asideFor     = time.Minute      // a piece that two reads found wrong is left alone for so long
@@ -175,7 +175,7 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 	switch {
 	case now < a.rest:
 		return Lease{Why: "a read failed just now: " + d.reason, Retry: soon(a.rest - now)}
-	case a.failures >= failOften && now-a.failed < failLong && d.othersRead(a, now):
+	case d.reachesNothing(a, now) && d.othersRead(a, now):
 		return Lease{Why: "other hosts reach the origin and read it" + d.lastFailure(), Retry: d.again(r, retryMax)}
 	case d.failures >= probeAfter && !d.answers(now) && all > 0:
 		return Lease{Why: "the origin does not answer, one host at a time tries again: " + d.reason, Retry: d.again(r, 2*retryMin)}
@@ -206,6 +206,14 @@ func (d *Dealer) Deal(r Request, now time.Duration) Lease {
 
 // answers says whether the origin gave something to anybody lately: then those who cannot read it have no route, and hold up nobody else.
 func (d *Dealer) answers(now time.Duration) bool { return d.answered > 0 && now-d.answered < failMax }
+
+// reachesNothing says whether a host has shown that it hardly has a route to the origin: its reads failed, or its first brought nothing for long.
+func (d *Dealer) reachesNothing(a *account, now time.Duration) bool {
+	if !a.brought && a.granted > 0 && d.stuck(a.began, now) {
+		return true
+	}
+	return (a.failures >= failOften || a.failures > 0 && !a.brought) && now-a.failed < failLong
+}
 
 // othersRead says whether a host may leave reading to others: one at least asks, and what it read lately landed. A piece dealt to a host without a route comes seconds late,
 // since that tries for a while, and the last pieces are waited for by all.

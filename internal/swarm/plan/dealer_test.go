@@ -867,3 +867,34 @@ func TestWhatIsReadAgainIsOnItsWayAlthoughOthersHaveIt(t *testing.T) {
 		t.Errorf("b reads %d pieces, the dealer believes %d bytes", len(holding), held)
 	}
 }
+
+// A host whose first lease brought nothing for long, or whose first read failed, leaves the rest to others while they read: what it is dealt comes seconds late.
+func TestAHostThatBroughtNothingLeavesReadingToOthers(t *testing.T) {
+	for _, failed := range []string{"", "no route"} {
+		sizes := make([]int64, 40)
+		for i := range sizes {
+			sizes[i] = 128 << 10
+		}
+		d := NewDealer(sizes)
+		lost := d.Deal(Request{Host: "web-1", Have: NewBits(40), Hosts: 2}, 0).Pieces
+		if len(lost) == 0 {
+			t.Fatal("the first host gets nothing")
+		}
+		have, now := NewBits(40), time.Duration(0)
+		for range 10 {
+			l := d.Deal(Request{Host: "web-2", Have: have, Hosts: 2}, now)
+			for _, i := range l.Pieces {
+				have.Set(i)
+			}
+			now += 10 * time.Millisecond
+		}
+		now = 2 * time.Second
+		d.Deal(Request{Host: "web-2", Have: have, Hosts: 2}, now)
+		if l := d.Deal(Request{Host: "web-1", Have: NewBits(40), Seen: have, Hosts: 2, Failed: failed}, now+time.Second); len(l.Pieces) > 0 {
+			t.Errorf("failed %q: dealt %v beside a host that reads", failed, l.Pieces)
+		}
+		if l := d.Deal(Request{Host: "web-1", Have: NewBits(40), Seen: have, Hosts: 2}, now+10*time.Second); len(l.Pieces) == 0 {
+			t.Errorf("failed %q: dealt nothing although nobody else asks any more: %s", failed, l.Why)
+		}
+	}
+}
