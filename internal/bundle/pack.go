@@ -58,8 +58,8 @@ type Chunk struct {
 //	any:            Encode, each goroutine with an encoder of its own
 //	one goroutine:  Write, in the order of Next; then Finish
 //
-// A chunk that the previous bundle has stays whole or in parts, as it is there. One that it has not is cut into parts of at most 64 KiB, as
-// long as its frames, with those added, have meanFrameMin raw bytes on average.
+// A chunk that the previous bundle has stays whole or in parts, as it is there. One that it has not is cut into parts, as long as the frames
+// of the previous bundle, with those added, have meanFrameMin raw bytes on average.
 type Packer struct {
 	tree     *treeReader
 	chunker  *chunkers.Chunker

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -12,14 +13,13 @@ import (
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
-// completeIsRight says that a bundle that counts as complete holds what its digest says.
-func completeIsRight(t *testing.T, s *Store, ref Ref) {
+// writeAll writes every piece, whether it is here or not.
+func writeAll(t testing.TB, p *Partial, archive []byte, ref Ref) {
 	t.Helper()
-	if _, ok := s.Lookup(ref.Digest); !ok {
-		return
-	}
-	if err := s.Recheck(t.Context(), ref.Digest); err != nil {
-		t.Errorf("it counts as complete, but: %v", err)
+	for i := range ref.Index.Len() {
+		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -68,14 +68,13 @@ func TestReuseBesideAWrite(t *testing.T) {
 	if !once {
 		t.Fatal("test is wrong")
 	}
-	for i := range secondRef.Index.Len() {
-		if err := p.Write(i, pieceOf(second, secondRef.Index, i)); err != nil {
-			t.Fatal(err)
-		}
+	writeAll(t, p, second, secondRef)
+	if err := p.Finish(t.Context(), true); err != nil {
+		t.Fatal(err)
 	}
-	err = p.Finish(t.Context(), true)
-	t.Logf("finish: %v", err)
-	completeIsRight(t, s, secondRef)
+	if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
+		t.Errorf("it counts as complete, but: %v", err)
+	}
 }
 
 // Whoever still holds a partial that was discarded does not finish the one that was begun since.
@@ -83,21 +82,17 @@ func TestFinishOfADiscardedPartial(t *testing.T) {
 	archive, ref := sample(t, 1)
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	p := begin(t, s, ref)
-	for i := range ref.Index.Len() {
-		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeAll(t, p, archive, ref)
 	if err := p.Discard(); err != nil {
 		t.Fatal(err)
 	}
 	next := begin(t, s, ref)
-	err := p.Finish(t.Context(), true)
-	if err == nil {
-		t.Error("a discarded partial finishes")
+	if err := p.Finish(t.Context(), true); !errors.Is(err, ErrMissing) {
+		t.Errorf("a discarded partial finishes: %v", err)
 	}
-	t.Logf("finish: %v, next misses %d", err, next.Missing())
-	completeIsRight(t, s, ref)
+	if _, ok := s.Lookup(ref.Digest); ok || next.Missing() != ref.Index.Len() {
+		t.Errorf("the empty one counts as complete: %v, %d missing", ok, next.Missing())
+	}
 }
 
 // After Close the directory may be another's.
@@ -106,11 +101,7 @@ func TestFinishAfterClose(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Options{Dir: dir, KeepFree: -1})
 	p := begin(t, s, ref)
-	for i := range ref.Index.Len() {
-		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeAll(t, p, archive, ref)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,11 +132,7 @@ func TestADiskThatLostSomething(t *testing.T) {
 	}}})
 	for _, pinned := range []bool{true, false} {
 		p := begin(t, s, ref)
-		for i := range ref.Index.Len() {
-			if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
-				t.Fatal(err)
-			}
-		}
+		writeAll(t, p, archive, ref)
 		armed = true
 		if err := p.Finish(t.Context(), pinned); !errors.Is(err, broken) || p.Missing() != ref.Index.Len() {
 			t.Errorf("pinned %v: %v, %d of %d missing", pinned, err, p.Missing(), ref.Index.Len())
@@ -170,15 +157,13 @@ func TestRotFoundDuringFinish(t *testing.T) {
 		return nil
 	}}})
 	p = begin(t, s, ref)
-	for i := range ref.Index.Len() {
-		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeAll(t, p, archive, ref)
 	armed = true
-	err := p.Finish(t.Context(), true)
-	if _, ok := s.Lookup(ref.Digest); ok && len(s.Suspects()) == 0 {
-		t.Errorf("complete (%v) with %d pieces that are known to be missing, and no suspect", err, p.Missing())
+	if err := p.Finish(t.Context(), true); !errors.Is(err, ErrMismatch) || p.Missing() != 1 {
+		t.Errorf("%v, %d missing", err, p.Missing())
+	}
+	if _, ok := s.Lookup(ref.Digest); ok {
+		t.Error("it counts as complete with a piece that is known to be missing")
 	}
 }
 
@@ -217,6 +202,14 @@ func TestPowerCutWithReuse(t *testing.T) {
 		}
 		return nil
 	}
+	cutEverywhere(t, life, func(s *Store) error {
+		return errors.Join(s.Recheck(t.Context(), firstRef.Digest), s.Recheck(t.Context(), secondRef.Digest))
+	})
+}
+
+// cutEverywhere lives a life once for each of its durable operations, before which the power is cut, and once more after that; then check looks at what there is.
+func cutEverywhere(t *testing.T, life func(dir string, disk *durable.Disk) error, check func(*Store) error) {
+	t.Helper()
 	for n := 1; ; n++ {
 		for _, tear := range []bool{false, true} {
 			faults := &durable.Faults{}
@@ -225,21 +218,40 @@ func TestPowerCutWithReuse(t *testing.T) {
 			err := life(dir, &durable.Disk{Hook: faults.Hook})
 			if !faults.Cut() {
 				if err != nil {
-					t.Fatal(err)
+					t.Fatalf("no fault, but: %v", err)
 				}
-				t.Logf("%d points", n-1)
+				t.Logf("%d crash points", n-1)
 				return
 			}
 			if err := life(dir, nil); err != nil {
-				t.Fatalf("after a cut before %d: %v", n, err)
+				t.Fatalf("after a cut before operation %d (torn: %v): %v", n, tear, err)
 			}
-			b := open(t, Options{Dir: dir, KeepFree: -1})
-			for _, ref := range []Ref{firstRef, secondRef} {
-				if err := b.Recheck(t.Context(), ref.Digest); err != nil {
-					t.Fatalf("after a cut before %d: %v", n, err)
-				}
+			s := open(t, Options{Dir: dir, KeepFree: -1})
+			if err := check(s); err != nil {
+				t.Fatalf("after a cut before operation %d (torn: %v): %v", n, tear, err)
 			}
-			b.Close()
+			s.Close()
 		}
 	}
+}
+
+// TestAnImportThatBreaksOff: what it wrote over counts no more as verified.
+func TestAnImportThatBreaksOff(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	p := begin(t, s, ref)
+	for i := range ref.Index.Len() - 1 {
+		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Import(t.Context(), ref, bytes.NewReader(make([]byte, 1<<20))); err == nil {
+		t.Fatal("half an archive is imported")
+	}
+	p = begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	if err := p.Finish(t.Context(), true); !errors.Is(err, ErrMismatch) || p.Missing() == 0 {
+		t.Errorf("zeros pass for what was verified: %v, %d missing", err, p.Missing())
+	}
+	fetchAll(t, s, archive, ref)
 }

@@ -653,29 +653,12 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 		}
 		return p.Finish(context.Background(), false)
 	}
-	for n := 1; ; n++ {
-		for _, tear := range []bool{false, true} {
-			faults := &durable.Faults{}
-			faults.CutAt(n, tear)
-			dir := filepath.Join(t.TempDir(), "s")
-			err := life(dir, &durable.Disk{Hook: faults.Hook})
-			if !faults.Cut() {
-				if err != nil {
-					t.Fatalf("no fault, but: %v", err)
-				}
-				t.Logf("%d crash points", n-1)
-				return
-			}
-			if err := life(dir, nil); err != nil {
-				t.Fatalf("after a cut before operation %d (torn: %v): %v", n, tear, err)
-			}
-			b := open(t, Options{Dir: dir, KeepFree: -1})
-			if err := b.Recheck(t.Context(), ref.Digest); err != nil || len(b.Pins()) != 1 {
-				t.Fatalf("after a cut before operation %d: %v, pins %v", n, err, b.Pins())
-			}
-			b.Close()
+	cutEverywhere(t, life, func(s *Store) error {
+		if pins := s.Pins(); len(pins) != 1 {
+			return fmt.Errorf("pins %v", pins)
 		}
-	}
+		return s.Recheck(t.Context(), ref.Digest)
+	})
 }
 
 // TestASuspectThatIsGoodIsNoneAnyMore: what looked wrong once, a bad cable or memory, may be right the next time.
