@@ -81,19 +81,9 @@ func flip(t *testing.T, file string, off int64) {
 
 // What rotted between its arrival and its first use is not unpacked, though a plain tar would show nothing of it: the host says that the bytes are wrong, and gets them again.
 func TestARottenBundleIsNotDeployed(t *testing.T) {
-	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n  revisionType: Repository\n" +
+	revision := "  revisionType: Repository\n" +
 		"  repositoryLocation: {path: bundle}\n"
-	host := hostFile(t, "role: web")
-	o := newOrigin(t, "hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group, "bundle/appspec.yml", plainSpec, "bundle/page", "0123456789")
-	f := newSource(t, o, t.TempDir())
-	f.syncs(t)
-	g, ok := f.current().group("01WEBSITE0")
-	if !ok {
-		t.Fatalf("problems %v", f.current().Problems)
-	}
-	d := newDisk(t)
-	newDiskSwarm(t, d)
-	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
+	f, d, g := newWebsite(t, revision, "bundle/appspec.yml", plainSpec, "bundle/page", "0123456789")
 	if err := d.bundles.bring(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
@@ -117,4 +107,22 @@ func TestARottenBundleIsNotDeployed(t *testing.T) {
 	if answer := deploy.preflight(t.Context(), string(g.ID), specOf(f.current().Commit, g)); answer.Refused != "" {
 		t.Errorf("what was fetched again is refused: %+v", answer)
 	}
+}
+
+// newWebsite makes a config repository with one group of web-1, whose revision is what these lines of group.yaml say, and web-1's disk. More names files and their content.
+func newWebsite(t *testing.T, revision string, more ...string) (*followed, *disk, desired.Group) {
+	t.Helper()
+	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n" + revision
+	host := hostFile(t, "role: web")
+	o := newOrigin(t, append([]string{"hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group}, more...)...)
+	f := newSource(t, o, t.TempDir())
+	f.syncs(t)
+	g, ok := f.current().group("01WEBSITE0")
+	if !ok {
+		t.Fatalf("problems %v", f.current().Problems)
+	}
+	d := newDisk(t)
+	newDiskSwarm(t, d)
+	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
+	return f, d, g
 }

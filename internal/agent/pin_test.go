@@ -52,20 +52,10 @@ func TestAWrongPinIsNoHostsFault(t *testing.T) {
 		http.ServeContent(countingWriter{w, &sent}, r, "", time.Time{}, bytes.NewReader(data))
 	}))
 	defer server.Close()
-	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n  revisionType: Https\n  httpsLocation: {url: \"" +
+	revision := "  revisionType: Https\n  httpsLocation: {url: \"" +
 		server.URL + "/a.tar.zst\", bundleType: tar.zst}\n  digest: " + string(wrong) + "\n  index: " + string(x.Digest()) + "\n  size: " + fmt.Sprint(len(data)) + "\n"
-	host := hostFile(t, "role: web")
-	o := newOrigin(t, "hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group)
-	f := newSource(t, o, t.TempDir())
-	f.syncs(t)
-	g, ok := f.current().group("01WEBSITE0")
-	if !ok {
-		t.Fatalf("problems %v", f.current().Problems)
-	}
-	d := newDisk(t)
-	newDiskSwarm(t, d)
+	f, d, g := newWebsite(t, revision)
 	d.config.HTTPS.Enabled = true
-	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
 	d.bundles.world = f.current
 	spec := specOf(f.current().Commit, g)
 	deploy := &deployer{self: "web-1", world: f.current, releases: func() int { return 5 }, applier: d.applier, verifier: d.bundles.verifier, bundles: d.bundles, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}

@@ -20,19 +20,9 @@ import (
 // newHTTPSDisk is a host whose only group has its bundle at url.
 func newHTTPSDisk(t *testing.T, url string) (*disk, rollout.Spec) {
 	t.Helper()
-	group := "id: 01WEBSITE0\napplicationName: website\ndeploymentGroupName: website\ncoordinators: web\ntargets: {hosts: [web-1]}\nrevision:\n  revisionType: Https\n  httpsLocation: {url: \"" +
+	revision := "  revisionType: Https\n  httpsLocation: {url: \"" +
 		url + "/a.zip\", bundleType: zip}\n  digest: " + string(digestOf("a")) + "\n  size: 1000\n"
-	host := hostFile(t, "role: web")
-	o := newOrigin(t, "hosts/web-1.yaml", host, "coordinators/web.yaml", setFile("web-1", host), "shop/group.yaml", group)
-	f := newSource(t, o, t.TempDir())
-	f.syncs(t)
-	g, ok := f.current().group("01WEBSITE0")
-	if !ok {
-		t.Fatalf("problems %v", f.current().Problems)
-	}
-	d := newDisk(t)
-	newDiskSwarm(t, d)
-	d.bundles.verifier = &verifier{repo: f.repo, world: f.current}
+	f, d, g := newWebsite(t, revision)
 	return d, specOf(f.current().Commit, g)
 }
 
