@@ -67,7 +67,7 @@ func (r *Repo) tidy() error {
 	return removeLeftovers(packDir(r.mirrorDir()))
 }
 
-// removeLeftovers deletes temporary packs, and indexes whose pack never came.
+// removeLeftovers deletes temporary packs, and packs and indexes that came without the other.
 func removeLeftovers(packs string) error {
 	list, err := os.ReadDir(packs)
 	if err != nil {
@@ -75,11 +75,12 @@ func removeLeftovers(packs string) error {
 	}
 	for _, e := range list {
 		name := e.Name()
-		stem, isIndex := strings.CutSuffix(name, ".idx")
 		left := strings.HasPrefix(name, incomingPrefix) || strings.HasPrefix(name, "tmp_") || durable.IsTemp(name)
-		if isIndex && !left {
-			_, err := os.Lstat(filepath.Join(packs, stem+".pack"))
-			left = errors.Is(err, os.ErrNotExist)
+		for kind, other := range map[string]string{".idx": ".pack", ".pack": ".idx"} {
+			if stem, is := strings.CutSuffix(name, kind); is && !left {
+				_, err := os.Lstat(filepath.Join(packs, stem+other))
+				left = errors.Is(err, os.ErrNotExist)
+			}
 		}
 		if left {
 			if err := os.Remove(filepath.Join(packs, name)); err != nil {
@@ -103,13 +104,14 @@ func (r *Repo) swap() error {
 }
 
 // setRef records the accepted commit where git looks; for people, and so that
-// a `git gc` by hand keeps everything. Nothing here reads it.
+// a `git gc` by hand keeps everything. Nothing here reads it, and nobody waits
+// for the disk.
 func (r *Repo) setRef(dir string, id plumbing.Hash) error {
 	path := filepath.Join(dir, "refs", "heads", filepath.FromSlash(r.o.Branch))
 	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return durable.WriteFile(path, []byte(id.String()+"\n"), 0o600)
+	return durable.Replace(path, []byte(id.String()+"\n"), 0o600)
 }
 
 // compact rewrites a mirror of many small packs as one. go-git's own repacking

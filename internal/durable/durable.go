@@ -60,7 +60,29 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 }
 
 // WriteFile is like the function WriteFile, on this disk.
-func (d *Disk) WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
+func (d *Disk) WriteFile(path string, data []byte, perm fs.FileMode) error {
+	if err := d.replace(path, data, perm, true); err != nil {
+		return err
+	}
+	if err := d.SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
+// Replace is WriteFile without waiting for the disk: when the process dies the
+// file holds either the old or the new content, after a power cut perhaps
+// neither. SyncFile and SyncDir make up for it.
+func Replace(path string, data []byte, perm fs.FileMode) error {
+	return (*Disk)(nil).Replace(path, data, perm)
+}
+
+// Replace is like the function Replace, on this disk.
+func (d *Disk) Replace(path string, data []byte, perm fs.FileMode) error {
+	return d.replace(path, data, perm, false)
+}
+
+func (d *Disk) replace(path string, data []byte, perm fs.FileMode, sync bool) (err error) {
 	dir := filepath.Dir(path)
 	if err := d.Step("create", path); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
@@ -78,20 +100,18 @@ func (d *Disk) WriteFile(path string, data []byte, perm fs.FileMode) (err error)
 			err = fmt.Errorf("cannot write %s: %w", path, err)
 		}
 	}()
-	if err := d.fill(f, path, data, perm); err != nil {
+	if err := d.fill(f, path, data, perm, sync); err != nil {
 		return err
 	}
 	if err := d.Step("rename", path); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return d.SyncDir(dir)
+	return os.Rename(f.Name(), path)
 }
 
-// fill writes, syncs and closes the temporary file f that will become path.
-func (d *Disk) fill(f *os.File, path string, data []byte, perm fs.FileMode) error {
+// fill writes, syncs if it shall, and closes the temporary file f that will
+// become path.
+func (d *Disk) fill(f *os.File, path string, data []byte, perm fs.FileMode, sync bool) error {
 	if err := d.Step("write", path); err != nil {
 		if torn(err) {
 			f.Write(data[:len(data)/2])
@@ -104,13 +124,34 @@ func (d *Disk) fill(f *os.File, path string, data []byte, perm fs.FileMode) erro
 	if err := f.Chmod(perm); err != nil {
 		return err
 	}
-	if err := d.Step("sync", path); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
+	if sync {
+		if err := d.Step("sync", path); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	return f.Close()
+}
+
+// SyncFile makes the content of the file at path durable, but not its name.
+func SyncFile(path string) error { return (*Disk)(nil).SyncFile(path) }
+
+// SyncFile is like the function SyncFile, on this disk.
+func (d *Disk) SyncFile(path string) error {
+	if err := d.Step("sync", path); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", path, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot sync: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", path, err)
+	}
+	return nil
 }
 
 // SyncDir makes the names in a directory durable.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -37,6 +38,38 @@ func TestWriteFileIsOldOrNewAtEveryCut(t *testing.T) {
 				t.Fatalf("cut at %d: error %v", n, err)
 			}
 		}
+	}
+}
+
+// Replace waits for nothing; SyncFile makes up for it.
+func TestReplaceDoesNotSync(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	var kinds []string
+	disk := &Disk{Hook: func(op Op) error { kinds = append(kinds, op.Kind); return nil }}
+	for _, text := range []string{"old", "new"} {
+		if err := disk.Replace(path, []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, _ := os.ReadFile(path)
+	info, err := os.Stat(path)
+	if err != nil || string(got) != "new" || info.Mode().Perm() != 0o640 {
+		t.Errorf("%q, %v, %v", got, info.Mode(), err)
+	}
+	if slices.Contains(kinds, "sync") || slices.Contains(kinds, "syncdir") {
+		t.Errorf("it syncs: %q", kinds)
+	}
+	kinds = nil
+	if err := disk.SyncFile(path); err != nil || !slices.Equal(kinds, []string{"sync"}) {
+		t.Errorf("%q, %v", kinds, err)
+	}
+	faults := &Faults{}
+	faults.FailAt(1, os.ErrPermission)
+	if err := (&Disk{Hook: faults.Hook}).SyncFile(path); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("a disk that fails: %v", err)
+	}
+	if err := SyncFile(path + "x"); err == nil {
+		t.Error("a file that is not there is synced")
 	}
 }
 

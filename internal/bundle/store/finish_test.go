@@ -6,10 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
-	"testing/fstest"
 
-	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -20,60 +20,6 @@ func writeAll(t testing.TB, p *Partial, archive []byte, ref Ref) {
 		if err := p.Write(i, pieceOf(archive, ref.Index, i)); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// A piece that somebody writes while Reuse runs is not lost to the copy of a rotten one.
-func TestReuseBesideAWrite(t *testing.T) {
-	tree := func(seed byte) fstest.MapFS {
-		f := fstest.MapFS{}
-		for i := range byte(8) {
-			f["lib/"+string('a'+rune(i))] = &fstest.MapFile{Data: noise(100+i, 1<<20), Mode: 0o644}
-		}
-		f["bin/zz"] = &fstest.MapFile{Data: noise(seed, 1<<20), Mode: 0o755}
-		return f
-	}
-	first, firstRef := pack(t, tree(1))
-	second, secondRef := pack(t, tree(2))
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, first, firstRef)
-	from := bundle.Reuse(secondRef.Index, firstRef.Index)
-	victim := -1 // last reusable piece: another run than the first, as one has at most 4 MiB
-	for i, j := range from {
-		if j >= 0 {
-			victim = i
-		}
-	}
-	old, _ := s.Lookup(firstRef.Digest)
-	f, err := os.OpenFile(old.Path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteAt([]byte("rot"), firstRef.Index.Piece(from[victim]).Offset+3); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	p := begin(t, s, secondRef)
-	once := false
-	if err := p.Reuse(t.Context(), func(i, n int) {
-		if !once && i+n <= victim {
-			once = true
-			if err := p.Write(victim, pieceOf(second, secondRef.Index, victim)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if !once {
-		t.Fatal("test is wrong")
-	}
-	writeAll(t, p, second, secondRef)
-	if err := p.Finish(t.Context(), true); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
-		t.Errorf("it counts as complete, but: %v", err)
 	}
 }
 
@@ -254,4 +200,79 @@ func TestAnImportThatBreaksOff(t *testing.T) {
 		t.Errorf("zeros pass for what was verified: %v, %d missing", err, p.Missing())
 	}
 	fetchAll(t, s, archive, ref)
+}
+
+// A fetch begins without waiting for the disk; the folder is durable before a bitmap or the complete bundle counts on it, also one that an earlier process began.
+func TestTheFolderIsDurableBeforeItCounts(t *testing.T) {
+	archive, ref := sample(t, 1)
+	dir := t.TempDir()
+	var ops []string
+	disk := &durable.Disk{Hook: func(op durable.Op) error {
+		rel, err := filepath.Rel(filepath.Join(dir, "partial", ref.Digest.Hex()), op.Path)
+		ops = append(ops, op.Kind+" "+rel)
+		return err
+	}}
+	s := open(t, Options{Dir: dir, KeepFree: -1, Disk: disk})
+	ops = nil
+	p := begin(t, s, ref)
+	if i := slices.IndexFunc(ops, func(op string) bool { return strings.HasPrefix(op, "sync") }); i >= 0 {
+		t.Errorf("Begin waits for the disk: %q", ops)
+	}
+	before := func(then string) {
+		t.Helper()
+		at := slices.Index(ops, then)
+		for _, op := range []string{"sync ref", "sync index", "syncdir .", "syncdir .."} {
+			if i := slices.Index(ops, op); i < 0 || at < i {
+				t.Errorf("%q does not come before %q in %q", op, then, ops)
+			}
+		}
+		ops = nil
+	}
+	if err := p.Write(0, pieceOf(archive, ref.Index, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.sync(); err != nil {
+		t.Fatal(err)
+	}
+	before("create have")
+	if err := p.Write(1, pieceOf(archive, ref.Index, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.sync(); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(ops, "sync ref") {
+		t.Errorf("it is made durable twice: %q", ops)
+	}
+	s.Close()
+	s = open(t, Options{Dir: dir, KeepFree: -1, Disk: disk})
+	ops = nil
+	p = begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	if err := p.Finish(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	before("rename ../../complete/" + ref.Digest.Hex())
+}
+
+// What a power cut leaves of a folder that was never durable: names without content, in any combination. It is fetched again.
+func TestAFolderThatWasNeverDurable(t *testing.T) {
+	archive, ref := sample(t, 1)
+	for _, lost := range [][]string{{"ref"}, {"index"}, {"data"}, {"ref", "index"}, {"index", "data"}, {"ref", "index", "data"}} {
+		dir := t.TempDir()
+		s := open(t, Options{Dir: dir, KeepFree: -1})
+		begin(t, s, ref)
+		s.Close()
+		for _, name := range lost {
+			if err := os.Truncate(filepath.Join(dir, "partial", ref.Digest.Hex(), name), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = open(t, Options{Dir: dir, KeepFree: -1})
+		fetchAll(t, s, archive, ref)
+		if err := s.Recheck(t.Context(), ref.Digest); err != nil {
+			t.Errorf("%q lost: %v", lost, err)
+		}
+		s.Close()
+	}
 }

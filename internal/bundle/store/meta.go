@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
-	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // metaVersion is that of the ref and pins files.
@@ -28,12 +27,9 @@ type refFile struct {
 	Type    bundle.Type   `json:"type"`
 }
 
-func writeRef(disk *durable.Disk, dir string, ref Ref) error {
-	data, err := json.Marshal(refFile{Version: metaVersion, Digest: ref.Digest, Size: ref.Size, Type: ref.Type})
-	if err != nil {
-		return err
-	}
-	return disk.WriteFile(filepath.Join(dir, "ref"), append(data, '\n'), 0o600)
+func encodeRef(ref Ref) []byte {
+	data, _ := json.Marshal(refFile{Version: metaVersion, Digest: ref.Digest, Size: ref.Size, Type: ref.Type}) // strings and numbers can always be encoded
+	return append(data, '\n')
 }
 
 // readRef reads ref and index of a bundle's directory, and when it was last used. An index that is damaged counts as none.

@@ -36,6 +36,8 @@ type Partial struct {
 	have    Bitmap
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
+	written int     // how often ref or index were written
+	settled int     // written when the folder was made durable last
 	unread  bool    // a piece counts as here that nobody verified since it was opened
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
@@ -53,6 +55,7 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 		return nil, err
 	}
 	p := newPartial(s, dir, ref, file)
+	p.written = 1 // nobody knows whether it was settled
 	if ref.Index == nil {
 		return p, nil
 	}
@@ -76,13 +79,55 @@ func (p *Partial) rejoin(ref Ref) error {
 	now := p.ref
 	p.mu.Unlock()
 	if typeChanged {
-		if err := writeRef(p.store.o.Disk, p.dir, now); err != nil {
+		if err := p.writeRef(now); err != nil {
 			return err
 		}
 	}
 	if ref.Index != nil {
 		return p.SetIndex(ref.Index)
 	}
+	return nil
+}
+
+// writeRef notes what is being fetched. Like the index it is made durable by settle, before anything that counts on it: a fetch does not begin with waiting for the disk.
+func (p *Partial) writeRef(ref Ref) error {
+	return p.write("ref", encodeRef(ref))
+}
+
+func (p *Partial) write(name string, data []byte) error {
+	if err := p.store.o.Disk.Replace(filepath.Join(p.dir, name), data, 0o600); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.written++
+	return nil
+}
+
+// settle makes the folder with ref and index durable, for whoever holds the slot. A power cut before that leaves nothing, or what load deletes.
+func (p *Partial) settle() error {
+	p.mu.Lock()
+	written, settled, x := p.written, p.settled, p.index
+	p.mu.Unlock()
+	if written == settled {
+		return nil
+	}
+	disk := p.store.o.Disk
+	err := disk.SyncFile(filepath.Join(p.dir, "ref"))
+	if err == nil && x != nil {
+		err = disk.SyncFile(filepath.Join(p.dir, "index"))
+	}
+	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} {
+		if err == nil {
+			err = disk.SyncDir(dir)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled = written
 	return nil
 }
 
@@ -121,7 +166,7 @@ func (p *Partial) SetIndex(x *bundle.Index) error {
 			return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
 		}
 	}
-	if err := p.store.o.Disk.WriteFile(filepath.Join(p.dir, "index"), x.Encode(), 0o600); err != nil {
+	if err := p.write("index", x.Encode()); err != nil {
 		return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
 	}
 	p.mu.Lock()
@@ -234,6 +279,9 @@ func (p *Partial) syncNow() error {
 
 	err := p.syncData()
 	if err == nil {
+		err = p.settle()
+	}
+	if err == nil {
 		err = p.store.o.Disk.WriteFile(filepath.Join(p.dir, "have"), encodeHave(x, snapshot), 0o600)
 	}
 
@@ -296,6 +344,7 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 	}
 	if errors.Is(err, ErrMismatch) {
 		p.forget(x, i, 1)
+		p.store.distrust()
 	}
 	return data, p.wrap("read piece of", err)
 }
@@ -326,122 +375,6 @@ func (p *Partial) forget(x *bundle.Index, i, n int) {
 			p.dirty++
 		}
 	}
-}
-
-// Reusable says which missing pieces other bundles of this store have, as their indexes tell; nothing without an index.
-func (p *Partial) Reusable() Bitmap {
-	x, have := p.Index(), p.Have()
-	if x == nil {
-		return nil
-	}
-	found := NewBitmap(x.Len())
-	for _, b := range p.others() {
-		for i, j := range bundle.Reuse(x, b.Ref.Index) {
-			if j >= 0 && !have.Has(i) {
-				found.Set(i)
-			}
-		}
-	}
-	return found
-}
-
-// others lists the complete bundles whose pieces are known.
-func (p *Partial) others() (all []*Bundle) {
-	for _, d := range p.store.Digests() {
-		if b, ok := p.store.Lookup(d); ok && b.Ref.Index != nil {
-			all = append(all, b)
-		}
-	}
-	return all
-}
-
-// Reuse takes every missing piece that another bundle of this store has from there, and tells which ones once they are taken: n from the i-th on. Others may write
-// pieces meanwhile.
-func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
-	x := p.Index()
-	if x == nil {
-		return p.wrap("reuse pieces for", ErrNoIndex)
-	}
-	for _, b := range p.others() {
-		if p.Missing() == 0 {
-			break
-		}
-		if err := p.reuseFrom(ctx, b, x, taken); err != nil {
-			return p.wrap("reuse pieces for", err)
-		}
-	}
-	return nil
-}
-
-// reuseMax bounds what is copied at once, in bytes.
-const reuseMax = 4 << 20
-
-// reuseFrom copies pieces of b for x, those that follow each other in both at once and by the kernel, which shares blocks where the file system can, and verifies the
-// copies. What cannot be read there, or is not what it was, is simply fetched, as if it had never been there.
-func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(i, n int)) error {
-	file, err := os.Open(b.Path)
-	if err != nil {
-		return nil
-	}
-	defer file.Close()
-	old := b.Ref.Index
-	from := bundle.Reuse(x, old)
-	var buf []byte
-	for i := 0; i < len(from); {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		have := p.Have() // others write pieces meanwhile
-		for i < len(from) && (from[i] < 0 || have.Has(i)) {
-			i++
-		}
-		if i == len(from) {
-			break
-		}
-		n, size := 1, x.Piece(i).Size
-		for i+n < len(from) && from[i+n] == from[i]+n && !have.Has(i+n) && size+x.Piece(i+n).Size <= reuseMax {
-			size += x.Piece(i + n).Size
-			n++
-		}
-		whole, err := copyRange(p.file, x.Piece(i).Offset, file, old.Piece(from[i]).Offset, size)
-		if err != nil {
-			return noSpace(err)
-		}
-		if !whole {
-			p.forget(x, i, n)
-		} else if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
-			return err
-		}
-		beginSync(p.file, x.Piece(i).Offset, int64(size))
-		i += n
-	}
-	return nil
-}
-
-// takeOver reads n copied pieces of x from the i-th on, and enters those that are right.
-func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, n int)) ([]byte, error) {
-	for end := i + n; i < end; {
-		good := i
-		for ; good < end; good++ {
-			data, err := readPiece(p.file, x, good, buf)
-			if errors.Is(err, ErrMismatch) {
-				p.forget(x, good, 1) // somebody may have written it before the copy did
-				break
-			}
-			if err != nil {
-				return buf, err
-			}
-			buf = data
-		}
-		if good > i {
-			if _, err := p.note(x, i, good-i, 0); err != nil { // after a crash they are copied again
-				return buf, err
-			}
-			taken(i, good-i)
-		}
-		i = good + 1
-	}
-	return buf, nil
 }
 
 // fill writes the archive from a reader and indexes it if nobody has.
@@ -564,11 +497,15 @@ func (p *Partial) complete() error {
 	if gone != nil {
 		return gone
 	}
-	if err := p.syncData(); err != nil {
+	err := p.syncData()
+	if err == nil {
+		err = p.settle()
+	}
+	if err != nil {
 		return noSpace(err)
 	}
 	p.mu.Lock()
-	missing := p.missing
+	missing, vouched := p.missing, !p.unread
 	p.mu.Unlock()
 	if missing > 0 { // somebody read a piece meanwhile, and found it changed
 		return changedOnDisk(missing)
@@ -578,6 +515,9 @@ func (p *Partial) complete() error {
 		return err
 	}
 	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now(), store: p.store}
+	if vouched {
+		b.sound = stateOf(b.Path)
+	}
 	p.mu.Lock()
 	p.done = b
 	p.mu.Unlock()

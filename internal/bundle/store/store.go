@@ -263,14 +263,17 @@ func (s *Store) usedLocked() (used int64) {
 	return used
 }
 
-// create makes the partial's directory. The ref is written last: without it the directory counts for nothing.
+// create makes the partial's directory. The ref is written last: without it the directory counts for nothing. Nothing is durable yet, see settle.
 func (s *Store) create(ref Ref) (_ *Partial, err error) {
 	name := ref.Digest.Hex()
 	dir := s.path("partial", name)
 	if err := s.checkFree(ref.Size); err != nil {
 		return nil, err
 	}
-	if err := s.o.Disk.MkdirAll(dir, 0o700); err != nil {
+	if err := s.o.Disk.Step("mkdir", dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -283,14 +286,12 @@ func (s *Store) create(ref Ref) (_ *Partial, err error) {
 		return nil, err
 	}
 	p := newPartial(s, dir, Ref{Digest: ref.Digest, Size: ref.Size, Type: ref.Type}, file)
-	if err = preallocate(file, ref.Size); err == nil {
-		err = file.Sync()
-	}
+	err = preallocate(file, ref.Size)
 	if err == nil && ref.Index != nil {
 		err = p.SetIndex(ref.Index)
 	}
 	if err == nil {
-		err = writeRef(s.o.Disk, dir, p.ref)
+		err = p.writeRef(p.ref)
 	}
 	if err != nil {
 		_ = file.Close()
@@ -367,11 +368,14 @@ func (s *Store) refresh(b *Bundle, ref Ref) error {
 		changed.Index = ref.Index
 	}
 	if changed.Type != was.Type {
-		if err := writeRef(s.o.Disk, dir, changed); err != nil {
+		if err := s.o.Disk.WriteFile(filepath.Join(dir, "ref"), encodeRef(changed), 0o600); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
+	if changed.Index != was.Index {
+		b.sound = fileState{} // its pieces were never compared with this one
+	}
 	b.Ref, b.used = changed, time.Now()
 	s.mu.Unlock()
 	return fmt.Errorf("it is complete: %w", fs.ErrExist)
@@ -386,7 +390,7 @@ func (s *Store) Lookup(d bundle.Digest) (*Bundle, bool) {
 		return nil, false
 	}
 	b.used = time.Now()
-	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used, store: s}, true
+	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used, store: s, sound: b.sound}, true
 }
 
 // Partial returns a bundle that is on its way.

@@ -308,68 +308,6 @@ func TestLyingIndexIsFoundOut(t *testing.T) {
 	fetchAll(t, s, archive, Ref{Digest: digest, Size: int64(len(archive)), Type: bundle.TypeZip, Index: honest})
 }
 
-func TestReuseTakesEqualPieces(t *testing.T) {
-	first, firstRef := sample(t, 1)
-	second, secondRef := sample(t, 2)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, first, firstRef)
-	p := begin(t, s, secondRef)
-	promised := p.Reusable().Count()
-	pieces, size := 0, 0
-	err := p.Reuse(t.Context(), func(i, n int) {
-		for pieces += n; n > 0; i, n = i+1, n-1 {
-			size += secondRef.Index.Piece(i).Size
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if promised != pieces || p.Reusable().Count() != 0 {
-		t.Errorf("%d pieces are reusable, %d were reused, %d are left", promised, pieces, p.Reusable().Count())
-	}
-	if size < 1<<20 || p.Missing() != secondRef.Index.Len()-pieces {
-		t.Errorf("%d pieces and %d bytes reused, %d missing of %d", pieces, size, p.Missing(), secondRef.Index.Len())
-	}
-	fetchAll(t, s, second, secondRef)
-}
-
-// A piece that rotted in an earlier bundle is not taken from there; what lies around it is.
-func TestReuseOfWhatRotted(t *testing.T) {
-	first, firstRef := sample(t, 1)
-	second, secondRef := sample(t, 2)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, first, firstRef)
-	old, ok := s.Lookup(firstRef.Digest)
-	if !ok {
-		t.Fatal("the earlier bundle is not there")
-	}
-	from := bundle.Reuse(secondRef.Index, firstRef.Index)
-	rotten := slices.IndexFunc(from, func(j int) bool { return j >= 0 })
-	at := firstRef.Index.Piece(from[rotten]).Offset
-	data := mustRead(t, filepath.Dir(old.Path), "data")
-	if err := os.WriteFile(old.Path, []byte(data[:at]+string(data[at]^1)+data[at+1:]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := begin(t, s, secondRef)
-	var taken []int
-	if err := p.Reuse(t.Context(), func(i, n int) {
-		for ; n > 0; i, n = i+1, n-1 {
-			taken = append(taken, i)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for i, j := range from {
-		if want := j >= 0 && i != rotten; p.Have().Has(i) != want || slices.Contains(taken, i) != want {
-			t.Errorf("piece %d: here %v, told %v, want %v", i, p.Have().Has(i), slices.Contains(taken, i), want)
-		}
-	}
-	if p.Missing() != secondRef.Index.Len()-len(taken) {
-		t.Errorf("%d missing of %d, %d taken", p.Missing(), secondRef.Index.Len(), len(taken))
-	}
-	fetchAll(t, s, second, secondRef)
-}
-
 // Where the index comes from whoever says the digest, a bundle is complete with its last piece: what was verified as it came is not read again. The whole is read if
 // any of it was not, and whoever unpacks it compares its digest in any case.
 func TestAPinnedIndexVouchesForTheWhole(t *testing.T) {
