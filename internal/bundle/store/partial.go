@@ -300,13 +300,18 @@ func (p *Partial) syncData() error {
 		err = dataSync(p.file)
 	}
 	if err != nil {
-		p.mu.Lock()
-		if p.index != nil {
-			p.have, p.missing = NewBitmap(p.index.Len()), p.index.Len()
-		}
-		p.mu.Unlock()
+		p.lose()
 	}
 	return err
+}
+
+// lose takes down that nothing counts as here any more.
+func (p *Partial) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.index != nil && p.gone == nil && p.done == nil {
+		p.have, p.missing = NewBitmap(p.index.Len()), p.index.Len()
+	}
 }
 
 // dataSync holds the descriptor while it is used: the file may be closed at the same time.

@@ -54,6 +54,24 @@ func copyBytes(to *os.File, toOff int64, from *os.File, fromOff int64, size int)
 	return err == nil, err
 }
 
+// awaitSync waits until bytes are written out that beginSync began with. Its error is told once, as that of a sync: whoever gets it must take the bytes for lost.
+func awaitSync(file *os.File, off, size int64) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = conn.Control(func(fd uintptr) {
+		for result = unix.EINTR; errors.Is(result, unix.EINTR); {
+			result = unix.SyncFileRange(int(fd), off, size, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
+		}
+	})
+	if errors.Is(result, unix.ENOSYS) || errors.Is(result, unix.EINVAL) || errors.Is(result, unix.EOPNOTSUPP) {
+		result = nil // it cannot be asked for there; the sync at the end does it
+	}
+	return errors.Join(err, result)
+}
+
 // beginSync lets the kernel begin to write bytes out that somebody will sync later, when more has come. It waits for nothing, and takes no error away from that sync.
 func beginSync(file *os.File, off, size int64) {
 	if conn, err := file.SyscallConn(); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -140,6 +141,7 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 	old := b.Ref.Index
 	from := bundle.Reuse(x, old)
 	sound := b.sound != fileState{} && b.sound == stateOfFile(file)
+	var behind, behindSize int64
 	var buf []byte
 	for i := 0; i < len(from); {
 		if err := ctx.Err(); err != nil {
@@ -172,9 +174,29 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 			return err
 		}
 		beginSync(p.file, x.Piece(i).Offset, int64(size))
+		if err := p.awaitSync(behind, behindSize); err != nil {
+			return err
+		}
+		behind, behindSize = x.Piece(i).Offset, int64(size)
 		i += n
 	}
 	return nil
+}
+
+// awaitSync waits for what was copied before, so that never more is on its way to the disk than two copies: others that wait for it, to note a commit or a vote, stand
+// in the same queue.
+func (p *Partial) awaitSync(off, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	err := p.store.o.Disk.Step("writeback", filepath.Join(p.dir, "data"))
+	if err == nil {
+		err = awaitSync(p.file, off, size)
+	}
+	if err != nil {
+		p.lose()
+	}
+	return noSpace(err)
 }
 
 // takeOver reads n copied pieces of x from the i-th on, and enters those that are right.

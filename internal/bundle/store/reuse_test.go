@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // overwrite changes a file at an offset, and waits until its file system says so: two writes in one tick of its clock look like one.
@@ -90,18 +91,20 @@ func TestReuseOfWhatRotted(t *testing.T) {
 	fetchAll(t, s, second, secondRef)
 }
 
+// largeTree has more in common with others of its kind than is copied at once.
+func largeTree(seed byte) fstest.MapFS {
+	f := fstest.MapFS{}
+	for i := range byte(8) {
+		f["lib/"+string('a'+rune(i))] = &fstest.MapFile{Data: noise(100+i, 1<<20), Mode: 0o644}
+	}
+	f["bin/zz"] = &fstest.MapFile{Data: noise(seed, 1<<20), Mode: 0o755}
+	return f
+}
+
 // A piece that somebody writes while Reuse runs is not lost to the copy of a rotten one.
 func TestReuseBesideAWrite(t *testing.T) {
-	tree := func(seed byte) fstest.MapFS {
-		f := fstest.MapFS{}
-		for i := range byte(8) {
-			f["lib/"+string('a'+rune(i))] = &fstest.MapFile{Data: noise(100+i, 1<<20), Mode: 0o644}
-		}
-		f["bin/zz"] = &fstest.MapFile{Data: noise(seed, 1<<20), Mode: 0o755}
-		return f
-	}
-	first, firstRef := pack(t, tree(1))
-	second, secondRef := pack(t, tree(2))
+	first, firstRef := pack(t, largeTree(1))
+	second, secondRef := pack(t, largeTree(2))
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	fetchAll(t, s, first, firstRef)
 	from := bundle.Reuse(secondRef.Index, firstRef.Index)
@@ -270,4 +273,30 @@ func TestReuseIsAtEase(t *testing.T) {
 			t.Fatalf("thread %d is still there", thread)
 		}
 	}
+}
+
+// A disk that could not write what was copied says so once: nothing of it counts as here then.
+func TestReuseOnADiskThatLosesIt(t *testing.T) {
+	first, firstRef := pack(t, largeTree(1))
+	second, secondRef := pack(t, largeTree(2))
+	full := true
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if op.Kind == "writeback" && full {
+			full = false
+			return unix.ENOSPC
+		}
+		return nil
+	}}})
+	fetchAll(t, s, first, firstRef)
+	p := begin(t, s, secondRef)
+	if err := p.Reuse(t.Context(), func(int, int) {}); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("the error is lost: %v", err)
+	}
+	if p.Missing() != secondRef.Index.Len() || p.Have().Count() != 0 {
+		t.Errorf("%d pieces count as here, %d of %d as missing", p.Have().Count(), p.Missing(), secondRef.Index.Len())
+	}
+	if err := p.Reuse(t.Context(), func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	fetchAll(t, s, second, secondRef)
 }
