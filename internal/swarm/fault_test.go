@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -560,17 +561,16 @@ func TestASlowDiskIsNoStall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		f, sa, sb := newFleet(t, "web-1"), &source{a: a}, &source{a: b}
 		defer f.close()
-		armed := false
+		var armed atomic.Bool // asked while pieces are copied, and while others are written
 		f.disk = &durable.Disk{Hook: func(op durable.Op) error {
-			if armed && op.Kind == "sync" && filepath.Base(op.Path) == "data" {
-				armed = false
+			if op.Kind == "sync" && filepath.Base(op.Path) == "data" && armed.CompareAndSwap(true, false) {
 				time.Sleep(15 * time.Second)
 			}
 			return nil
 		}}
 		h := f.start("web-1")
 		wait(t, a, h.fetch(t.Context(), h.job(a, sa)))
-		armed = true
+		armed.Store(true)
 		g := h.fetch(t.Context(), h.job(b, sb))
 		<-g.done
 		if g.err != nil {
