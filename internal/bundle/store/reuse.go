@@ -97,19 +97,27 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 
 // settleEarly settles while others still fetch, so that completing finds it done.
 func (p *Partial) settleEarly() error {
+	if !p.tryHold() {
+		return nil // whoever has the slot settles
+	}
+	defer func() { <-p.slot }()
+	return noSpace(p.settle())
+}
+
+// tryHold takes the slot if it is free and the partial is still one.
+func (p *Partial) tryHold() bool {
 	select {
 	case p.slot <- struct{}{}:
-		defer func() { <-p.slot }()
 	default:
-		return nil // whoever has it settles
+		return false
 	}
 	p.mu.Lock()
 	over := p.gone != nil || p.done != nil
 	p.mu.Unlock()
 	if over {
-		return nil
+		<-p.slot
 	}
-	return noSpace(p.settle())
+	return !over
 }
 
 // atEasePriority is the nice value (-20 to 19) that work has which nobody waits for until all the rest is here.
@@ -184,11 +192,12 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 }
 
 // awaitSync waits for what was copied before, so that never more is on its way to the disk than two copies: others that wait for it, to note a commit or a vote, stand
-// in the same queue.
+// in the same queue. It holds the slot: an error that is told here is told to nobody else, and must be taken down before the bundle can become complete.
 func (p *Partial) awaitSync(off, size int64) error {
-	if size == 0 {
+	if size == 0 || !p.tryHold() { // or somebody syncs it all
 		return nil
 	}
+	defer func() { <-p.slot }()
 	err := p.store.o.Disk.Step("writeback", filepath.Join(p.dir, "data"))
 	if err == nil {
 		err = awaitSync(p.file, off, size)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -299,4 +300,38 @@ func TestReuseOnADiskThatLosesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetchAll(t, s, second, secondRef)
+}
+
+// Nor does the bundle become complete meanwhile, when others have brought the rest.
+func TestFinishBesideADiskThatLosesIt(t *testing.T) {
+	first, firstRef := pack(t, largeTree(1))
+	second, secondRef := pack(t, largeTree(2))
+	var p *Partial
+	finished := make(chan error, 1)
+	var s *Store
+	s = open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if op.Kind != "writeback" {
+			return nil
+		}
+		for i := range secondRef.Index.Len() {
+			if err := p.Write(i, pieceOf(second, secondRef.Index, i)); err != nil {
+				return err
+			}
+		}
+		go func() { finished <- p.Finish(context.Background(), true) }()
+		for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); runtime.Gosched() {
+			if _, ok := s.Lookup(secondRef.Digest); ok { // it did not wait
+				break
+			}
+		}
+		return unix.EIO
+	}}})
+	fetchAll(t, s, first, firstRef)
+	p = begin(t, s, secondRef)
+	if err := p.Reuse(t.Context(), func(int, int) {}); !errors.Is(err, unix.EIO) {
+		t.Errorf("the error is lost: %v", err)
+	}
+	if err := <-finished; err == nil {
+		t.Error("what the disk lost is complete")
+	}
 }
