@@ -391,7 +391,7 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	r := f.open()
 	mustSync(t, r)
 	packs := packDir(r.mirrorDir())
-	for _, name := range []string{"incoming-123", "tmp_pack_9", "pack-" + strings.Repeat("0", 40) + ".idx", "pack-" + strings.Repeat("1", 40) + ".pack"} {
+	for _, name := range []string{"incoming-123", "tmp_pack_9", "pack-" + strings.Repeat("0", 40) + ".idx"} {
 		if err := os.WriteFile(filepath.Join(packs, name), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}

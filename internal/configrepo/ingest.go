@@ -70,12 +70,8 @@ func ingest(ctx context.Context, dir string, l Limits, fill func(io.Writer) erro
 	if err := f.Chmod(0o444); err != nil {
 		return got, err
 	}
-	// The index first: a pack without one makes go-git refuse the directory. Should a power cut leave one, it counts as a leftover.
-	idx := filepath.Join(packs, name+".idx")
-	if err := durable.Replace(idx, index, 0o444); err != nil {
-		return got, err
-	}
-	if err := durable.SyncFile(idx); err != nil {
+	// The index first: a pack without one makes go-git refuse the directory.
+	if err := durable.WriteFile(filepath.Join(packs, name+".idx"), index, 0o444); err != nil {
 		return got, err
 	}
 	if err := durable.Rename(f.Name(), filepath.Join(packs, name+".pack")); err != nil {

@@ -67,7 +67,7 @@ func (r *Repo) tidy() error {
 	return removeLeftovers(packDir(r.mirrorDir()))
 }
 
-// removeLeftovers deletes temporary packs, and packs and indexes that came without the other.
+// removeLeftovers deletes temporary packs, and indexes whose pack never came.
 func removeLeftovers(packs string) error {
 	list, err := os.ReadDir(packs)
 	if err != nil {
@@ -75,12 +75,11 @@ func removeLeftovers(packs string) error {
 	}
 	for _, e := range list {
 		name := e.Name()
+		stem, isIndex := strings.CutSuffix(name, ".idx")
 		left := strings.HasPrefix(name, incomingPrefix) || strings.HasPrefix(name, "tmp_") || durable.IsTemp(name)
-		for kind, other := range map[string]string{".idx": ".pack", ".pack": ".idx"} {
-			if stem, is := strings.CutSuffix(name, kind); is && !left {
-				_, err := os.Lstat(filepath.Join(packs, stem+other))
-				left = errors.Is(err, os.ErrNotExist)
-			}
+		if isIndex && !left {
+			_, err := os.Lstat(filepath.Join(packs, stem+".pack"))
+			left = errors.Is(err, os.ErrNotExist)
 		}
 		if left {
 			if err := os.Remove(filepath.Join(packs, name)); err != nil {
@@ -104,14 +103,13 @@ func (r *Repo) swap() error {
 }
 
 // setRef records the accepted commit where git looks; for people, and so that
-// a `git gc` by hand keeps everything. Nothing here reads it, and nobody waits
-// for the disk.
+// a `git gc` by hand keeps everything. Nothing here reads it.
 func (r *Repo) setRef(dir string, id plumbing.Hash) error {
 	path := filepath.Join(dir, "refs", "heads", filepath.FromSlash(r.o.Branch))
 	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return durable.Replace(path, []byte(id.String()+"\n"), 0o600)
+	return durable.WriteFile(path, []byte(id.String()+"\n"), 0o600)
 }
 
 // compact rewrites a mirror of many small packs as one. go-git's own repacking

@@ -20,9 +20,6 @@ type Bundle struct {
 	Ref   Ref    // with its index, if it is known
 	used  time.Time
 	store *Store
-	// sound is the file's state when this process had verified every piece of it. While that is so, pieces may be reused unread: Unpack reads the whole before anything is
-	// used, and a peer gets no piece that is not verified.
-	sound fileState
 }
 
 // ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed it: the bundle is among Store.Suspects from then on. The result lies in buf where that has room for it.
@@ -63,7 +60,6 @@ func (s *Store) suspect(d bundle.Digest) {
 		s.suspects[d] = true
 	}
 	s.mu.Unlock()
-	s.distrust()
 	if news && s.o.Suspect != nil {
 		s.o.Suspect()
 	}
@@ -127,7 +123,6 @@ func (s *Store) demote(ctx context.Context, d bundle.Digest) (*Partial, error) {
 	if !ok {
 		return nil, nil
 	}
-	s.distrust()
 	p, err := s.salvage(ctx, b)
 	s.mu.Lock()
 	defer s.mu.Unlock()

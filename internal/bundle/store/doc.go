@@ -11,8 +11,7 @@
 //
 // A piece is written only if its sha256 is in the index, and its bit is made durable only after its bytes are. After a restart a
 // piece that the bitmap claims is verified once more before it is read. A partial's folder is durable before a bitmap or the complete
-// bundle counts on it, not before: what a power cut leaves of it until then is fetched again. A piece of an earlier bundle is verified when
-// it is copied, unless this process verified the whole of that bundle and nobody has written to its file since. Before a bundle counts as complete, Finish compares the digest of
+// bundle counts on it, not before: what a power cut leaves of it until then is fetched again. Before a bundle counts as complete, Finish compares the digest of
 // the whole file, unless a pinned index vouches for every piece that came since the start; before its content is used, Unpack compares it
 // in any case. A bundle that cannot fit within the limit or would use the disk's last bytes is refused before anything is written. All
 // methods may be called from several goroutines; one process at a time may have a store open.

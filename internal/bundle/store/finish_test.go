@@ -6,10 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -275,4 +278,75 @@ func TestAFolderThatWasNeverDurable(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// A Begin that knows another index or type, and comes when the bundle is about to be complete, waits and is told that it is: what is complete is as durable, and has the
+// index its pieces were compared with.
+func TestBeginBesideCompletion(t *testing.T) {
+	archive, ref := sample(t, 1)
+	other, err := bundle.IndexOf(bytes.NewReader(archive), 2*bundle.PieceSizeFor(ref.Size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, late := range map[string]Ref{
+		"index": {Digest: ref.Digest, Size: ref.Size, Type: ref.Type, Index: other},
+		"type":  {Digest: ref.Digest, Size: ref.Size, Type: bundle.TypeTgz},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			begun, armed := make(chan error, 1), false
+			var loose bool
+			var s *Store
+			s = open(t, Options{Dir: dir, KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+				if !armed || op.Kind != "rename" || filepath.Dir(op.Path) != filepath.Join(dir, "complete") {
+					return nil
+				}
+				armed = false
+				go func() {
+					_, err := s.Begin(late)
+					begun <- err
+				}()
+				for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); runtime.Gosched() {
+					if p, _ := s.Partial(ref.Digest); p.Ref().Type != ref.Type || p.Index().Digest() != ref.Index.Digest() { // it did not wait
+						loose = true
+						break
+					}
+				}
+				return nil
+			}}})
+			p := begin(t, s, ref)
+			writeAll(t, p, archive, ref)
+			armed = true
+			if err := p.Finish(t.Context(), true); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-begun; !errors.Is(err, os.ErrExist) {
+				t.Errorf("Begin says %v", err)
+			}
+			if b, ok := s.Lookup(ref.Digest); loose || !ok || b.Ref.Index.Digest() != ref.Index.Digest() {
+				t.Errorf("it was changed between its sync and its completion: %v", loose)
+			}
+			if err := p.Finish(t.Context(), true); err != nil {
+				t.Errorf("finishing what is complete: %v", err)
+			}
+		})
+	}
+}
+
+// A Begin that fails where the disk refuses even to clean up does not keep out the next.
+func TestBeginAfterOneThatCouldNotCleanUp(t *testing.T) {
+	archive, ref := sample(t, 1)
+	bad := false
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if bad && (filepath.Base(op.Path) == "ref" || strings.Contains(op.Path, "trash")) {
+			return errors.New("the disk is ill")
+		}
+		return nil
+	}}})
+	bad = true
+	if _, err := s.Begin(ref); err == nil {
+		t.Fatal("a Begin that cannot write succeeds")
+	}
+	bad = false
+	fetchAll(t, s, archive, ref)
 }

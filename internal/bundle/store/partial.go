@@ -29,15 +29,14 @@ type Partial struct {
 	ref   Ref // without index; never changes but for Type
 	file  *os.File
 	begun bool          // since it last came to rest; guarded by the store's lock
-	slot  chan struct{} // held while the bitmap is written or the directory moves
+	slot  chan struct{} // held while files of the directory are written or synced, but for data, or the directory moves
+	loose bool          // the directory, its ref or its index may not be durable; guarded by slot
 
 	mu      sync.Mutex
 	index   *bundle.Index
 	have    Bitmap
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
-	written int     // how often ref or index were written
-	settled int     // written when the folder was made durable last
 	unread  bool    // a piece counts as here that nobody verified since it was opened
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
@@ -55,7 +54,7 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 		return nil, err
 	}
 	p := newPartial(s, dir, ref, file)
-	p.written = 1 // nobody knows whether it was settled
+	p.loose = true // or not: nobody knows
 	if ref.Index == nil {
 		return p, nil
 	}
@@ -73,13 +72,8 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 
 // rejoin takes over what a new Begin knows better.
 func (p *Partial) rejoin(ref Ref) error {
-	p.mu.Lock()
-	typeChanged := p.ref.Type != ref.Type
-	p.ref.Type = ref.Type
-	now := p.ref
-	p.mu.Unlock()
-	if typeChanged {
-		if err := p.writeRef(now); err != nil {
+	if p.Ref().Type != ref.Type {
+		if err := p.setType(ref.Type); err != nil {
 			return err
 		}
 	}
@@ -89,32 +83,71 @@ func (p *Partial) rejoin(ref Ref) error {
 	return nil
 }
 
-// writeRef notes what is being fetched. Like the index it is made durable by settle, before anything that counts on it: a fetch does not begin with waiting for the disk.
-func (p *Partial) writeRef(ref Ref) error {
-	return p.write("ref", encodeRef(ref))
-}
-
-func (p *Partial) write(name string, data []byte) error {
-	if err := p.store.o.Disk.Replace(filepath.Join(p.dir, name), data, 0o600); err != nil {
+func (p *Partial) setType(t bundle.Type) error {
+	if err := p.hold(); err != nil {
+		return err
+	}
+	defer p.release()
+	now := p.Ref()
+	now.Type = t
+	if err := p.write("ref", encodeRef(now)); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.written++
+	p.ref.Type = t
 	return nil
 }
 
-// settle makes the folder with ref and index durable, for whoever holds the slot. A power cut before that leaves nothing, or what load deletes.
-func (p *Partial) settle() error {
+// hold takes the slot. The error says why it is no partial any more; fs.ErrExist if it is complete.
+func (p *Partial) hold() error {
+	p.slot <- struct{}{}
+	err := p.over()
+	if err != nil {
+		p.release()
+	}
+	return err
+}
+
+// tryHold takes the slot if it is free and the partial is still one.
+func (p *Partial) tryHold() bool {
+	select {
+	case p.slot <- struct{}{}:
+	default:
+		return false
+	}
+	if p.over() != nil {
+		p.release()
+		return false
+	}
+	return true
+}
+
+func (p *Partial) release() { <-p.slot }
+
+func (p *Partial) over() error {
 	p.mu.Lock()
-	written, settled, x := p.written, p.settled, p.index
-	p.mu.Unlock()
-	if written == settled {
+	defer p.mu.Unlock()
+	if p.done != nil {
+		return fmt.Errorf("it is complete: %w", fs.ErrExist)
+	}
+	return p.gone
+}
+
+// write replaces ref or index, for whoever holds the slot. A fetch does not begin with waiting for the disk: settle makes them durable before anything counts on them.
+func (p *Partial) write(name string, data []byte) error {
+	p.loose = true
+	return p.store.o.Disk.Replace(filepath.Join(p.dir, name), data, 0o600)
+}
+
+// settle makes the directory with ref and index durable, for whoever holds the slot. A power cut before that leaves nothing, or what load deletes.
+func (p *Partial) settle() error {
+	if !p.loose {
 		return nil
 	}
 	disk := p.store.o.Disk
 	err := disk.SyncFile(filepath.Join(p.dir, "ref"))
-	if err == nil && x != nil {
+	if err == nil && p.Index() != nil {
 		err = disk.SyncFile(filepath.Join(p.dir, "index"))
 	}
 	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} {
@@ -122,13 +155,8 @@ func (p *Partial) settle() error {
 			err = disk.SyncDir(dir)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settled = written
-	return nil
+	p.loose = err != nil
+	return err
 }
 
 // Ref returns what is being fetched, with the index once it is known.
@@ -161,6 +189,13 @@ func (p *Partial) SetIndex(x *bundle.Index) error {
 	if !x.Framed() && x.PayloadDigest() != ref.Digest {
 		return fmt.Errorf("cannot use index: it belongs to %s, not to %s: %w", x.PayloadDigest().Short(), ref.Digest.Short(), ErrMismatch)
 	}
+	if err := p.hold(); err != nil {
+		return fmt.Errorf("cannot set index of bundle %s: %w", ref.Digest.Short(), err)
+	}
+	defer p.release()
+	if now := p.Index(); now != nil && now.Digest() == x.Digest() {
+		return nil // somebody else was quicker
+	}
 	if tail := x.Tail(); tail != nil {
 		if _, err := p.file.WriteAt(tail, x.PayloadSize()); err != nil {
 			return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
@@ -171,9 +206,6 @@ func (p *Partial) SetIndex(x *bundle.Index) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone != nil {
-		return p.gone
-	}
 	p.index, p.have, p.missing, p.dirty, p.unread = x, NewBitmap(x.Len()), x.Len(), 0, false
 	return nil
 }
@@ -258,19 +290,17 @@ func (p *Partial) note(x *bundle.Index, i, n, size int) (due bool, err error) {
 
 // sync makes the bitmap durable: first the data it speaks of, then itself. One at a time; whoever comes meanwhile is covered by the next.
 func (p *Partial) sync() error {
-	select {
-	case p.slot <- struct{}{}:
-		defer func() { <-p.slot }()
-		return p.syncNow()
-	default:
+	if !p.tryHold() {
 		return nil
 	}
+	defer p.release()
+	return p.syncNow()
 }
 
 // syncNow is sync for whoever holds the slot, and with it the directory's place.
 func (p *Partial) syncNow() error {
 	p.mu.Lock()
-	if p.dirty == 0 || p.index == nil || p.gone != nil || p.done != nil {
+	if p.dirty == 0 || p.index == nil {
 		p.mu.Unlock()
 		return nil
 	}
@@ -349,7 +379,6 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 	}
 	if errors.Is(err, ErrMismatch) {
 		p.forget(x, i, 1)
-		p.store.distrust()
 	}
 	return data, p.wrap("read piece of", err)
 }
@@ -494,14 +523,12 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 // complete makes the data durable and moves the directory over. After a crash before that the pieces since the last durable bitmap are fetched again.
 func (p *Partial) complete() error {
 	disk := p.store.o.Disk
-	p.slot <- struct{}{} // a sync under way ends first, and none begins while the directory moves
-	defer func() { <-p.slot }()
-	p.mu.Lock()
-	gone := p.gone
-	p.mu.Unlock()
-	if gone != nil {
-		return gone
+	if err := p.hold(); errors.Is(err, fs.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
 	}
+	defer p.release()
 	err := p.syncData()
 	if err == nil {
 		err = p.settle()
@@ -510,7 +537,7 @@ func (p *Partial) complete() error {
 		return noSpace(err)
 	}
 	p.mu.Lock()
-	missing, vouched := p.missing, !p.unread
+	missing := p.missing
 	p.mu.Unlock()
 	if missing > 0 { // somebody read a piece meanwhile, and found it changed
 		return changedOnDisk(missing)
@@ -520,9 +547,6 @@ func (p *Partial) complete() error {
 		return err
 	}
 	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now(), store: p.store}
-	if vouched {
-		b.sound = stateOf(b.Path)
-	}
 	p.mu.Lock()
 	p.done = b
 	p.mu.Unlock()
@@ -542,13 +566,11 @@ func (p *Partial) Rest() {
 
 // Discard deletes the partial. Whoever still holds it gets ErrMissing.
 func (p *Partial) Discard() error {
-	p.slot <- struct{}{}
-	defer func() { <-p.slot }()
-	p.mu.Lock()
-	if p.gone != nil || p.done != nil {
-		p.mu.Unlock()
+	if p.hold() != nil {
 		return nil
 	}
+	defer p.release()
+	p.mu.Lock()
 	p.gone = ErrMissing
 	p.mu.Unlock()
 	err := p.file.Close()
@@ -562,18 +584,14 @@ func (p *Partial) Discard() error {
 }
 
 func (p *Partial) close() error {
-	err := p.sync()
-	p.slot <- struct{}{}
-	defer func() { <-p.slot }()
+	if p.hold() != nil {
+		return nil
+	}
+	defer p.release()
+	err := p.syncNow()
 	p.mu.Lock()
-	gone := p.gone != nil || p.done != nil
-	if !gone {
-		p.gone = ErrClosed
-	}
+	p.gone = ErrClosed
 	p.mu.Unlock()
-	if gone {
-		return err
-	}
 	return errors.Join(err, p.file.Close())
 }
 

@@ -12,41 +12,6 @@ import (
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
 
-// fileState tells whether a file is the one it was: whatever is written to it, or takes its place, changes one of these. The zero value is that of no file.
-type fileState struct {
-	dev, ino, size  int64
-	modified, moved unix.Timespec
-}
-
-func stateOf(path string) fileState {
-	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil {
-		return fileState{}
-	}
-	return stateFrom(&st)
-}
-
-func stateOfFile(file *os.File) fileState {
-	var st unix.Stat_t
-	if unix.Fstat(int(file.Fd()), &st) != nil {
-		return fileState{}
-	}
-	return stateFrom(&st)
-}
-
-func stateFrom(st *unix.Stat_t) fileState {
-	return fileState{int64(st.Dev), int64(st.Ino), st.Size, st.Mtim, st.Ctim}
-}
-
-// distrust has every piece that is reused from now on verified: something on this disk was not what it should be, although nobody wrote to it.
-func (s *Store) distrust() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, b := range s.complete {
-		b.sound = fileState{}
-	}
-}
-
 // Reusable says which missing pieces other bundles of this store have, as their indexes tell; nothing without an index.
 func (p *Partial) Reusable() Bitmap {
 	x, have := p.Index(), p.Have()
@@ -82,11 +47,12 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 		return p.wrap("reuse pieces for", ErrNoIndex)
 	}
 	err := atEase(func() error {
+		var out writeback
 		for _, b := range p.others() {
 			if p.Missing() == 0 {
 				break
 			}
-			if err := p.reuseFrom(ctx, b, x, taken); err != nil {
+			if err := p.reuseFrom(ctx, b, x, &out, taken); err != nil {
 				return err
 			}
 		}
@@ -100,24 +66,8 @@ func (p *Partial) settleEarly() error {
 	if !p.tryHold() {
 		return nil // whoever has the slot settles
 	}
-	defer func() { <-p.slot }()
+	defer p.release()
 	return noSpace(p.settle())
-}
-
-// tryHold takes the slot if it is free and the partial is still one.
-func (p *Partial) tryHold() bool {
-	select {
-	case p.slot <- struct{}{}:
-	default:
-		return false
-	}
-	p.mu.Lock()
-	over := p.gone != nil || p.done != nil
-	p.mu.Unlock()
-	if over {
-		<-p.slot
-	}
-	return !over
 }
 
 // atEasePriority is the nice value (-20 to 19) that work has which nobody waits for until all the rest is here.
@@ -128,8 +78,15 @@ const atEasePriority = 10
 func atEase(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread()                                                 // and never unlock
-		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), atEasePriority) // where that is not allowed it runs like all else
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() { // the main thread does not end, and nobody else gets it as long as this one has it
+			defer runtime.UnlockOSThread()
+			done <- atEase(f)
+			return
+		}
+		if raw, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid()); err == nil && 20-raw < atEasePriority { // the system call gives 20 - nice
+			_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), atEasePriority) // where that is not allowed it runs like all else
+		}
 		done <- f()
 	}()
 	return <-done
@@ -139,8 +96,8 @@ func atEase(f func() error) error {
 const reuseMax = 4 << 20
 
 // reuseFrom copies pieces of b for x, those that follow each other in both at once and by the kernel, which shares blocks where the file system can, and verifies the
-// copies unless b is sound. What cannot be read there, or is not what it was, is simply fetched, as if it had never been there.
-func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, taken func(i, n int)) error {
+// copies. What cannot be read there, or is not what it was, is simply fetched, as if it had never been there.
+func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out *writeback, taken func(i, n int)) error {
 	file, err := os.Open(b.Path)
 	if err != nil {
 		return nil
@@ -148,8 +105,6 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 	defer file.Close()
 	old := b.Ref.Index
 	from := bundle.Reuse(x, old)
-	sound := b.sound != fileState{} && b.sound == stateOfFile(file)
-	var behind, behindSize int64
 	var buf []byte
 	for i := 0; i < len(from); {
 		if err := ctx.Err(); err != nil {
@@ -173,34 +128,34 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, tak
 		}
 		if !whole {
 			p.forget(x, i, n)
-		} else if sound {
-			if _, err := p.note(x, i, n, 0); err != nil {
-				return err
-			}
-			taken(i, n)
 		} else if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
 			return err
 		}
-		beginSync(p.file, x.Piece(i).Offset, int64(size))
-		if err := p.awaitSync(behind, behindSize); err != nil {
+		if err := p.writeOut(out, x.Piece(i).Offset, int64(size)); err != nil {
 			return err
 		}
-		behind, behindSize = x.Piece(i).Offset, int64(size)
 		i += n
 	}
 	return nil
 }
 
-// awaitSync waits for what was copied before, so that never more is on its way to the disk than two copies: others that wait for it, to note a commit or a vote, stand
-// in the same queue. It holds the slot: an error that is told here is told to nobody else, and must be taken down before the bundle can become complete.
-func (p *Partial) awaitSync(off, size int64) error {
-	if size == 0 || !p.tryHold() { // or somebody syncs it all
+// writeback is the copy that is on its way to the disk.
+type writeback struct{ off, size int64 }
+
+// writeOut lets the disk begin with a copy and waits for the one before, so that never more than two are on their way: others that wait for the disk, to note a commit or
+// a vote, stand in the same queue. It holds the slot while it waits: an error that is told here is told to nobody else, and must be taken down before the bundle can
+// become complete.
+func (p *Partial) writeOut(before *writeback, off, size int64) error {
+	beginSync(p.file, off, size)
+	wait := *before
+	*before = writeback{off, size}
+	if wait.size == 0 || !p.tryHold() { // or somebody syncs it all
 		return nil
 	}
-	defer func() { <-p.slot }()
+	defer p.release()
 	err := p.store.o.Disk.Step("writeback", filepath.Join(p.dir, "data"))
 	if err == nil {
-		err = awaitSync(p.file, off, size)
+		err = awaitSync(p.file, wait.off, wait.size)
 	}
 	if err != nil {
 		p.lose()

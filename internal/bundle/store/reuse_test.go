@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"testing"
@@ -18,19 +17,16 @@ import (
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
-// overwrite changes a file at an offset, and waits until its file system says so: two writes in one tick of its clock look like one.
-func overwrite(t *testing.T, path string, at int64) {
+// damage changes three bytes of a file.
+func damage(t *testing.T, path string, at int64) {
 	t.Helper()
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	was := stateOfFile(file)
-	for was == stateOfFile(file) {
-		if _, err := file.WriteAt([]byte("rot"), at); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := file.WriteAt([]byte("rot"), at); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -71,7 +67,7 @@ func TestReuseOfWhatRotted(t *testing.T) {
 	}
 	from := bundle.Reuse(secondRef.Index, firstRef.Index)
 	rotten := slices.IndexFunc(from, func(j int) bool { return j >= 0 })
-	overwrite(t, old.Path, firstRef.Index.Piece(from[rotten]).Offset)
+	damage(t, old.Path, firstRef.Index.Piece(from[rotten]).Offset)
 	p := begin(t, s, secondRef)
 	var taken []int
 	if err := p.Reuse(t.Context(), func(i, n int) {
@@ -116,7 +112,7 @@ func TestReuseBesideAWrite(t *testing.T) {
 		}
 	}
 	old, _ := s.Lookup(firstRef.Digest)
-	overwrite(t, old.Path, firstRef.Index.Piece(from[victim]).Offset+3)
+	damage(t, old.Path, firstRef.Index.Piece(from[victim]).Offset+3)
 	p := begin(t, s, secondRef)
 	once := false
 	if err := p.Reuse(t.Context(), func(i, n int) {
@@ -138,116 +134,6 @@ func TestReuseBesideAWrite(t *testing.T) {
 	}
 	if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
 		t.Errorf("it counts as complete, but: %v", err)
-	}
-}
-
-// What this process has verified, and nobody has written to since, is taken over unread. Rot below that, which no file system tells, is found when the whole is
-// unpacked; from then on everything that is reused is read.
-func TestReuseOfWhatRottedUnseen(t *testing.T) {
-	first, firstRef := sample(t, 1)
-	second, secondRef := sample(t, 2)
-	from := bundle.Reuse(secondRef.Index, firstRef.Index)
-	rotten := slices.IndexFunc(from, func(j int) bool { return j >= 0 })
-	reused := func(s *Store) *Partial {
-		t.Helper()
-		p := begin(t, s, secondRef)
-		if err := p.Reuse(t.Context(), func(int, int) {}); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	sites := map[string]func(s *Store, p *Partial){ // where it is found
-		"unpacking": func(s *Store, p *Partial) {
-			writeAll(t, p, second, secondRef)
-			if err := p.Finish(t.Context(), true); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Unpack(t.Context(), secondRef.Digest, filepath.Join(t.TempDir(), "tree")); !errors.Is(err, ErrMismatch) {
-				t.Fatalf("rot is unpacked: %v", err)
-			}
-		},
-		"serving while it comes": func(_ *Store, p *Partial) {
-			if _, err := p.Read(rotten, nil); !errors.Is(err, ErrMismatch) {
-				t.Fatalf("rot is served: %v", err)
-			}
-		},
-		"serving the earlier bundle": func(s *Store, p *Partial) {
-			if err := p.Discard(); err != nil {
-				t.Fatal(err)
-			}
-			b, _ := s.Lookup(firstRef.Digest)
-			if _, err := b.ReadPiece(from[rotten], nil); !errors.Is(err, ErrMismatch) {
-				t.Fatalf("rot is served: %v", err)
-			}
-		},
-	}
-	for where, find := range sites {
-		t.Run(where, func(t *testing.T) {
-			s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-			fetchAll(t, s, first, firstRef)
-			old, _ := s.Lookup(firstRef.Digest)
-			overwrite(t, old.Path, firstRef.Index.Piece(from[rotten]).Offset)
-			s.complete[firstRef.Digest].sound = stateOf(old.Path) // as if the file system had not noticed
-			p := reused(s)
-			if !p.Have().Has(rotten) {
-				t.Fatal("what is sound is read again")
-			}
-			find(s, p)
-			if p = reused(s); p.Have().Has(rotten) {
-				t.Fatal("it is taken over once more")
-			}
-			fetchAll(t, s, second, secondRef)
-			if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-// Nobody vouches for what an earlier process left, nor for an index that came when the bundle was here already.
-func TestWhatIsSound(t *testing.T) {
-	archive, ref := sample(t, 1)
-	dir := t.TempDir()
-	s := open(t, Options{Dir: dir, KeepFree: -1})
-	sound := func(s *Store) bool {
-		b, ok := s.Lookup(ref.Digest)
-		return ok && b.sound != fileState{} && b.sound == stateOf(b.Path)
-	}
-	fetchAll(t, s, archive, ref)
-	if !sound(s) {
-		t.Error("what came piece by piece is not")
-	}
-	s.Close()
-	s = open(t, Options{Dir: dir, KeepFree: -1})
-	if sound(s) {
-		t.Error("what an earlier process left is")
-	}
-	s.Close()
-
-	dir = t.TempDir()
-	s = open(t, Options{Dir: dir, KeepFree: -1})
-	if err := begin(t, s, ref).Write(0, pieceOf(archive, ref.Index, 0)); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	s = open(t, Options{Dir: dir, KeepFree: -1})
-	if !begin(t, s, ref).Have().Has(0) {
-		t.Fatal("nothing is left of the earlier process")
-	}
-	fetchAll(t, s, archive, ref)
-	if sound(s) {
-		t.Error("what an earlier process began is")
-	}
-	s.Close()
-
-	s = open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, archive, ref)
-	s.complete[ref.Digest].Ref.Index = nil
-	if _, err := s.Begin(ref); !errors.Is(err, os.ErrExist) {
-		t.Fatal(err)
-	}
-	if b, _ := s.Lookup(ref.Digest); b.Ref.Index == nil || sound(s) {
-		t.Error("what was never compared with its index is")
 	}
 }
 
@@ -333,5 +219,58 @@ func TestFinishBesideADiskThatLosesIt(t *testing.T) {
 	}
 	if err := <-finished; err == nil {
 		t.Error("what the disk lost is complete")
+	}
+}
+
+// Copies of several bundles stand in one queue.
+func TestReuseOfManyBundlesAwaitsThem(t *testing.T) {
+	ranges, waits := 0, 0
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if op.Kind == "writeback" {
+			waits++
+		}
+		return nil
+	}}})
+	all := fstest.MapFS{}
+	for i := range byte(5) {
+		name, file := "lib/"+string('a'+rune(i)), &fstest.MapFile{Data: noise(100+i, 1<<20), Mode: 0o644}
+		archive, ref := pack(t, fstest.MapFS{name: file})
+		fetchAll(t, s, archive, ref)
+		all[name] = file
+	}
+	_, ref := pack(t, all)
+	if err := begin(t, s, ref).Reuse(t.Context(), func(int, int) { ranges++ }); err != nil {
+		t.Fatal(err)
+	}
+	if ranges < 5 || waits != ranges-1 {
+		t.Errorf("%d copies, %d waits", ranges, waits)
+	}
+}
+
+// Whoever has the rest may finish with the last copy, before Reuse has returned; it is not told of a file that is closed.
+func TestFinishWithTheLastCopy(t *testing.T) {
+	first, firstRef := pack(t, largeTree(1))
+	second, secondRef := pack(t, largeTree(2))
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	fetchAll(t, s, first, firstRef)
+	p := begin(t, s, secondRef)
+	for i, j := range bundle.Reuse(secondRef.Index, firstRef.Index) {
+		if j < 0 {
+			if err := p.Write(i, pieceOf(second, secondRef.Index, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.Reuse(t.Context(), func(int, int) {
+		if p.Missing() == 0 {
+			if err := p.Finish(t.Context(), true); err != nil {
+				t.Error(err)
+			}
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
+		t.Error(err)
 	}
 }

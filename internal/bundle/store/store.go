@@ -270,10 +270,15 @@ func (s *Store) create(ref Ref) (_ *Partial, err error) {
 	if err := s.checkFree(ref.Size); err != nil {
 		return nil, err
 	}
+	if _, err := os.Lstat(dir); err == nil { // a Begin that failed could not clean up either
+		if err := s.trash("partial", name); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.o.Disk.Step("mkdir", dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -291,7 +296,7 @@ func (s *Store) create(ref Ref) (_ *Partial, err error) {
 		err = p.SetIndex(ref.Index)
 	}
 	if err == nil {
-		err = p.writeRef(p.ref)
+		err = p.write("ref", encodeRef(p.ref))
 	}
 	if err != nil {
 		_ = file.Close()
@@ -373,9 +378,6 @@ func (s *Store) refresh(b *Bundle, ref Ref) error {
 		}
 	}
 	s.mu.Lock()
-	if changed.Index != was.Index {
-		b.sound = fileState{} // its pieces were never compared with this one
-	}
 	b.Ref, b.used = changed, time.Now()
 	s.mu.Unlock()
 	return fmt.Errorf("it is complete: %w", fs.ErrExist)
@@ -390,7 +392,7 @@ func (s *Store) Lookup(d bundle.Digest) (*Bundle, bool) {
 		return nil, false
 	}
 	b.used = time.Now()
-	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used, store: s, sound: b.sound}, true
+	return &Bundle{Path: b.Path, Ref: b.Ref, used: b.used, store: s}, true
 }
 
 // Partial returns a bundle that is on its way.
