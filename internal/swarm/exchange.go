@@ -278,7 +278,7 @@ func (x *exchange) finish(ctx context.Context) (more, again bool, err error) {
 	case x.pin != "" || !wrongIndex:
 		return false, false, err
 	}
-	x.suspect(provider, suspicion{why: fmt.Sprintf("the index of bundle %s that %s passed on does not lead to the digest in the commit: %v", x.digest.Short(), provider, err)})
+	x.suspect(provider, suspicion{why: fmt.Sprintf("the index of bundle %s that %s passed on does not lead to the digest in the commit: %v", x.digest.Short(), provider, err), index: x.index.Digest()})
 	return false, true, nil
 }
 
@@ -354,22 +354,27 @@ func (x *exchange) because(why string) {
 type suspicion struct {
 	why    string
 	proven bool // that it sent what it could know to be wrong; otherwise the commit, or whoever told it, may be at fault
+	// index is the one that led to it. A host that offers another by now may have been misled itself, and is asked again; not a second time.
+	index bundle.Digest
 }
 
 // proven is a suspicion of a host that sent what it could know to be wrong.
 func proven(format string, args ...any) suspicion {
-	return suspicion{fmt.Sprintf(format, args...), true}
+	return suspicion{why: fmt.Sprintf(format, args...), proven: true}
 }
 
-// suspect notes a host that sent wrong bytes; it is not asked again.
+// suspect notes a host that sent wrong bytes; it is not asked again, but see suspicion.index.
 func (x *exchange) suspect(host string, what suspicion) {
 	if host == "" {
 		return
 	}
 	x.mu.Lock()
-	_, known := x.suspects[host]
-	if !known {
+	before, known := x.suspects[host]
+	if !known || what.proven && !before.proven {
 		x.suspects[host] = what
+	} else if before.index != what.index {
+		before.index = ""
+		x.suspects[host] = before
 	}
 	if p := x.peers[host]; p != nil {
 		x.place(host, p, nil)
@@ -451,8 +456,9 @@ func (x *exchange) state() state {
 
 // barred says whether a host is not asked again. The lock is held.
 func (x *exchange) barred(host string) bool {
-	_, known := x.suspects[host]
-	return known
+	what, known := x.suspects[host]
+	p := x.peers[host]
+	return known && (what.index == "" || p == nil || p.view.index == "" || p.view.index == what.index)
 }
 
 // judged lists the hosts that are not asked again, and why: those that are known to be at fault, and those that may be. The lock is held.

@@ -50,7 +50,7 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 		peers: map[string]*peer{}, suspects: map[string]suspicion{}, misled: map[bundle.Digest]bool{}, desk: deskView{quiet: now, avoid: map[string]time.Time{}}}
 	before := s.past[job.Ref.Digest].progress
 	for host, why := range before.Suspects {
-		x.suspects[host] = suspicion{why, true}
+		x.suspects[host] = suspicion{why: why, proven: true}
 	}
 	for host, why := range before.Doubted {
 		x.suspects[host] = suspicion{why: why}

@@ -293,11 +293,11 @@ func TestAnIndexOfTheOriginThatIsNotTheOnePinned(t *testing.T) {
 	})
 }
 
-func TestAWrongIndexThatGitDoesNotPinIsChargedToItsSender(t *testing.T) {
-	a := foreign(t, 2<<20, 9)
-	// The liar cuts another archive of the same size and claims the digest of the right one.
+// forged is an archive with one byte changed, at a part of its length, under an index that claims the digest of the right one.
+func forged(t *testing.T, a *archive, part int) *archive {
+	t.Helper()
 	wrong := bytes.Clone(a.data)
-	wrong[len(wrong)/3] ^= 1
+	wrong[len(wrong)/part] ^= 1
 	other, err := bundle.IndexOf(bytes.NewReader(wrong), 0)
 	if err != nil {
 		t.Fatal(err)
@@ -306,14 +306,68 @@ func TestAWrongIndexThatGitDoesNotPinIsChargedToItsSender(t *testing.T) {
 	for i := range other.Len() {
 		sums = append(sums, other.Piece(i).Sum)
 	}
-	forged, err := bundle.ForeignIndex(int64(len(wrong)), other.PieceSize(), a.ref.Digest, sums)
+	index, err := bundle.ForeignIndex(int64(len(wrong)), other.PieceSize(), a.ref.Digest, sums)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &archive{data: wrong, index: index, ref: a.ref}
+}
+
+// A host that passed on a wrong index may have been misled itself: once it offers another, it is asked again. It is not asked a third time.
+func TestWhoWasMisledIsAskedAgain(t *testing.T) {
+	a := foreign(t, 2<<20, 9)
+	for _, c := range []struct {
+		name    string
+		lies    []*archive
+		indexes int64
+	}{
+		{"once", []*archive{forged(t, a, 3)}, 2},
+		{"twice", []*archive{forged(t, a, 3), forged(t, a, 5)}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				f := newFleet(t, "web-1")
+				defer f.close()
+				given, indexed := make(chan *archive), new(atomic.Int64)
+				f.turncoat("bad", given, func() { indexed.Add(1) })
+				h := f.start("web-1")
+				job := h.job(a, nil)
+				job.IndexDigest = ""
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				g := h.fetch(ctx, job)
+				for i, lie := range c.lies {
+					given <- lie
+					for deadline := time.Now().Add(time.Minute); indexed.Load() <= int64(i) || h.swarm.Doubted()["bad"] == "" || h.swarm.Progress(a.ref.Digest).Pieces > 0; time.Sleep(tick) {
+						if time.Now().After(deadline) {
+							t.Fatalf("lie %d is not found out: %v", i, h.swarm.Doubted())
+						}
+					}
+				}
+				given <- a
+				if len(c.lies) == 1 {
+					wait(t, a, g)
+				} else {
+					time.Sleep(10 * time.Second) // of the bubble's
+					cancel()
+					if <-g.done; g.err == nil {
+						t.Error("who misled twice is believed")
+					}
+				}
+				if indexed.Load() != c.indexes {
+					t.Errorf("its index was asked for %d times, want %d", indexed.Load(), c.indexes)
+				}
+			})
+		})
+	}
+}
+
+func TestAWrongIndexThatGitDoesNotPinIsChargedToItsSender(t *testing.T) {
+	a := foreign(t, 2<<20, 9)
+	lie := forged(t, a, 3)
 	bubble(t, func(t *testing.T) {
 		f, s := newFleet(t, "web-1"), &source{a: a}
 		defer f.close()
-		lie := &archive{data: wrong, index: forged, ref: a.ref}
 		f.forger("bad", lie)
 		var all []*fetching
 		for _, name := range names(2) {
@@ -344,21 +398,39 @@ func TestAWrongIndexThatGitDoesNotPinIsChargedToItsSender(t *testing.T) {
 
 // forger adds a host that serves what it was given, unverified.
 func (f *fleet) forger(name string, a *archive) {
+	only := make(chan *archive, 1)
+	only <- a
+	f.turncoat(name, only, func() {})
+}
+
+// turncoat adds a host that serves, unverified, the newest of what it is given; indexed is called when its index is asked for. One host may hear its news.
+func (f *fleet) turncoat(name string, given <-chan *archive, indexed func()) {
+	var served atomic.Pointer[archive]
 	f.impostor(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/swarm/"), "/")
+		parts, a := strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/swarm/"), "/"), served.Load()
 		switch parts[1] {
 		case "news":
-			all := store.NewBitmap(a.index.Len())
-			for i := range a.index.Len() {
-				all.Set(i)
-			}
 			n := &newsWriter{w: bufio.NewWriter(w)}
 			_, _ = n.w.WriteString(newsMagic)
-			_, _ = n.tell(view{index: a.index.Digest(), have: []byte(all)})
-			_ = n.w.Flush()
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
+			for {
+				if a != nil {
+					all := store.NewBitmap(a.index.Len())
+					for i := range a.index.Len() {
+						all.Set(i)
+					}
+					_, _ = n.tell(view{index: a.index.Digest(), have: []byte(all)})
+					_ = n.w.Flush()
+					_ = http.NewResponseController(w).Flush()
+				}
+				select {
+				case <-r.Context().Done():
+					return
+				case a = <-given:
+					served.Store(a)
+				}
+			}
 		case "index":
+			indexed()
 			_, _ = w.Write(a.index.Encode())
 		case "pieces":
 			from, _ := strconv.Atoi(parts[2])
