@@ -333,7 +333,7 @@ func TestWhoWasMisledIsAskedAgain(t *testing.T) {
 				h := f.start("web-1")
 				job := h.job(a, nil)
 				job.IndexDigest = ""
-				ctx, cancel := context.WithCancel(t.Context())
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the bubble's
 				defer cancel()
 				g := h.fetch(ctx, job)
 				for i, lie := range c.lies {
