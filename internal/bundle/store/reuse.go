@@ -5,9 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
@@ -46,19 +43,16 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 	if x == nil {
 		return p.wrap("reuse pieces for", ErrNoIndex)
 	}
-	err := atEase(func() error {
-		var out writeback
-		for _, b := range p.others() {
-			if p.Missing() == 0 {
-				break
-			}
-			if err := p.reuseFrom(ctx, b, x, &out, taken); err != nil {
-				return err
-			}
+	var out writeback
+	for _, b := range p.others() {
+		if p.Missing() == 0 {
+			break
 		}
-		return p.settleEarly()
-	})
-	return p.wrap("reuse pieces for", err)
+		if err := p.reuseFrom(ctx, b, x, &out, taken); err != nil {
+			return p.wrap("reuse pieces for", err)
+		}
+	}
+	return p.wrap("reuse pieces for", p.settleEarly())
 }
 
 // settleEarly settles while others still fetch, so that completing finds it done.
@@ -68,28 +62,6 @@ func (p *Partial) settleEarly() error {
 	}
 	defer p.release()
 	return noSpace(p.settle())
-}
-
-// atEasePriority is the nice value (-20 to 19) that work has which nobody waits for until all the rest is here.
-const atEasePriority = 10
-
-// atEase runs f on a thread of its own, behind what else this host does: its services, and what the agent itself fetches and passes on meanwhile. The thread ends with
-// it, since not everybody may take a lower priority back.
-func atEase(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() { // the main thread does not end, and nobody else gets it as long as this one has it
-			defer runtime.UnlockOSThread()
-			done <- atEase(f)
-			return
-		}
-		if raw, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid()); err == nil && 20-raw < atEasePriority { // the system call gives 20 - nice
-			_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), atEasePriority) // where that is not allowed it runs like all else
-		}
-		done <- f()
-	}()
-	return <-done
 }
 
 // reuseMax bounds what is copied at once, in bytes.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -134,31 +133,6 @@ func TestReuseBesideAWrite(t *testing.T) {
 	}
 	if err := s.Recheck(t.Context(), secondRef.Digest); err != nil {
 		t.Errorf("it counts as complete, but: %v", err)
-	}
-}
-
-// Copying what is here already comes behind all else, and its thread ends with it.
-func TestReuseIsAtEase(t *testing.T) {
-	first, firstRef := sample(t, 1)
-	_, secondRef := sample(t, 2)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, first, firstRef)
-	thread := 0
-	if err := begin(t, s, secondRef).Reuse(t.Context(), func(int, int) {
-		thread = unix.Gettid()
-		if raw, err := unix.Getpriority(unix.PRIO_PROCESS, thread); err != nil || 20-raw < atEasePriority { // the system call gives 20 - nice
-			t.Errorf("its nice value is %d, %v", 20-raw, err)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
-		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", thread)); thread != 0 && errors.Is(err, os.ErrNotExist) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("thread %d is still there", thread)
-		}
 	}
 }
 
