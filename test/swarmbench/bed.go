@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,9 +45,9 @@ type bed struct {
 	procs  []*exec.Cmd
 }
 
-// makeBed makes the namespaces; after an error nothing is left.
-func makeBed(ctx context.Context, spec bedSpec, keep bool) (*bed, error) {
-	dir, err := os.MkdirTemp("", "gitopsd-swarmbench-")
+// makeBed makes the namespaces, and a folder below dir; after an error no namespace is left.
+func makeBed(ctx context.Context, spec bedSpec, dir string, keep bool) (*bed, error) {
+	dir, err := os.MkdirTemp(dir, "")
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +227,7 @@ func ofThisMachine(variable string) bool {
 // kill ends a program with everything it started.
 func kill(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 
-// remove ends every process and takes the namespaces away.
+// remove ends every process, takes the namespaces away and empties the folder.
 func (b *bed) remove() error {
 	for _, cmd := range b.procs {
 		kill(cmd)
@@ -246,7 +247,18 @@ func (b *bed) remove() error {
 		fmt.Fprintln(os.Stderr, "kept:", b.dir)
 		return all
 	}
-	return errors.Join(all, os.RemoveAll(b.dir))
+	return errors.Join(all, empty(b.dir))
+}
+
+// empty frees the blocks of all files below dir and leaves the files. ext4 gives the inode of a file that was deleted within the last minutes to no other, and looks at all
+// of these for every file that it makes: what one measurement deletes would slow the next.
+func empty(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		return os.Truncate(path, 0)
+	})
 }
 
 // run runs a command and puts what it printed into the error.
@@ -270,7 +282,7 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 
 // await polls until ok or ctx ends.
 func await(ctx context.Context, what string, ok func() bool) error {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond) // times are those of the logs; reading these takes the processors from the hosts
 	defer tick.Stop()
 	for !ok() {
 		select {

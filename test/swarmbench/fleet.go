@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 	"github.com/gitopsd/gitopsd/internal/status"
@@ -103,6 +105,10 @@ func (f *fleet) deploy(ctx context.Context, m measurement, r release) (outcome, 
 	if err != nil {
 		return outcome{}, err
 	}
+	unix.Sync() // what the hosts wrote until now does not keep them waiting
+	watched, enough := context.WithCancel(ctx)
+	defer enough()
+	load := watch(watched)
 	commit, err := f.commitGroup(ctx, r)
 	if err != nil {
 		return outcome{}, err
@@ -125,7 +131,8 @@ func (f *fleet) deploy(ctx context.Context, m measurement, r release) (outcome, 
 		return outcome{}, err
 	}
 	after, err := f.bed.sent(ctx, originHost)
-	return outcome{all: end.Sub(f.accepted(commit)), moved: after - before}, err
+	enough()
+	return outcome{all: end.Sub(f.accepted(commit)), moved: after - before, load: load.busy(f.accepted(commit), end)}, err
 }
 
 // accepted is when the first host had verified a commit; zero while none has.

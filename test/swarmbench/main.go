@@ -49,6 +49,7 @@ type outcome struct {
 	size   int64         // bytes of the bundle; 0 for the size of the measurement
 	delta  bool          // the floor is that of what moved, not of the bundle
 	missed string        // what else is required and was not met
+	load   string        // how busy the machine's processors were meanwhile; empty where nobody looked
 	note   string
 }
 
@@ -118,7 +119,7 @@ func main() {
 }
 
 // measure runs the table from top to bottom and says whether every requirement was met.
-func measure(ctx context.Context, o options, only string) (bool, error) {
+func measure(ctx context.Context, o options, only string) (good bool, err error) {
 	pattern, err := regexp.Compile(only)
 	if err != nil {
 		return false, err
@@ -129,8 +130,18 @@ func measure(ctx context.Context, o options, only string) (bool, error) {
 	if o.gitopsd == "" || o.versitygw == "" {
 		return false, fmt.Errorf("-gitopsd and -versitygw are needed: `make bench-swarm` gives both")
 	}
+	dir, err := os.MkdirTemp("", "gitopsd-swarmbench-")
+	if err != nil {
+		return false, err
+	}
+	if !o.keep {
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // one of the programs gives up being root before it reads its files
+		return false, err
+	}
 	fmt.Printf("%-34s %3s %9s %6s %8s %8s %8s %7s %7s\n", "measurement", "N", "link", "MiB", "floor s", "median s", "max s", "ratio", "egress")
-	good := true
+	good = true
 	for _, m := range table() {
 		if !pattern.MatchString(fmt.Sprintf("%s N=%d at %s", m.name, m.bed.hosts, m.bed.rate)) {
 			continue
@@ -141,7 +152,7 @@ func measure(ctx context.Context, o options, only string) (bool, error) {
 		}
 		var all []outcome
 		for range runs {
-			out, err := once(ctx, o, m)
+			out, err := once(ctx, o, m, dir)
 			if ctx.Err() != nil {
 				return false, ctx.Err()
 			}
@@ -159,11 +170,11 @@ func measure(ctx context.Context, o options, only string) (bool, error) {
 	return good, nil
 }
 
-// once makes a bed, runs one measurement in it and takes the bed away.
-func once(ctx context.Context, o options, m measurement) (out outcome, err error) {
+// once makes a bed below dir, runs one measurement in it and takes the bed away.
+func once(ctx context.Context, o options, m measurement, dir string) (out outcome, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	b, err := makeBed(ctx, m.bed, o.keep)
+	b, err := makeBed(ctx, m.bed, dir, o.keep)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -186,6 +197,9 @@ func report(m measurement, all []outcome) bool {
 		egress = max(egress, o.egress(m))
 		if o.note != "" && !slices.Contains(notes, o.note) {
 			notes = append(notes, o.note)
+		}
+		if o.load != "" {
+			notes = append(notes, o.load)
 		}
 		if o.missed != "" {
 			good = false

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// processors notes how busy this machine is: all hosts share its processors, and where those are busy throughout, it is them that a measurement measures, and not the links.
+type processors struct {
+	samples []sample // in order of time
+	err     error
+	done    chan struct{}
+}
+
+// sample is the time since boot that the processors were not idle, and all of it, in ticks.
+type sample struct {
+	at         time.Time
+	busy, both int64
+}
+
+// watch takes samples until ctx ends.
+func watch(ctx context.Context) *processors {
+	p := &processors{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil && p.err == nil {
+			p.take()
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	}()
+	return p
+}
+
+func (p *processors) take() {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		p.err = err
+		return
+	}
+	s := sample{at: time.Now()}
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line) { // proc(5): cpu user nice system idle iowait irq softirq steal guest guest_nice, of which user and nice hold the guests
+		if i == 0 || i > 8 {
+			continue
+		}
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			p.err = fmt.Errorf("/proc/stat says %q: %w", line, err)
+			return
+		}
+		s.both += ticks
+		if i != 4 && i != 5 {
+			s.busy += ticks
+		}
+	}
+	p.samples = append(p.samples, s)
+}
+
+// busy says how much of the processors' time between two moments was used, in words. The watch must have ended.
+func (p *processors) busy(from, to time.Time) string {
+	<-p.done
+	if p.err != nil {
+		return "the processors' load is not known: " + p.err.Error()
+	}
+	var first, last sample
+	for _, s := range p.samples {
+		if !s.at.After(from) || first.at.IsZero() {
+			first = s
+		}
+		if !s.at.After(to) {
+			last = s
+		}
+	}
+	if last.both <= first.both {
+		return "the processors' load is not known"
+	}
+	return fmt.Sprintf("processors %d %% busy", 100*(last.busy-first.busy)/(last.both-first.both))
+}
