@@ -329,7 +329,7 @@ func TestRedeployedDirectoriesAreAsNew(t *testing.T) {
 					t.Fatal(err)
 				}
 				if err := home(dir); err != nil {
-					t.Skipf("not to be had here: %v", err)
+					t.Skipf("such a home cannot be made here: %v", err)
 				}
 				for i, files := range revisions {
 					w.succeed(w.deployment(fmt.Sprintf("d-%d", i+1), w.bundle(files)))
@@ -375,7 +375,7 @@ func TestInstallClosesWhatItOpens(t *testing.T) {
 	count := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
-			t.Skip(err)
+			t.Skip("open files cannot be counted without proc:", err)
 		}
 		return len(entries)
 	}

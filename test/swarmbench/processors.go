@@ -18,8 +18,8 @@ type processors struct {
 
 // sample is the time since boot that the processors were not idle, and all of it, in ticks.
 type sample struct {
-	at         time.Time
-	busy, both int64
+	at          time.Time
+	busy, total int64
 }
 
 // watch takes samples until ctx ends.
@@ -57,7 +57,7 @@ func (p *processors) take() {
 			p.err = fmt.Errorf("/proc/stat says %q: %w", line, err)
 			return
 		}
-		s.both += ticks
+		s.total += ticks
 		if i != 4 && i != 5 {
 			s.busy += ticks
 		}
@@ -80,8 +80,8 @@ func (p *processors) busy(from, to time.Time) string {
 			last = s
 		}
 	}
-	if last.both <= first.both {
+	if last.total <= first.total {
 		return "the processors' load is not known"
 	}
-	return fmt.Sprintf("processors %d %% busy", 100*(last.busy-first.busy)/(last.both-first.both))
+	return fmt.Sprintf("processors %d %% busy", 100*(last.busy-first.busy)/(last.total-first.total))
 }

@@ -6,11 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
@@ -293,43 +292,44 @@ func TestBeginBesideCompletion(t *testing.T) {
 		"type":  {Digest: ref.Digest, Size: ref.Size, Type: bundle.TypeTgz},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			begun, armed := make(chan error, 1), false
-			var loose bool
-			var s *Store
-			s = open(t, Options{Dir: dir, KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
-				if !armed || op.Kind != "rename" || filepath.Dir(op.Path) != filepath.Join(dir, "complete") {
-					return nil
-				}
-				armed = false
-				go func() {
-					_, err := s.Begin(late)
-					begun <- err
-				}()
-				for deadline := time.Now().Add(300 * time.Millisecond); time.Now().Before(deadline); runtime.Gosched() {
-					if p, _ := s.Partial(ref.Digest); p.Ref().Type != ref.Type || p.Index().Digest() != ref.Index.Digest() { // it did not wait
-						loose = true
-						break
-					}
-				}
-				return nil
-			}}})
-			p := begin(t, s, ref)
-			writeAll(t, p, archive, ref)
-			armed = true
-			if err := p.Finish(t.Context(), true); err != nil {
-				t.Fatal(err)
-			}
-			if err := <-begun; !errors.Is(err, os.ErrExist) {
-				t.Errorf("Begin says %v", err)
-			}
-			if b, ok := s.Lookup(ref.Digest); loose || !ok || b.Ref.Index.Digest() != ref.Index.Digest() {
-				t.Errorf("it was changed between its sync and its completion: %v", loose)
-			}
-			if err := p.Finish(t.Context(), true); err != nil {
-				t.Errorf("finishing what is complete: %v", err)
-			}
+			synctest.Test(t, func(t *testing.T) { beginBesideCompletion(t, archive, ref, late) })
 		})
+	}
+}
+
+func beginBesideCompletion(t *testing.T, archive []byte, ref, late Ref) {
+	dir := t.TempDir()
+	begun, armed := make(chan error, 1), false
+	var loose bool
+	var s *Store
+	s = open(t, Options{Dir: dir, KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if !armed || op.Kind != "rename" || filepath.Dir(op.Path) != filepath.Join(dir, "complete") {
+			return nil
+		}
+		armed = false
+		go func() {
+			_, err := s.Begin(late)
+			begun <- err
+		}()
+		synctest.Wait() // it waits for the completion, or is through
+		p, _ := s.Partial(ref.Digest)
+		loose = p.Ref().Type != ref.Type || p.Index().Digest() != ref.Index.Digest()
+		return nil
+	}}})
+	p := begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	armed = true
+	if err := p.Finish(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-begun; !errors.Is(err, os.ErrExist) {
+		t.Errorf("Begin says %v", err)
+	}
+	if b, ok := s.Lookup(ref.Digest); loose || !ok || b.Ref.Index.Digest() != ref.Index.Digest() {
+		t.Errorf("it was changed between its sync and its completion: %v", loose)
+	}
+	if err := p.Finish(t.Context(), true); err != nil {
+		t.Errorf("finishing what is complete: %v", err)
 	}
 }
 
