@@ -108,7 +108,7 @@ func (f *fleet) deploy(ctx context.Context, m measurement, r release) (outcome, 
 	unix.Sync() // what the hosts wrote until now does not keep them waiting
 	watched, enough := context.WithCancel(ctx)
 	defer enough()
-	load := watch(watched)
+	load := watch(watched, f.agents)
 	commit, err := f.commitGroup(ctx, r)
 	if err != nil {
 		return outcome{}, err

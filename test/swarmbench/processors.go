@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -11,20 +12,28 @@ import (
 
 // processors notes how busy this machine is: all hosts share its processors, and where those are busy throughout, it is them that a measurement measures, and not the links.
 type processors struct {
+	agents  []int    // process ids
 	samples []sample // in order of time
 	err     error
 	done    chan struct{}
 }
 
-// sample is the time since boot that the processors were not idle, and all of it, in ticks.
+// sample is the time since boot that the processors were not idle, and all of it, and what agents used of it, in ticks.
 type sample struct {
 	at          time.Time
 	busy, total int64
+	agents      int64
 }
 
+// ticksPerSecond is the unit in which Linux tells times to programs (USER_HZ, proc(5)).
+const ticksPerSecond = 100
+
 // watch takes samples until ctx ends.
-func watch(ctx context.Context) *processors {
+func watch(ctx context.Context, agents []*exec.Cmd) *processors {
 	p := &processors{done: make(chan struct{})}
+	for _, agent := range agents {
+		p.agents = append(p.agents, agent.Process.Pid)
+	}
 	go func() {
 		defer close(p.done)
 		tick := time.NewTicker(50 * time.Millisecond)
@@ -62,7 +71,26 @@ func (p *processors) take() {
 			s.busy += ticks
 		}
 	}
+	for _, pid := range p.agents {
+		s.agents += used(pid)
+	}
 	p.samples = append(p.samples, s)
+}
+
+// used is the processor time of a process and of the children it has waited for, in ticks; nothing if it is gone.
+func used(pid int) (ticks int64) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // the third field, the state, comes first then; 14 to 17 are utime, stime, cutime, cstime
+	if fields := strings.Fields(rest); len(fields) > 14 {
+		for _, field := range fields[11:15] {
+			n, _ := strconv.ParseInt(field, 10, 64)
+			ticks += n
+		}
+	}
+	return ticks
 }
 
 // busy says how much of the processors' time between two moments was used, in words. The watch must have ended.
@@ -83,5 +111,6 @@ func (p *processors) busy(from, to time.Time) string {
 	if last.total <= first.total {
 		return "the processors' load is not known"
 	}
-	return fmt.Sprintf("processors %d %% busy", 100*(last.busy-first.busy)/(last.total-first.total))
+	return fmt.Sprintf("processors %d %% busy, %.2f s of them an agent", 100*(last.busy-first.busy)/(last.total-first.total),
+		float64(last.agents-first.agents)/ticksPerSecond/float64(len(p.agents)))
 }
