@@ -5,8 +5,6 @@ BIN := bin
 CACHE := $(CURDIR)/.cache
 export GITOPSD_TEST_CACHE := $(CACHE)
 
-UNIT = $(shell go list ./... | grep -v /test/)
-
 .PHONY: help build test unit e2e lint fmt check bench bench-swarm soak fuzz mutants tools clean
 
 help: ## say what each target does
@@ -18,8 +16,8 @@ build: ## build bin/gitopsd, reproducibly
 test: ## run every test: units with the race detector, then whole hosts from built binaries
 	@scripts/test
 
-unit: ## run the unit tests alone, with the race detector
-	go test -race $(UNIT)
+unit: ## run the unit tests alone, with the race detector where there are goroutines
+	@scripts/test units
 
 e2e: ## run the tests of built binaries alone
 	go test -timeout 10m ./test/...

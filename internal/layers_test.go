@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -248,5 +249,28 @@ func report(t *testing.T, where, what string, n, budget, limit int) {
 		t.Errorf("%s: %d %s, at most %d", where, n, what, limit)
 	case n > budget:
 		t.Logf("%s: %d %s, budget %d", where, n, what, budget)
+	}
+}
+
+// TestPurePackagesRunWithoutTheRaceDetector compares the list in scripts/test with the table: what is pure has no races, and takes ten times as long with the detector;
+// all else needs it.
+func TestPurePackagesRunWithoutTheRaceDetector(t *testing.T) {
+	script, err := os.ReadFile("../scripts/test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(script), "\npure=\"")
+	list, _, _ := strings.Cut(rest, "\"")
+	got := strings.Fields(list)
+	sort.Strings(got)
+	var want []string
+	for name, l := range layers {
+		if l.pure {
+			want = append(want, name)
+		}
+	}
+	sort.Strings(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("scripts/test runs %q without the race detector, pure are %q", got, want)
 	}
 }

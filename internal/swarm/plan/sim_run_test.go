@@ -49,6 +49,7 @@ func (r simResult) row(name string) string {
 }
 
 func TestAThousandHosts(t *testing.T) {
+	t.Parallel()
 	hosts := 1000
 	if raceEnabled {
 		hosts = 300
@@ -68,6 +69,7 @@ func small(hosts int, routeless float64) simConfig {
 
 // TestAllHostsSendAsMuchHoweverFewRead: hosts without a route to the origin pass on what others read, and a group in which only one host has a route takes hardly longer.
 func TestAllHostsSendAsMuchHoweverFewRead(t *testing.T) {
+	t.Parallel()
 	for _, hosts := range []int{4, 8, 16} {
 		all := simulate(small(hosts, 0))
 		half := simulate(small(hosts, 0.5))
@@ -92,6 +94,7 @@ func TestAllHostsSendAsMuchHoweverFewRead(t *testing.T) {
 // TestWhoAsksFirstMayHaveNoRoute: where half of the hosts cannot read, it hardly matters which, though they find out after a second only. When the first lease was all
 // that was dealt before anything landed, one group in five waited two seconds.
 func TestWhoAsksFirstMayHaveNoRoute(t *testing.T) {
+	t.Parallel()
 	for _, hosts := range []int{4, 8, 16} {
 		for seed := range uint64(160 / hosts) {
 			c := small(hosts, 0)
@@ -104,6 +107,7 @@ func TestWhoAsksFirstMayHaveNoRoute(t *testing.T) {
 }
 
 func TestASimulationIsTheSameEachTime(t *testing.T) {
+	t.Parallel()
 	c := fleet(150, 5)
 	if a, b := simulate(c), simulate(c); a != b {
 		t.Errorf("%+v\n%+v", a, b)
@@ -111,6 +115,7 @@ func TestASimulationIsTheSameEachTime(t *testing.T) {
 }
 
 func TestEachSiteReadsACopyOfItsOwn(t *testing.T) {
+	t.Parallel()
 	c := ownOrigins(fleet(300, 2))
 	r := simulate(c)
 	if err := r.check(c, 1.3); err != nil {
@@ -123,6 +128,7 @@ func TestEachSiteReadsACopyOfItsOwn(t *testing.T) {
 
 // TestAFleetThatReadsInOrderMissesItsBounds takes rarest-first out: pieces are asked for in the order of the file.
 func TestAFleetThatReadsInOrderMissesItsBounds(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("needs a thousand hosts, and too long with the race detector")
 	}
@@ -137,6 +143,7 @@ func TestAFleetThatReadsInOrderMissesItsBounds(t *testing.T) {
 
 // TestAFleetThatDealsNothingAgainMissesItsBounds lets leases that ran out stay with their holders.
 func TestAFleetThatDealsNothingAgainMissesItsBounds(t *testing.T) {
+	t.Parallel()
 	c := fleet(300, 1)
 	if err := simulate(c).check(c, 1.3); err != nil {
 		t.Error("with it:", err)
