@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
@@ -349,4 +351,26 @@ func TestBeginAfterOneThatCouldNotCleanUp(t *testing.T) {
 	}
 	bad = false
 	fetchAll(t, s, archive, ref)
+}
+
+// Nor does one that fails on what an earlier run left keep that from being collected: the disk may be full because of it.
+func TestWhatAFailedBeginLeavesCanBeCollected(t *testing.T) {
+	_, ref := sample(t, 1)
+	full := false
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if full && filepath.Base(op.Path) == "index" {
+			return unix.ENOSPC
+		}
+		return nil
+	}}})
+	bare := ref
+	bare.Index = nil
+	begin(t, s, bare).Rest()
+	full = true
+	if _, err := s.Begin(ref); !errors.Is(err, ErrNoSpace) {
+		t.Fatalf("a Begin on a full disk: %v", err)
+	}
+	if gone, err := s.Collect(t.Context(), 0); err != nil || len(gone) != 1 || gone[0] != ref.Digest {
+		t.Errorf("collected %v, %v", gone, err)
+	}
 }

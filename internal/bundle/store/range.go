@@ -66,8 +66,9 @@ func awaitSync(file *os.File, off, size int64) error {
 			result = unix.SyncFileRange(int(fd), off, size, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
 		}
 	})
-	if errors.Is(result, unix.ENOSYS) || errors.Is(result, unix.EINVAL) || errors.Is(result, unix.EOPNOTSUPP) {
-		result = nil // it cannot be asked for there; the sync at the end does it
+	switch { // it cannot be asked for there, by the file system, the kernel or a sandbox; the sync at the end does it
+	case errors.Is(result, unix.EINVAL), errors.Is(result, unix.EOPNOTSUPP), errors.Is(result, unix.ENOSYS), errors.Is(result, unix.EPERM):
+		result = nil
 	}
 	return errors.Join(err, result)
 }

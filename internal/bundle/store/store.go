@@ -218,9 +218,18 @@ func (s *Store) begin(ref Ref) (*Partial, error) {
 		return nil, s.refresh(b, ref)
 	}
 	if p, ok := s.partials[ref.Digest]; ok && p.ref.Size == ref.Size {
-		p.begun = true
 		s.mu.Unlock()
-		return p, p.rejoin(ref)
+		if err := p.rejoin(ref); err != nil { // on a full disk what nobody fetches must give way
+			return nil, err
+		}
+		s.mu.Lock()
+		here := s.partials[ref.Digest] == p
+		p.begun = p.begun || here
+		s.mu.Unlock()
+		if !here { // collected or completed meanwhile
+			return s.begin(ref)
+		}
+		return p, nil
 	} else if ok {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("it is being fetched as %d bytes, now %d are asked for; discard it first", p.ref.Size, ref.Size)
