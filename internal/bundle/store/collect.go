@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
@@ -96,16 +96,22 @@ func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, erro
 		if err := ctx.Err(); err != nil {
 			return deleted, err
 		}
-		d, kind, partial := s.pickVictim(limit)
+		d, whole, partial := s.pickVictim(limit)
 		if d == "" {
 			return deleted, nil
 		}
 		var err error
 		if partial != nil {
-			err = partial.Discard()
+			err = partial.discard()
 		} else {
-			err = s.trash(kind, d.Hex())
+			err = s.trash(filepath.Dir(whole.Path))
 		}
+		s.mu.Lock()
+		if whole != nil && exists(whole.Path) {
+			s.complete[d] = whole
+		}
+		s.endLocked(d)
+		s.mu.Unlock()
 		if err != nil {
 			return deleted, fmt.Errorf("cannot collect bundle %s: %w", d.Short(), err)
 		}
@@ -114,24 +120,28 @@ func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, erro
 	}
 }
 
-// pickVictim chooses what to delete next and takes complete bundles out of sight at once.
-func (s *Store) pickVictim(limit int64) (victim bundle.Digest, kind string, partial *Partial) {
+// pickVictim chooses what to delete next, a complete bundle or a partial one, and takes it out of sight: a Begin waits until the caller calls endLocked.
+func (s *Store) pickVictim(limit int64) (victim bundle.Digest, whole *Bundle, partial *Partial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || limit > 0 && s.usedLocked() <= limit {
-		return "", "", nil
+		return "", nil, nil
 	}
 	for d, p := range s.partials {
 		if len(s.pins[d]) == 0 && !p.begun {
-			return d, "partial", p
+			delete(s.partials, d)
+			s.busy[d] = p.ref.Size
+			return d, nil, p
 		}
 	}
-	var oldest time.Time
 	for d, b := range s.complete {
-		if len(s.pins[d]) == 0 && (victim == "" || b.used.Before(oldest)) {
-			victim, oldest = d, b.used
+		if len(s.pins[d]) == 0 && (whole == nil || b.used.Before(whole.used)) {
+			victim, whole = d, b
 		}
 	}
-	delete(s.complete, victim)
-	return victim, "complete", nil
+	if whole != nil {
+		delete(s.complete, victim)
+		s.busy[victim] = whole.Ref.Size
+	}
+	return victim, whole, nil
 }

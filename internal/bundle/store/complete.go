@@ -75,11 +75,13 @@ func (s *Store) Suspects() []bundle.Digest {
 // Recheck verifies the whole digest of a complete bundle. One that does not match is no longer complete: what is still good of it becomes
 // a Partial, and the error is ErrMismatch. It is ErrBadIndex too if all of it is as its index says: a bundle that a pinned index vouched for, and not what the digest says.
 func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
-	b, ok := s.Lookup(d)
+	s.mu.Lock()
+	b, ok := s.complete[d]
+	s.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), ErrMissing)
 	}
-	got, err := digestOfFile(ctx, b)
+	got, err := digestOfFile(ctx, b.Path)
 	if err != nil {
 		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), err)
 	}
@@ -89,15 +91,18 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 		s.mu.Unlock()
 		return nil
 	}
-	p, err := s.demote(ctx, d)
+	p, same, err := s.demote(ctx, d, b)
+	if !same { // somebody else was quicker, and it may be another by now
+		return s.Recheck(ctx, d)
+	}
 	if p != nil && err == nil && p.Missing() == 0 {
 		return fmt.Errorf("cannot use bundle %s: %w", d.Short(), badIndex(p.Index(), got, d))
 	}
 	return errors.Join(fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch), err)
 }
 
-func digestOfFile(ctx context.Context, b *Bundle) (bundle.Digest, error) {
-	file, err := os.Open(b.Path)
+func digestOfFile(ctx context.Context, path string) (bundle.Digest, error) {
+	file, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
@@ -110,46 +115,48 @@ func digestOfFile(ctx context.Context, b *Bundle) (bundle.Digest, error) {
 	return bundle.DigestOf(sum), err
 }
 
-// demote makes a partial of a complete bundle that rotted; nil without index or with another length, where nothing of it can be told good.
-func (s *Store) demote(ctx context.Context, d bundle.Digest) (*Partial, error) {
+// demote makes a partial of a complete bundle that rotted; nil without index or with another length, where nothing of it can be told good. same is false if it is not what
+// is complete any more. Where the disk refuses, the bundle stays, and suspect.
+func (s *Store) demote(ctx context.Context, d bundle.Digest, b *Bundle) (p *Partial, same bool, err error) {
 	s.mu.Lock()
-	b, ok := s.complete[d]
+	if s.complete[d] != b {
+		s.mu.Unlock()
+		return nil, false, nil
+	}
 	delete(s.complete, d)
 	delete(s.suspects, d)
-	if ok {
-		s.starting[d] = b.Ref.Size // no Begin meanwhile
-	}
+	s.busy[d] = b.Ref.Size
+	ref := b.Ref
 	s.mu.Unlock()
-	if !ok {
-		return nil, nil
-	}
-	p, err := s.salvage(ctx, b)
+	p, err = s.salvage(ctx, b.Path, ref)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.starting, d)
-	if p != nil {
+	defer s.endLocked(d)
+	switch {
+	case p != nil:
 		s.partials[d] = p
+	case err != nil && exists(b.Path):
+		s.complete[d], s.suspects[d] = b, true
 	}
-	return p, err
+	return p, true, err
 }
 
 // salvage moves a rotten bundle to where partial ones are. The partial is nil if nothing of it can be used.
-func (s *Store) salvage(ctx context.Context, b *Bundle) (*Partial, error) {
-	name := b.Ref.Digest.Hex()
-	info, err := os.Lstat(b.Path)
-	if b.Ref.Index == nil || err != nil || info.Size() != b.Ref.Size {
-		return nil, s.trash("complete", name)
+func (s *Store) salvage(ctx context.Context, path string, ref Ref) (*Partial, error) {
+	info, err := os.Lstat(path)
+	if ref.Index == nil || err != nil || info.Size() != ref.Size {
+		return nil, s.trash(filepath.Dir(path))
 	}
-	dir := s.path("partial", name)
-	if err := s.o.Disk.Rename(filepath.Dir(b.Path), dir); err != nil {
+	dir := s.path("partial", ref.Digest.Hex())
+	if moved, err := s.move(filepath.Dir(path), dir); !moved {
 		return nil, err
 	}
-	p, err := s.resume(dir, b.Ref)
+	p, err := s.resume(dir, ref)
 	if err != nil {
 		return nil, err
 	}
-	if tail := b.Ref.Index.Tail(); tail != nil {
-		if _, err := p.file.WriteAt(tail, b.Ref.Index.PayloadSize()); err != nil {
+	if tail := ref.Index.Tail(); tail != nil {
+		if _, err := p.file.WriteAt(tail, ref.Index.PayloadSize()); err != nil {
 			return p, err
 		}
 	}

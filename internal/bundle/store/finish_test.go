@@ -289,12 +289,14 @@ func TestBeginBesideCompletion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, late := range map[string]Ref{
-		"index": {Digest: ref.Digest, Size: ref.Size, Type: ref.Type, Index: other},
-		"type":  {Digest: ref.Digest, Size: ref.Size, Type: bundle.TypeTgz},
+	fixed := ref
+	fixed.Index = other
+	for name, refs := range map[string][2]Ref{
+		"index": {ref, fixed},
+		"type":  {fixed, {Digest: ref.Digest, Size: ref.Size, Type: bundle.TypeTgz}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { beginBesideCompletion(t, archive, ref, late) })
+			synctest.Test(t, func(t *testing.T) { beginBesideCompletion(t, archive, refs[0], refs[1]) })
 		})
 	}
 }

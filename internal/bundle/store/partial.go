@@ -25,8 +25,8 @@ const copyBufferBytes = 1 << 20
 // Partial is a bundle on its way.
 type Partial struct {
 	store *Store
-	dir   string
-	ref   Ref // without index; never changes but for Type
+	dir   string // guarded by slot
+	ref   Ref    // without index; never changes but for Type
 	file  *os.File
 	begun bool          // since it last came to rest; guarded by the store's lock
 	slot  chan struct{} // held while files of the directory are written or synced, but for data, or the directory moves
@@ -38,6 +38,7 @@ type Partial struct {
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
 	unread  bool    // a piece counts as here that nobody verified since it was opened
+	losses  int     // how often the kernel said that it lost what was written
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
 }
@@ -90,6 +91,9 @@ func (p *Partial) setType(t bundle.Type) error {
 	defer p.release()
 	now := p.Ref()
 	now.Type = t
+	if err := now.Check(); err != nil { // with the index it has the next start would take it for damaged
+		return err
+	}
 	if err := p.write("ref", encodeRef(now)); err != nil {
 		return err
 	}
@@ -262,14 +266,16 @@ func (p *Partial) Write(i int, data []byte) error {
 
 // put stores piece i of x, whose bytes were verified. due says that the bitmap should be made durable.
 func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error) {
+	before := p.lost()
 	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
 		return false, noSpace(err)
 	}
-	return p.note(x, i, 1, len(data))
+	return p.note(x, i, 1, len(data), before)
 }
 
-// note enters that n pieces of x from the i-th on are written, of which so many bytes are to be made durable before long. due says that the bitmap should be made durable.
-func (p *Partial) note(x *bundle.Index, i, n, size int) (due bool, err error) {
+// note enters that n pieces of x from the i-th on are written, since the disk had lost something so many times, and that so many bytes are to be made durable before long.
+// due says that the bitmap should be made durable.
+func (p *Partial) note(x *bundle.Index, i, n, size, losses int) (due bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone != nil {
@@ -277,6 +283,9 @@ func (p *Partial) note(x *bundle.Index, i, n, size int) (due bool, err error) {
 	}
 	if p.index != x {
 		return false, errors.New("its index was replaced meanwhile")
+	}
+	if p.losses != losses {
+		return false, errors.New("the disk lost what was written meanwhile")
 	}
 	for ; n > 0; i, n = i+1, n-1 {
 		if !p.have.Has(i) {
@@ -339,9 +348,17 @@ func (p *Partial) syncData() error {
 func (p *Partial) lose() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.losses++
 	if p.index != nil && p.gone == nil && p.done == nil {
 		p.have, p.missing = NewBitmap(p.index.Len()), p.index.Len()
 	}
+}
+
+// lost says how often the disk lost what was written. Whoever asks before writing hands it to note.
+func (p *Partial) lost() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.losses
 }
 
 // dataSync holds the descriptor while it is used: the file may be closed at the same time.
@@ -522,7 +539,6 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 
 // complete makes the data durable and moves the directory over. After a crash before that the pieces since the last durable bitmap are fetched again.
 func (p *Partial) complete() error {
-	disk := p.store.o.Disk
 	if err := p.hold(); errors.Is(err, fs.ErrExist) {
 		return nil
 	} else if err != nil {
@@ -542,19 +558,37 @@ func (p *Partial) complete() error {
 	if missing > 0 { // somebody read a piece meanwhile, and found it changed
 		return changedOnDisk(missing)
 	}
-	dir := p.store.path("complete", p.ref.Digest.Hex())
-	if err := disk.Rename(p.dir, dir); err != nil {
-		return err
+	if err := p.moveOver(p.store.path("complete", p.ref.Digest.Hex())); err != nil {
+		return noSpace(err)
 	}
-	b := &Bundle{Path: filepath.Join(dir, "data"), Ref: p.Ref(), used: time.Now(), store: p.store}
+	b := &Bundle{Path: filepath.Join(p.dir, "data"), Ref: p.Ref(), used: time.Now(), store: p.store}
+	own := *b
 	p.mu.Lock()
-	p.done = b
+	p.done = &own
 	p.mu.Unlock()
 	p.store.mu.Lock()
 	p.store.complete[p.ref.Digest] = b
 	delete(p.store.partials, p.ref.Digest)
 	p.store.mu.Unlock()
 	return p.file.Close()
+}
+
+// moveOver moves the directory, durably, for whoever holds the slot. Where only the latter failed, the next call does it.
+func (p *Partial) moveOver(dir string) error {
+	disk := p.store.o.Disk
+	if p.dir == dir {
+		return errors.Join(disk.SyncDir(filepath.Dir(dir)), disk.SyncDir(p.store.path("partial")))
+	}
+	if exists(dir) { // a bundle that nobody knows: it could not be deleted
+		if err := p.store.trash(dir); err != nil {
+			return err
+		}
+	}
+	moved, err := p.store.move(p.dir, dir)
+	if moved {
+		p.dir = dir
+	}
+	return err
 }
 
 // Rest says that nobody fetches it for now: unless it is pinned it may be collected.
@@ -566,6 +600,25 @@ func (p *Partial) Rest() {
 
 // Discard deletes the partial. Whoever still holds it gets ErrMissing.
 func (p *Partial) Discard() error {
+	s, d := p.store, p.ref.Digest
+	s.mu.Lock()
+	mine := s.partials[d] == p
+	if mine {
+		delete(s.partials, d)
+		s.busy[d] = p.ref.Size
+	}
+	s.mu.Unlock()
+	err := p.discard()
+	if mine {
+		s.mu.Lock()
+		s.endLocked(d)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// discard is Discard for whoever has taken the partial out of sight.
+func (p *Partial) discard() error {
 	if p.hold() != nil {
 		return nil
 	}
@@ -573,14 +626,7 @@ func (p *Partial) Discard() error {
 	p.mu.Lock()
 	p.gone = ErrMissing
 	p.mu.Unlock()
-	err := p.file.Close()
-	err = errors.Join(err, p.store.trash("partial", p.ref.Digest.Hex()))
-	p.store.mu.Lock()
-	if p.store.partials[p.ref.Digest] == p {
-		delete(p.store.partials, p.ref.Digest)
-	}
-	p.store.mu.Unlock()
-	return p.wrap("discard", err)
+	return p.wrap("discard", errors.Join(p.file.Close(), p.store.trash(p.dir)))
 }
 
 func (p *Partial) close() error {

@@ -94,13 +94,14 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 			size += x.Piece(i + n).Size
 			n++
 		}
+		losses := p.lost()
 		whole, err := copyRange(p.file, x.Piece(i).Offset, file, old.Piece(from[i]).Offset, size)
 		if err != nil {
 			return noSpace(err)
 		}
 		if !whole {
 			p.forget(x, i, n)
-		} else if buf, err = p.takeOver(x, i, n, buf, taken); err != nil {
+		} else if buf, err = p.takeOver(x, i, n, losses, buf, taken); err != nil {
 			return err
 		}
 		if err := p.writeOut(out, x.Piece(i).Offset, int64(size)); err != nil {
@@ -136,7 +137,7 @@ func (p *Partial) writeOut(before *writeback, off, size int64) error {
 }
 
 // takeOver reads n copied pieces of x from the i-th on, and enters those that are right.
-func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, n int)) ([]byte, error) {
+func (p *Partial) takeOver(x *bundle.Index, i, n, losses int, buf []byte, taken func(i, n int)) ([]byte, error) {
 	for end := i + n; i < end; {
 		good := i
 		for ; good < end; good++ {
@@ -151,7 +152,7 @@ func (p *Partial) takeOver(x *bundle.Index, i, n int, buf []byte, taken func(i, 
 			buf = data
 		}
 		if good > i {
-			if _, err := p.note(x, i, good-i, 0); err != nil { // after a crash they are copied again
+			if _, err := p.note(x, i, good-i, 1, losses); err != nil { // after a crash they are copied again, and so they ask for no bitmap
 				return buf, err
 			}
 			taken(i, good-i)

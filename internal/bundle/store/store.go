@@ -59,8 +59,10 @@ type Store struct {
 	partials map[bundle.Digest]*Partial
 	complete map[bundle.Digest]*Bundle
 	pins     map[bundle.Digest][]string
-	starting map[bundle.Digest]int64 // bytes reserved by a Begin or a demotion that is under way
-	suspects map[bundle.Digest]bool  // complete bundles of which a piece is not what it was
+	busy     map[bundle.Digest]int64         // bytes of what is being begun, demoted or removed just now
+	idle     *sync.Cond                      // one of them is over; of mu
+	imports  map[bundle.Digest]chan struct{} // ended when that Import is
+	suspects map[bundle.Digest]bool          // complete bundles of which a piece is not what it was
 
 	pinWrite sync.Mutex // orders writes of the pins file; guards no data
 }
@@ -77,8 +79,9 @@ func Open(o Options) (*Store, error) {
 	if o.SyncEvery <= 0 {
 		o.SyncEvery = defaultSyncEvery
 	}
-	s := &Store{o: o, log: o.Log, partials: map[bundle.Digest]*Partial{}, complete: map[bundle.Digest]*Bundle{}, starting: map[bundle.Digest]int64{},
+	s := &Store{o: o, log: o.Log, partials: map[bundle.Digest]*Partial{}, complete: map[bundle.Digest]*Bundle{}, busy: map[bundle.Digest]int64{}, imports: map[bundle.Digest]chan struct{}{},
 		suspects: map[bundle.Digest]bool{}}
+	s.idle = sync.NewCond(&s.mu)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,6 +96,9 @@ func Open(o Options) (*Store, error) {
 	}
 	s.unlock = unlock
 	if err := s.load(); err != nil {
+		for _, p := range s.partials {
+			_ = p.file.Close()
+		}
 		unlock()
 		return nil, fmt.Errorf("cannot open bundle store %s: %w", o.Dir, err)
 	}
@@ -120,7 +126,7 @@ func (s *Store) load() error {
 		for _, entry := range entries {
 			if err := s.loadOne(kind, entry.Name()); err != nil {
 				s.log.Warn("deleting a damaged bundle directory", "dir", filepath.Join(kind, entry.Name()), "err", err)
-				if err := s.trash(kind, entry.Name()); err != nil {
+				if err := s.trash(s.path(kind, entry.Name())); err != nil {
 					return err
 				}
 			}
@@ -161,16 +167,32 @@ func (s *Store) loadOne(kind, name string) error {
 	return nil
 }
 
-// trash takes a directory out of the way in one step and then deletes it; what a crash leaves in trash is deleted at the next start.
-func (s *Store) trash(kind, name string) error {
-	if err := s.o.Disk.MkdirAll(s.path("trash"), 0o700); err != nil {
-		return err
+// trash takes a directory out of the way in one step and then deletes it; what a crash leaves in trash is deleted at the next start. Where a full disk has no room even for
+// the step it is deleted where it lies: what is left of that after a crash is not whole, and goes at the next start too. Whether the step is durable does not matter.
+func (s *Store) trash(dir string) error {
+	to := s.path("trash", fmt.Sprintf("%s-%d", filepath.Base(dir), time.Now().UnixNano()))
+	err := s.o.Disk.MkdirAll(s.path("trash"), 0o700)
+	if err == nil {
+		err = s.o.Disk.Rename(dir, to)
 	}
-	to := s.path("trash", fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
-	if err := s.o.Disk.Rename(s.path(kind, name), to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch full := errors.Is(noSpace(err), ErrNoSpace); {
+	case full && exists(dir):
+		return os.RemoveAll(dir)
+	case err != nil && !full && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
 	return os.RemoveAll(to)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// move renames a directory. Its error may be that the disk did not make that durable; moved says what is the case now.
+func (s *Store) move(from, to string) (moved bool, err error) {
+	err = s.o.Disk.Rename(from, to)
+	return err == nil || !exists(from) && exists(to), err
 }
 
 // Close makes durable what partials have not yet, and releases the store.
@@ -181,6 +203,9 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	for len(s.busy) > 0 {
+		s.idle.Wait()
+	}
 	partials := make([]*Partial, 0, len(s.partials))
 	for _, p := range s.partials {
 		partials = append(partials, p)
@@ -195,7 +220,7 @@ func (s *Store) Close() error {
 }
 
 // Begin starts or resumes a bundle. Without Ref.Index, pieces cannot be written before SetIndex. Begin of a bundle that is being fetched
-// returns the same Partial; of a complete one, an error that wraps fs.ErrExist; while another Begin of it is under way, an error too.
+// returns the same Partial; of a complete one, an error that wraps fs.ErrExist. It waits for whoever begins or removes the bundle just now.
 func (s *Store) Begin(ref Ref) (*Partial, error) {
 	if err := ref.Check(); err != nil {
 		return nil, err
@@ -209,6 +234,9 @@ func (s *Store) Begin(ref Ref) (*Partial, error) {
 
 func (s *Store) begin(ref Ref) (*Partial, error) {
 	s.mu.Lock()
+	for _, wait := s.busy[ref.Digest]; wait; _, wait = s.busy[ref.Digest] {
+		s.idle.Wait()
+	}
 	if s.closed {
 		s.mu.Unlock()
 		return nil, ErrClosed
@@ -219,43 +247,48 @@ func (s *Store) begin(ref Ref) (*Partial, error) {
 	}
 	if p, ok := s.partials[ref.Digest]; ok && p.ref.Size == ref.Size {
 		s.mu.Unlock()
-		if err := p.rejoin(ref); err != nil { // on a full disk what nobody fetches must give way
-			return nil, err
-		}
+		err := p.rejoin(ref)
 		s.mu.Lock()
 		here := s.partials[ref.Digest] == p
-		p.begun = p.begun || here
+		if here && err == nil { // where it failed, on a full disk, what nobody fetches must give way
+			p.begun = true
+		}
 		s.mu.Unlock()
-		if !here { // collected or completed meanwhile
+		if !here { // removed or completed meanwhile
 			return s.begin(ref)
 		}
-		return p, nil
+		return p, err
 	} else if ok {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("it is being fetched as %d bytes, now %d are asked for; discard it first", p.ref.Size, ref.Size)
-	}
-	if _, ok := s.starting[ref.Digest]; ok {
-		s.mu.Unlock()
-		return nil, errors.New("it is being begun by somebody else just now")
 	}
 	if used := s.usedLocked(); s.o.Limit > 0 && used+ref.Size > s.o.Limit {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("%w: it has %d bytes, %d of the limit of %d are in use (limits.disk)", ErrNoSpace, ref.Size, used, s.o.Limit)
 	}
-	s.starting[ref.Digest] = ref.Size
+	s.busy[ref.Digest] = ref.Size
 	s.mu.Unlock()
 
 	p, err := s.create(ref)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.starting, ref.Digest)
+	s.endLocked(ref.Digest)
+	if err == nil && s.closed {
+		err = errors.Join(ErrClosed, p.file.Close())
+	}
 	if err != nil {
 		return nil, err
 	}
 	p.begun = true
 	s.partials[ref.Digest] = p
 	return p, nil
+}
+
+// endLocked notes that nobody begins, demotes or removes a bundle any more.
+func (s *Store) endLocked(d bundle.Digest) {
+	delete(s.busy, d)
+	s.idle.Broadcast()
 }
 
 // usedLocked is what all bundles take together, in bytes.
@@ -266,7 +299,7 @@ func (s *Store) usedLocked() (used int64) {
 	for _, p := range s.partials {
 		used += p.ref.Size
 	}
-	for _, size := range s.starting {
+	for _, size := range s.busy {
 		used += size
 	}
 	return used
@@ -274,13 +307,12 @@ func (s *Store) usedLocked() (used int64) {
 
 // create makes the partial's directory. The ref is written last: without it the directory counts for nothing. Nothing is durable yet, see settle.
 func (s *Store) create(ref Ref) (_ *Partial, err error) {
-	name := ref.Digest.Hex()
-	dir := s.path("partial", name)
+	dir := s.path("partial", ref.Digest.Hex())
 	if err := s.checkFree(ref.Size); err != nil {
 		return nil, err
 	}
 	if _, err := os.Lstat(dir); err == nil { // a Begin that failed could not clean up either
-		if err := s.trash("partial", name); err != nil {
+		if err := s.trash(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -292,7 +324,7 @@ func (s *Store) create(ref Ref) (_ *Partial, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.trash("partial", name))
+			err = errors.Join(err, s.trash(dir))
 		}
 	}()
 	file, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -381,6 +413,9 @@ func (s *Store) refresh(b *Bundle, ref Ref) error {
 		}
 		changed.Index = ref.Index
 	}
+	if err := changed.Check(); err != nil { // the next start would take it for damaged
+		return err
+	}
 	if changed.Type != was.Type {
 		if err := s.o.Disk.WriteFile(filepath.Join(dir, "ref"), encodeRef(changed), 0o600); err != nil {
 			return err
@@ -433,7 +468,13 @@ func (s *Store) Used() int64 {
 
 // Import reads a whole archive, in order, from a source that needs no pieces: a file of this host, or an origin of an archive nobody
 // indexed. If ref has no index it gets the one the archive carries, else one of fixed pieces. A bundle that is complete is no error.
+// One Import of a bundle waits for another.
 func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
+	over, err := s.importing(ctx, ref.Digest)
+	if err != nil {
+		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
+	}
+	defer over()
 	p, err := s.Begin(ref)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -446,4 +487,30 @@ func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}
 	return p.Finish(ctx, false)
+}
+
+// importing waits until nobody else imports a bundle. The caller says when it is over.
+func (s *Store) importing(ctx context.Context, d bundle.Digest) (over func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other := s.imports[d]; other != nil; other = s.imports[d] {
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		s.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	ended := make(chan struct{})
+	s.imports[d] = ended
+	return func() {
+		s.mu.Lock()
+		delete(s.imports, d)
+		s.mu.Unlock()
+		close(ended)
+	}, nil
 }
