@@ -1,8 +1,13 @@
 package swarm
 
 import (
+	"bytes"
+	"context"
+	"io"
 	"testing"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 func TestTheRateIsThatOfTheLastSeconds(t *testing.T) {
@@ -40,4 +45,26 @@ func TestTheRestTakesWhatItsRateSays(t *testing.T) {
 			t.Errorf("%s: %v", name, eta)
 		}
 	}
+}
+
+// A limit holds also where bytes come that a deadline leaves no time for: they have come, and those after them wait the longer.
+func TestALimitHoldsBeyondADeadline(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const piece, perSecond = 256 << 10, 32 << 10
+		limit, begin := rate.NewLimiter(perSecond, rateBurst), time.Now()
+		for range 12 {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			body := &meter{ctx: ctx, r: bytes.NewReader(make([]byte, piece)), limit: limit, note: func(int) {}}
+			_, body.w = watch(ctx, time.Minute, errSilent)
+			_, _ = io.ReadFull(body, make([]byte, piece)) // all of it is here, whatever the limit says
+			body.w.end()
+			cancel()
+		}
+		if err := take(t.Context(), limit, 1); err != nil {
+			t.Fatal(err)
+		}
+		if took, least := time.Since(begin), time.Duration(12*piece-rateBurst)*time.Second/perSecond; took < least {
+			t.Errorf("%d pieces in %v, the limit allows them in %v", 12, took, least)
+		}
+	})
 }

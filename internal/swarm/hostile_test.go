@@ -313,6 +313,30 @@ func forged(t *testing.T, a *archive, part int) *archive {
 	return &archive{data: wrong, index: index, ref: a.ref}
 }
 
+// So it is by the next fetch, when the first gave up meanwhile.
+func TestWhoWasMisledIsAskedByTheNextFetch(t *testing.T) {
+	a := foreign(t, 2<<20, 9)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		given := make(chan *archive)
+		f.turncoat("bad", given, func() {})
+		h := f.start("web-1")
+		job := h.job(a, nil)
+		job.IndexDigest = ""
+		g := h.fetch(t.Context(), job)
+		given <- forged(t, a, 3)
+		if <-g.done; g.err == nil || h.swarm.Doubted()["bad"] == "" {
+			t.Fatalf("a wrong index: %v, doubted: %v", g.err, h.swarm.Doubted())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the bubble's
+		defer cancel()
+		g = h.fetch(ctx, job)
+		given <- a
+		wait(t, a, g)
+	})
+}
+
 // A host that passed on a wrong index may have been misled itself: once it offers another, it is asked again. It is not asked a third time.
 func TestWhoWasMisledIsAskedAgain(t *testing.T) {
 	a := foreign(t, 2<<20, 9)

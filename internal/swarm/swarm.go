@@ -149,6 +149,7 @@ type Swarm struct {
 // past is what is left of an exchange.
 type past struct {
 	progress Progress
+	suspects map[string]suspicion
 	order    uint64
 	ended    time.Time
 }
@@ -176,14 +177,26 @@ func limiter(bytes int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytes), rateBurst)
 }
 
-// take waits until n bytes may pass.
+// take waits until n bytes may pass that have come, or are at hand. Where ctx ends the wait they count all the same: those after them wait the longer.
 func take(ctx context.Context, l *rate.Limiter, n int) error {
 	for n > 0 {
 		part := min(n, rateBurst)
-		if err := l.WaitN(ctx, part); err != nil && l.Limit() != rate.Inf {
-			return err
-		}
 		n -= part
+		turn := l.ReserveN(time.Now(), part)
+		if !turn.OK() {
+			return fmt.Errorf("%d bytes are more than a limit lets through at once", part)
+		}
+		wait := turn.Delay()
+		if wait == 0 {
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
 	}
 	return ctx.Err()
 }
