@@ -150,7 +150,7 @@ func packToFile(ctx context.Context, dir, file, previous string) (made packed, x
 	}()
 	x, digest, err := store.Pack(ctx, temp, os.DirFS(dir), o, packWorkers())
 	if err != nil {
-		return made, nil, err
+		return made, nil, refusal(err)
 	}
 	if err = temp.Chmod(0o644); err == nil {
 		err = temp.Sync()

@@ -30,9 +30,9 @@ func bundlePinCommand() *cobra.Command {
 				return err
 			}
 			defer archive.Close()
-			x, digest, err := archive.indexOf()
+			x, digest, err := verifyArchive(archive) // a pin vouches for what it names
 			if err != nil {
-				return fmt.Errorf("cannot pin %s: %w", args[0], err)
+				return exitError{code: codeInvalid, err: fmt.Errorf("cannot pin %s: %w", args[0], err)}
 			}
 			if out == "" {
 				out = args[0] + bundle.IndexSuffix

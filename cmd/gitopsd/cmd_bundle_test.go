@@ -294,6 +294,52 @@ func TestBundlePinWritesAnIndexOfAForeignArchive(t *testing.T) {
 	}
 }
 
+// A pin vouches for an archive: one that is damaged or cut off gets none.
+func TestBundlePinRefusesWhatIsDamaged(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skipf("tar is not installed: %v", err)
+	}
+	dir, tree := t.TempDir(), bundleTree(t, "x")
+	ours, foreign := filepath.Join(dir, "ours.tar.zst"), filepath.Join(dir, "foreign.tgz")
+	if out, code := bundleVerb(t, "pack", tree, "-o", ours); code != 0 {
+		t.Fatal(out)
+	}
+	if out, err := exec.Command("tar", "-czf", foreign, "-C", tree, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	flip := func(data []byte) []byte { data[len(data)/3] ^= 1; return data }
+	cut := func(data []byte) []byte { return data[:len(data)/2] }
+	for name, c := range map[string]struct {
+		from   string
+		damage func([]byte) []byte
+	}{"flipped.tar.zst": {ours, flip}, "cut.tar.zst": {ours, cut}, "flipped.tgz": {foreign, flip}, "cut.tgz": {foreign, cut}} {
+		data, err := os.ReadFile(c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, c.damage(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, code := bundleVerb(t, "pin", file)
+		if _, err := os.Lstat(file + bundle.IndexSuffix); code != codeInvalid || err == nil || !strings.Contains(out, file) {
+			t.Errorf("%s: %d %s (%v)", name, code, out, err)
+		}
+	}
+}
+
+// What no host would unpack is found when it is packed.
+func TestBundlePackRefusesALinkThatClimbsOut(t *testing.T) {
+	tree, file := bundleTree(t, "x"), filepath.Join(t.TempDir(), "b.tar.zst")
+	if err := os.Symlink("../../x", filepath.Join(tree, "up")); err != nil {
+		t.Fatal(err)
+	}
+	out, code := bundleVerb(t, "pack", tree, "-o", file)
+	if _, err := os.Lstat(file); code != codeInvalid || err == nil || !strings.Contains(out, `"up" points to "../../x"`) {
+		t.Errorf("%d %s (%v)", code, out, err)
+	}
+}
+
 func TestEditRevision(t *testing.T) {
 	digest, index := bundle.DigestBytes([]byte("d")), bundle.DigestBytes([]byte("i"))
 	rev := revisionBlock{RevisionType: "S3", S3Location: &s3Location{Bucket: "releases", Key: "web/2.tar.zst", BundleType: bundle.TypeTarZst}, Digest: digest, Size: 42, Index: index}

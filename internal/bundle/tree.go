@@ -178,6 +178,9 @@ func (t *treeReader) writeEntry(name string, entry fs.DirEntry) error {
 		if header.Linkname, err = fs.ReadLink(t.tree, name); err != nil {
 			return fmt.Errorf("cannot pack %s: %w", name, err)
 		}
+		if err := new(guard).checkSymlink(&Entry{Name: name, Link: header.Linkname}); err != nil { // no host would unpack it
+			return fmt.Errorf("cannot pack: %w", err)
+		}
 		return t.writeHeader(header)
 	}
 	return fmt.Errorf("cannot pack %s: it is a %s, neither file, directory nor symbolic link", name, info.Mode().Type())
