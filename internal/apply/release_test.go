@@ -69,7 +69,7 @@ func TestNameTooLongForTheStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	archive := tar.NewWriter(file)
-	err = errors.Join(archive.WriteHeader(&tar.Header{Name: strings.Repeat(strings.Repeat("d", 200)+"/", 20) + "f"}), archive.Close(), file.Close())
+	err = errors.Join(archive.WriteHeader(&tar.Header{Name: strings.Repeat(strings.Repeat("d", 200)+"/", 20) + strings.Repeat("f", 75)}), archive.Close(), file.Close())
 	if err != nil {
 		t.Fatal(err)
 	}
