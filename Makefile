@@ -13,7 +13,7 @@ help: ## say what each target does
 build: ## build bin/gitopsd, reproducibly
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $(BIN)/gitopsd ./cmd/gitopsd
 
-test: ## run every test: units with the race detector, then whole hosts from built binaries
+test: ## run every test: units, with the race detector where there are goroutines, then whole hosts from built binaries
 	@scripts/test
 
 unit: ## run the unit tests alone, with the race detector where there are goroutines

@@ -92,7 +92,7 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 		return nil
 	}
 	p, same, err := s.demote(ctx, d, b)
-	if !same { // somebody else was quicker, and it may be another by now
+	if _, whole := s.Lookup(d); !same && whole { // somebody else was quicker, and it is mended by now
 		return s.Recheck(ctx, d)
 	}
 	if p != nil && err == nil && p.Missing() == 0 {

@@ -181,6 +181,25 @@ func TestRecheckOfWhatWasMendedMeanwhile(t *testing.T) {
 	}
 }
 
+// Where somebody else was quicker to find it rotten, both say so.
+func TestRecheckBesideAnother(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	fetchAll(t, s, archive, ref)
+	b, _ := s.Lookup(ref.Digest)
+	damage(t, b.Path, ref.Index.Piece(1).Offset)
+	err := s.Recheck(&slowly{Context: t.Context(), at: func(n int) {
+		if n == 2 {
+			if err := s.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
+				t.Errorf("rotten: %v", err)
+			}
+		}
+	}}, ref.Digest)
+	if !errors.Is(err, ErrMismatch) {
+		t.Errorf("rotten: %v", err)
+	}
+}
+
 // What a copy or a write put there before the kernel said that it lost something does not count as here after it.
 func TestAWriteBesideALoss(t *testing.T) {
 	archive, ref := sample(t, 1)

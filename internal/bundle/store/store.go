@@ -311,7 +311,7 @@ func (s *Store) create(ref Ref) (_ *Partial, err error) {
 	if err := s.checkFree(ref.Size); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(dir); err == nil { // a Begin that failed could not clean up either
+	if exists(dir) { // a Begin that failed could not clean up either
 		if err := s.trash(dir); err != nil {
 			return nil, err
 		}
