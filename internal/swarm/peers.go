@@ -20,7 +20,7 @@ import (
 // peer is another host in an exchange.
 type peer struct {
 	view     view
-	heard    bool                              // it told its news, or could not be reached, at least once
+	heard    bool                              // it told what it has, or could not be reached, at least once
 	live     bool                              // it tells its news now
 	requests map[*context.CancelCauseFunc]bool // under way to it
 	placed   bool                              // the picker counts on it
@@ -204,7 +204,8 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 			if kind != newsPieces || !p.live {
 				gained = nil
 			}
-			heard, p.heard, p.live, p.view = true, true, true, news.view
+			heard, p.live, p.view = true, true, news.view
+			p.heard = p.heard || p.view.index == "" || p.view.have != nil // the pieces come in the frame after the index
 			x.place(host, p, gained)
 		}
 		x.mu.Unlock()

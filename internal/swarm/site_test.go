@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -250,6 +251,53 @@ func TestAnotherSiteIsAskedOnlyOnceTheOwnWasHeard(t *testing.T) {
 			t.Errorf("%d requests went to the own site and %d to the other", near.Load(), far.Load())
 		}
 	})
+}
+
+// TestThePiecesOfTheOwnSiteAreWaitedFor when a host has told of its index, and not yet of what it has: another site was asked in between, and the origin read.
+func TestThePiecesOfTheOwnSiteAreWaitedFor(t *testing.T) {
+	a := packed(t, 10, 200<<10)
+	bubble(t, func(t *testing.T) {
+		f := newFleet(t, "web-1")
+		defer f.close()
+		near := f.liar(t, "web-3", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
+			if strings.HasSuffix(r.URL.Path, "/news") {
+				w = &halting{ResponseWriter: w, at: len(newsMagic) + 5 + sha256.Size, pause: hearFirst / 2}
+			}
+			honest.ServeHTTP(w, r)
+		})
+		far := f.liar(t, "web-2", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) { honest.ServeHTTP(w, r) })
+		at := &movable{sites: map[string]Site{"web-1": {Name: "a"}, "web-2": {Name: "b"}, "web-3": {Name: "a"}}}
+		h, src := f.start("web-1", func(o *Options) { o.Site = at.of }), &source{a: a}
+		wait(t, a, h.fetch(t.Context(), h.job(a, src)))
+		if near.Load() == 0 || far.Load() != 0 || src.payload != 0 {
+			t.Errorf("%d requests went to the own site and %d to the other, %d bytes left the origin", near.Load(), far.Load(), src.payload)
+		}
+	})
+}
+
+// halting pauses after so many bytes, which it sends.
+type halting struct {
+	http.ResponseWriter
+	at    int
+	pause time.Duration
+}
+
+func (h *halting) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+
+func (h *halting) Write(p []byte) (n int, err error) {
+	if h.at < len(p) && h.at > 0 {
+		if n, err = h.ResponseWriter.Write(p[:h.at]); err == nil {
+			err = http.NewResponseController(h.ResponseWriter).Flush()
+		}
+		if err != nil {
+			return n, err
+		}
+		time.Sleep(h.pause)
+		p = p[h.at:]
+	}
+	h.at = 0
+	more, err := h.ResponseWriter.Write(p)
+	return n + more, err
 }
 
 func TestALinkServesFewAtATime(t *testing.T) {
