@@ -95,8 +95,8 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 	if _, whole := s.Lookup(d); !same && whole { // somebody else was quicker, and it is mended by now
 		return s.Recheck(ctx, d)
 	}
-	if p != nil && err == nil && p.Missing() == 0 {
-		return fmt.Errorf("cannot use bundle %s: %w", d.Short(), badIndex(p.Index(), got, d))
+	if p != nil && err == nil && p.Missing() == 0 { // what follows the pieces rotted, or the index is wrong
+		return p.Finish(ctx, false)
 	}
 	return errors.Join(fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch), err)
 }
@@ -154,11 +154,6 @@ func (s *Store) salvage(ctx context.Context, path string, ref Ref) (*Partial, er
 	p, err := s.resume(dir, ref)
 	if err != nil {
 		return nil, err
-	}
-	if tail := ref.Index.Tail(); tail != nil {
-		if _, err := p.file.WriteAt(tail, ref.Index.PayloadSize()); err != nil {
-			return p, err
-		}
 	}
 	return p, p.scan(ctx) // pieces are verified when they are read, should the scan not end
 }

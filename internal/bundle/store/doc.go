@@ -9,7 +9,7 @@
 //
 // # What is promised
 //
-// A piece is written only if its sha256 is in the index, and its bit is made durable only after its bytes are. After a restart a
+// A piece is written only if its sha256 is in the index, by one at a time, and its bit is made durable only after its bytes are. After a restart a
 // piece that the bitmap claims is verified once more before it is read. A partial's folder is durable before a bitmap or the complete
 // bundle counts on it, not before: what a power cut leaves of it until then is fetched again. Before a bundle counts as complete, Finish compares the digest of
 // the whole file, unless a pinned index vouches for every piece that came since the start; before its content is used, Unpack compares it

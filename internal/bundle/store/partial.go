@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // copyBufferBytes is the size of one read when a whole archive is hashed or imported.
@@ -34,6 +35,10 @@ type Partial struct {
 
 	mu      sync.Mutex
 	index   *bundle.Index
+	claims  []claim
+	alone   bool       // nobody may claim pieces
+	streams bool       // an archive without an index is being imported
+	yielded *sync.Cond // of mu: claims or alone have changed
 	have    Bitmap
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
@@ -45,13 +50,19 @@ type Partial struct {
 
 func newPartial(s *Store, dir string, ref Ref, file *os.File) *Partial {
 	ref.Index = nil
-	return &Partial{store: s, dir: dir, ref: ref, file: file, missing: 1, slot: make(chan struct{}, 1)}
+	p := &Partial{store: s, dir: dir, ref: ref, file: file, missing: 1, slot: make(chan struct{}, 1)}
+	p.yielded = sync.NewCond(&p.mu)
+	return p
 }
 
 // resume opens a partial that an earlier run left. Its bitmap is believed only as far as Read's and Finish's own checks allow.
 func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 	file, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR, 0)
 	if err != nil {
+		return nil, err
+	}
+	if err := sweep(dir); err != nil {
+		_ = file.Close()
 		return nil, err
 	}
 	p := newPartial(s, dir, ref, file)
@@ -69,6 +80,17 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 	p.missing = p.index.Len() - p.have.Count()
 	p.unread = true
 	return p, nil
+}
+
+// sweep deletes what a crash left of a file that was being replaced: it would move with the directory.
+func sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		if err == nil && durable.IsTemp(entry.Name()) {
+			err = os.Remove(filepath.Join(dir, entry.Name()))
+		}
+	}
+	return err
 }
 
 // rejoin takes over what a new Begin knows better.
@@ -197,16 +219,23 @@ func (p *Partial) SetIndex(x *bundle.Index) error {
 		return fmt.Errorf("cannot set index of bundle %s: %w", ref.Digest.Short(), err)
 	}
 	defer p.release()
-	if now := p.Index(); now != nil && now.Digest() == x.Digest() {
+	p.mu.Lock()
+	now, streams := p.index, p.streams
+	p.mu.Unlock()
+	if now != nil && now.Digest() == x.Digest() {
 		return nil // somebody else was quicker
 	}
-	if tail := x.Tail(); tail != nil {
-		if _, err := p.file.WriteAt(tail, x.PayloadSize()); err != nil {
-			return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
-		}
+	if streams {
+		return fmt.Errorf("cannot set index of bundle %s: it is being imported just now", ref.Digest.Short())
 	}
+	defer p.seclude()()
+	return p.setIndex(x)
+}
+
+// setIndex is SetIndex for whoever holds the slot and lets nobody claim pieces.
+func (p *Partial) setIndex(x *bundle.Index) error {
 	if err := p.write("index", x.Encode()); err != nil {
-		return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", ref.Digest.Short(), err))
+		return noSpace(fmt.Errorf("cannot write index of bundle %s: %w", p.ref.Digest.Short(), err))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -255,43 +284,39 @@ func (p *Partial) Write(i int, data []byte) error {
 		return p.wrap("write piece of", fmt.Errorf("%w: %w", ErrMismatch, err))
 	}
 	due, err := p.put(x, i, data)
-	if err != nil {
-		return p.wrap("write piece of", err)
+	if err == nil && due {
+		err = p.sync()
 	}
-	if due {
-		return p.wrap("write bitmap of", p.sync())
-	}
-	return nil
+	return p.wrap("write piece of", err)
 }
 
 // put stores piece i of x, whose bytes were verified. due says that the bitmap should be made durable.
 func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error) {
-	before := p.lost()
+	c, err := p.claim(x, i, 1)
+	if err != nil || c.n == 0 {
+		return false, err
+	}
+	defer p.yield(c)
 	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
 		return false, noSpace(err)
 	}
-	return p.note(x, i, 1, len(data), before)
+	return p.note(c, i, 1, len(data))
 }
 
-// note enters that n pieces of x from the i-th on are written, since the disk had lost something so many times, and that so many bytes are to be made durable before long.
-// due says that the bitmap should be made durable.
-func (p *Partial) note(x *bundle.Index, i, n, size, losses int) (due bool, err error) {
+// note enters that n claimed pieces from the i-th on are written, and that so many bytes are to be made durable before long. due says that the bitmap should be made
+// durable.
+func (p *Partial) note(c claim, i, n, size int) (due bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone != nil {
 		return false, p.gone
 	}
-	if p.index != x {
-		return false, errors.New("its index was replaced meanwhile")
-	}
-	if p.losses != losses {
+	if p.losses != c.losses {
 		return false, errors.New("the disk lost what was written meanwhile")
 	}
 	for ; n > 0; i, n = i+1, n-1 {
-		if !p.have.Has(i) {
-			p.have.Set(i)
-			p.missing--
-		}
+		p.have.Set(i)
+		p.missing--
 	}
 	p.dirty += int64(size)
 	return p.dirty >= p.store.o.SyncEvery, nil
@@ -354,13 +379,6 @@ func (p *Partial) lose() {
 	}
 }
 
-// lost says how often the disk lost what was written. Whoever asks before writing hands it to note.
-func (p *Partial) lost() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.losses
-}
-
 // dataSync holds the descriptor while it is used: the file may be closed at the same time.
 func dataSync(file *os.File) error {
 	conn, err := file.SyscallConn()
@@ -395,7 +413,7 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 		}
 	}
 	if errors.Is(err, ErrMismatch) {
-		p.forget(x, i, 1)
+		p.forget(x, i)
 	}
 	return data, p.wrap("read piece of", err)
 }
@@ -412,50 +430,18 @@ func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, er
 	return data, nil
 }
 
-// forget clears n pieces from the i-th on whose bytes turned out to be wrong, or may be.
-func (p *Partial) forget(x *bundle.Index, i, n int) {
+// forget clears a piece whose bytes turned out to be wrong.
+func (p *Partial) forget(x *bundle.Index, i int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.index != x {
-		return
-	}
-	for ; n > 0; i, n = i+1, n-1 {
-		if p.have.Has(i) {
-			p.have.Clear(i)
-			p.missing++
-			p.dirty++
-		}
+	if p.index == x && p.have.Has(i) {
+		p.have.Clear(i)
+		p.missing++
+		p.dirty++
 	}
 }
 
-// fill writes the archive from a reader and indexes it if nobody has.
-func (p *Partial) fill(ctx context.Context, r io.Reader) error {
-	x := p.Index()
-	p.mu.Lock()
-	p.unread = true // what counts as here is written over, and an error leaves half of it
-	p.mu.Unlock()
-	written, err := copyContext(ctx, io.NewOffsetWriter(p.file, 0), io.LimitReader(r, p.ref.Size))
-	if err != nil {
-		return noSpace(err)
-	}
-	if written != p.ref.Size {
-		return fmt.Errorf("the archive has %d bytes, expected %d: %w", written, p.ref.Size, ErrMismatch)
-	}
-	if x == nil {
-		if x, err = bundle.ReadIndex(p.file, p.ref.Size); err != nil {
-			x, err = bundle.IndexOf(io.NewSectionReader(p.file, 0, p.ref.Size), bundle.PieceSizeFor(p.ref.Size))
-		}
-		if err == nil {
-			err = p.SetIndex(x)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return p.scan(ctx)
-}
-
-// scan compares every piece with the index and sets the bitmap accordingly.
+// scan compares every piece with the index and sets the bitmap accordingly, for whoever lets nobody claim pieces.
 func (p *Partial) scan(ctx context.Context) error {
 	x := p.Index()
 	found := NewBitmap(x.Len())
@@ -474,9 +460,6 @@ func (p *Partial) scan(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.index != x {
-		return errors.New("its index was replaced meanwhile")
-	}
 	p.have, p.missing, p.dirty = found, x.Len()-found.Count(), p.dirty+1
 	return nil
 }
@@ -486,20 +469,15 @@ func (p *Partial) scan(ctx context.Context) error {
 // Otherwise the whole is read and its digest compared. On ErrMismatch the pieces that do not match the index are missing again; if all match, the index is not this
 // bundle's, which ErrBadIndex says, and they stay: no others would be right.
 func (p *Partial) Finish(ctx context.Context, pinned bool) error {
-	p.mu.Lock()
-	missing, done, gone, read := p.missing, p.done, p.gone, !p.unread
-	p.mu.Unlock()
-	if done != nil {
+	x, unread, err := p.end()
+	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
-	if gone != nil {
-		return p.wrap("finish", gone)
+	if err != nil {
+		return p.wrap("finish", err)
 	}
-	if missing > 0 {
-		return p.wrap("finish", fmt.Errorf("%d pieces are missing", missing))
-	}
-	if pinned && read {
-		return p.wrap("finish", p.complete())
+	if pinned && !unread {
+		return p.wrap("finish", p.complete(x))
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- p.syncData() }() // as slow as hashing, and of no harm if the sum is wrong
@@ -513,10 +491,32 @@ func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 	if got := bundle.DigestOf(sum); got != p.ref.Digest {
 		return p.wrap("finish", p.mismatch(ctx, got))
 	}
-	return p.wrap("finish", p.complete())
+	return p.wrap("finish", p.complete(x))
+}
+
+// end writes what follows the pieces, once all are here. unread says that nobody verified all of them. Whoever finishes writes it, be it there or not: a disk may have
+// lost it, or another index have left its own.
+func (p *Partial) end() (x *bundle.Index, unread bool, err error) {
+	if err := p.hold(); err != nil {
+		return nil, false, err
+	}
+	defer p.release()
+	p.mu.Lock()
+	x, missing, unread := p.index, p.missing, p.unread
+	p.mu.Unlock()
+	if missing > 0 {
+		return nil, false, fmt.Errorf("%d pieces are missing", missing)
+	}
+	if tail := x.Tail(); tail != nil {
+		if _, err := p.file.WriteAt(tail, x.PayloadSize()); err != nil {
+			return nil, false, noSpace(err)
+		}
+	}
+	return x, unread, nil
 }
 
 func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
+	defer p.seclude()()
 	if err := p.scan(ctx); err != nil {
 		return err
 	}
@@ -537,8 +537,8 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, x.Digest().Short(), got, want)
 }
 
-// complete makes the data durable and moves the directory over. After a crash before that the pieces since the last durable bitmap are fetched again.
-func (p *Partial) complete() error {
+// complete makes the data durable and moves the directory over, if all pieces of x are here. After a crash before that the pieces since the last durable bitmap are fetched again.
+func (p *Partial) complete(x *bundle.Index) error {
 	if err := p.hold(); errors.Is(err, fs.ErrExist) {
 		return nil
 	} else if err != nil {
@@ -553,8 +553,11 @@ func (p *Partial) complete() error {
 		return noSpace(err)
 	}
 	p.mu.Lock()
-	missing := p.missing
+	missing, now := p.missing, p.index
 	p.mu.Unlock()
+	if now != x {
+		return errReplaced
+	}
 	if missing > 0 { // somebody read a piece meanwhile, and found it changed
 		return changedOnDisk(missing)
 	}

@@ -205,11 +205,15 @@ func TestAWriteBesideALoss(t *testing.T) {
 	archive, ref := sample(t, 1)
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	p := begin(t, s, ref)
-	before := p.lost()
+	c, err := p.claim(ref.Index, 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p.lose()
-	if _, err := p.note(ref.Index, 0, 1, 1, before); err == nil || p.Have().Count() != 0 {
+	if _, err := p.note(c, 0, 1, 1); err == nil || p.Have().Count() != 0 {
 		t.Errorf("%v, %d pieces count as here", err, p.Have().Count())
 	}
+	p.yield(c)
 	writeAll(t, p, archive, ref)
 }
 

@@ -82,7 +82,7 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		have := p.Have() // others write pieces meanwhile
+		have := p.Have()
 		for i < len(from) && (from[i] < 0 || have.Has(i)) {
 			i++
 		}
@@ -90,26 +90,42 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 			break
 		}
 		n, size := 1, x.Piece(i).Size
-		for i+n < len(from) && from[i+n] == from[i]+n && !have.Has(i+n) && size+x.Piece(i+n).Size <= reuseMax {
+		for i+n < len(from) && from[i+n] == from[i]+n && size+x.Piece(i+n).Size <= reuseMax {
 			size += x.Piece(i + n).Size
 			n++
 		}
-		losses := p.lost()
-		whole, err := copyRange(p.file, x.Piece(i).Offset, file, old.Piece(from[i]).Offset, size)
+		c, err := p.claim(x, i, n)
 		if err != nil {
-			return noSpace(err)
-		}
-		if !whole {
-			p.forget(x, i, n)
-		} else if buf, err = p.takeOver(x, i, n, losses, buf, taken); err != nil {
 			return err
 		}
-		if err := p.writeOut(out, x.Piece(i).Offset, int64(size)); err != nil {
+		if c.n == 0 { // somebody else has written it meanwhile
+			continue
+		}
+		var copied int64
+		if copied, buf, err = p.copyFrom(file, old.Piece(from[i]).Offset, x, c, buf, taken); err != nil {
 			return err
 		}
-		i += n
+		if err := p.writeOut(out, x.Piece(i).Offset, copied); err != nil {
+			return err
+		}
+		i += c.n
 	}
 	return nil
+}
+
+// copyFrom copies claimed pieces of x, which lie in file from off on, and yields them.
+func (p *Partial) copyFrom(file *os.File, off int64, x *bundle.Index, c claim, buf []byte, taken func(i, n int)) (int64, []byte, error) {
+	defer p.yield(c)
+	first, last := x.Piece(c.from), x.Piece(c.from+c.n-1)
+	size := last.Offset + int64(last.Size) - first.Offset
+	whole, err := copyRange(p.file, first.Offset, file, off, int(size))
+	if err != nil {
+		return size, buf, noSpace(err)
+	}
+	if whole {
+		buf, err = p.takeOver(x, c, buf, taken)
+	}
+	return size, buf, err
 }
 
 // writeback is the copy that is on its way to the disk.
@@ -136,14 +152,13 @@ func (p *Partial) writeOut(before *writeback, off, size int64) error {
 	return noSpace(err)
 }
 
-// takeOver reads n copied pieces of x from the i-th on, and enters those that are right.
-func (p *Partial) takeOver(x *bundle.Index, i, n, losses int, buf []byte, taken func(i, n int)) ([]byte, error) {
-	for end := i + n; i < end; {
+// takeOver reads the copied pieces of x, and enters those that are right.
+func (p *Partial) takeOver(x *bundle.Index, c claim, buf []byte, taken func(i, n int)) ([]byte, error) {
+	for i, end := c.from, c.from+c.n; i < end; {
 		good := i
 		for ; good < end; good++ {
 			data, err := readPiece(p.file, x, good, buf)
 			if errors.Is(err, ErrMismatch) {
-				p.forget(x, good, 1) // somebody may have written it before the copy did
 				break
 			}
 			if err != nil {
@@ -152,7 +167,7 @@ func (p *Partial) takeOver(x *bundle.Index, i, n, losses int, buf []byte, taken 
 			buf = data
 		}
 		if good > i {
-			if _, err := p.note(x, i, good-i, 1, losses); err != nil { // after a crash they are copied again, and so they ask for no bitmap
+			if _, err := p.note(c, i, good-i, 1); err != nil { // after a crash they are copied again, and so they ask for no bitmap
 				return buf, err
 			}
 			taken(i, good-i)

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -464,53 +462,4 @@ func (s *Store) Used() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.usedLocked()
-}
-
-// Import reads a whole archive, in order, from a source that needs no pieces: a file of this host, or an origin of an archive nobody
-// indexed. If ref has no index it gets the one the archive carries, else one of fixed pieces. A bundle that is complete is no error.
-// One Import of a bundle waits for another.
-func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
-	over, err := s.importing(ctx, ref.Digest)
-	if err != nil {
-		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
-	}
-	defer over()
-	p, err := s.Begin(ref)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer p.Rest()
-	if err := p.fill(ctx, r); err != nil {
-		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
-	}
-	return p.Finish(ctx, false)
-}
-
-// importing waits until nobody else imports a bundle. The caller says when it is over.
-func (s *Store) importing(ctx context.Context, d bundle.Digest) (over func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for other := s.imports[d]; other != nil; other = s.imports[d] {
-		s.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		s.mu.Lock()
-		if err != nil {
-			return nil, err
-		}
-	}
-	ended := make(chan struct{})
-	s.imports[d] = ended
-	return func() {
-		s.mu.Lock()
-		delete(s.imports, d)
-		s.mu.Unlock()
-		close(ended)
-	}, nil
 }
