@@ -164,9 +164,16 @@ func (c *cluster) all(host string, s State) bool {
 	return true
 }
 
+// joined says whether everybody who runs believes all others to be alive.
 func (c *cluster) joined() bool {
-	for host := range c.nodes {
-		if !c.all(host, Alive) {
+	for at := range c.nodes {
+		alive := 0
+		for _, m := range c.nodes[at].Members() {
+			if c.nodes[m.Name] != nil && (m.Name == at || m.State == Alive) {
+				alive++
+			}
+		}
+		if alive != len(c.nodes) {
 			return false
 		}
 	}

@@ -23,6 +23,7 @@ const (
 	keysMax      = 64    // facts of one host
 	hostMax      = 128   // bytes of a host's name
 	membersMax   = 16384 // hosts remembered
+	probeStretch = 8     // probe intervals that a probe of an unhealthy host lasts at most: memberlist's AwarenessMaxMultiplier
 	directMax    = 16    // members a fact is sent to at once in a small cluster
 	directSome   = 4     // and in a larger one
 	repeatMax    = 64    // facts of one full exchange that are broadcast again
@@ -129,7 +130,7 @@ func New(o Options) (*Gossip, error) {
 		changed: make(chan struct{}, 1),
 		notify:  map[string][]func(string, []byte){},
 	}
-	g.table = newTable(Member{Name: o.Host, Addr: o.Advertise, State: Alive, Instance: o.Instance, Version: o.Version}, g.touch)
+	g.table = newTable(Member{Name: o.Host, Addr: o.Advertise, State: Alive, Instance: o.Instance, Version: o.Version}, probeStretch*o.Timing.ProbeInterval, g.touch)
 	g.packets = newPackets(o.Streams, o.Host, o.Allowed, g.table.live, o.Timing, o.Log)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: retransmit, NumNodes: g.table.live}
 	return g, nil

@@ -35,17 +35,19 @@ func (m Member) Live() bool { return m.State == Alive || m.State == Suspect }
 // memberlist's lock, so it never calls back.
 type table struct {
 	self   string
+	probe  time.Duration // that one lasts at most
 	change func()
 
 	mu    sync.Mutex
 	hosts map[string]*Member
-	gone  map[string]string // host -> instance that said goodbye
-	alive int               // live members, this host included
+	gone  map[string]string    // host -> instance that said goodbye
+	anew  map[string]time.Time // when a host came back, or as another instance
+	alive int                  // live members, this host included
 }
 
-func newTable(self Member, change func()) *table {
+func newTable(self Member, probe time.Duration, change func()) *table {
 	self.Since = time.Now()
-	return &table{self: self.Name, change: change, hosts: map[string]*Member{self.Name: &self}, gone: map[string]string{}, alive: 1}
+	return &table{self: self.Name, probe: probe, change: change, hosts: map[string]*Member{self.Name: &self}, gone: map[string]string{}, anew: map[string]time.Time{}, alive: 1}
 }
 
 // joined notes that host is alive with metadata m.
@@ -62,6 +64,8 @@ func (t *table) joined(host string, m meta) {
 		}
 		e = &Member{Name: host, State: Dead}
 		t.hosts[host] = e
+	} else if e.Instance != m.instance || !e.Live() {
+		t.anew[host] = time.Now()
 	}
 	if t.gone[host] != m.instance {
 		delete(t.gone, host)
@@ -102,9 +106,18 @@ func (t *table) goodbye(host, instance string) {
 }
 
 // suspect notes that a probe of host went unanswered, trust that one was
-// answered.
-func (t *table) suspect(host string) { t.swap(host, Alive, Suspect) }
-func (t *table) trust(host string)   { t.swap(host, Suspect, Alive) }
+// answered. A probe may have begun before the host came back, and tells
+// nothing of it then; the next one might be half a minute away.
+func (t *table) suspect(host string) {
+	t.mu.Lock()
+	at, back := t.anew[host]
+	t.mu.Unlock()
+	if !back || time.Since(at) > t.probe {
+		t.swap(host, Alive, Suspect)
+	}
+}
+
+func (t *table) trust(host string) { t.swap(host, Suspect, Alive) }
 
 func (t *table) swap(host string, from, to State) {
 	t.mu.Lock()
@@ -161,6 +174,7 @@ func (t *table) forget(host string) {
 	if e := t.hosts[host]; e != nil && host != t.self && !e.Live() {
 		delete(t.hosts, host)
 		delete(t.gone, host)
+		delete(t.anew, host)
 		t.change()
 	}
 }

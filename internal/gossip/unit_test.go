@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -266,6 +267,39 @@ func TestWritingNeverWaitsAndForgetsTheOldest(t *testing.T) {
 	if len(streams.dials) != 0 {
 		t.Error("dialled more than once")
 	}
+}
+
+// A probe that began before a host came back says nothing of it; it was suspect until the next one, which in a fleet of 30 is half a minute away.
+func TestALateProbeDoesNotAccuseAHostThatIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := newTable(Member{Name: "me"}, probeStretch*time.Second, func() {})
+		state := func(want State, when string) {
+			t.Helper()
+			for _, m := range tab.members(func(string) bool { return true }) {
+				if m.Name == "web-1" && m.State != want {
+					t.Errorf("%s: %s, want %s", when, m.State, want)
+				}
+			}
+		}
+		tab.joined("web-1", meta{instance: "1"})
+		tab.suspect("web-1")
+		state(Suspect, "met for the first time")
+		tab.trust("web-1")
+		for instance, comes := range map[string]func(){
+			"1": func() { tab.lost("web-1") }, // back after a partition
+			"2": func() {},                    // a new start that nobody missed
+			"3": func() { tab.lost("web-1") },
+		} {
+			comes()
+			tab.joined("web-1", meta{instance: instance})
+			tab.suspect("web-1")
+			state(Alive, "by an old probe")
+			time.Sleep(probeStretch*time.Second + 1)
+			tab.suspect("web-1")
+			state(Suspect, "by a new probe")
+			tab.trust("web-1")
+		}
+	})
 }
 
 func TestBridgeTellsSuspicionsAndKeepsQuiet(t *testing.T) {
