@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"sort"
@@ -103,11 +104,21 @@ func (t *tally) endPackage(e event, w io.Writer) {
 	}
 	t.badPackages = append(t.badPackages, e.Package)
 	for _, key := range t.failed {
-		if key.pkg == e.Package {
-			fmt.Fprint(w, strings.Join(t.output[key], ""))
+		t.printOutput(key, e.Package, w)
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(t.output), func(a, b testKey) int { return -strings.Compare(a.test, b.test) }) { // what came after the last test ended is filed with that
+		if !slices.Contains(t.skipped, key) {
+			t.printOutput(key, e.Package, w)
 		}
 	}
-	fmt.Fprint(w, strings.Join(t.output[testKey{e.Package, ""}], ""))
+}
+
+// printOutput prints what a test of the package printed, once.
+func (t *tally) printOutput(key testKey, pkg string, w io.Writer) {
+	if key.pkg == pkg {
+		fmt.Fprint(w, strings.Join(t.output[key], ""))
+		delete(t.output, key)
+	}
 }
 
 // report prints the closing lines and says whether all is well.

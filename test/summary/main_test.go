@@ -22,3 +22,22 @@ func TestATestThatRanAtLastWasNotSkipped(t *testing.T) {
 		}
 	}
 }
+
+// A package may fail after its last test passed: what it says of that (a goroutine left behind, a panic) comes under the name of that test.
+func TestWhyAPackageFailedIsPrinted(t *testing.T) {
+	sum := tally{output: map[testKey][]string{}}
+	var out strings.Builder
+	for _, e := range []event{
+		{Action: "output", Test: "TestX", Output: "of the test\n"},
+		{Action: "pass", Test: "TestX"},
+		{Action: "output", Test: "TestX", Output: "goroutine left\n"},
+		{Action: "output", Output: "FAIL\n"},
+		{Action: "fail"},
+	} {
+		e.Package = "p"
+		sum.add(e, &out)
+	}
+	if got := out.String(); got != "FAIL p 0.0s\ngoroutine left\nFAIL\n" || sum.report(io.Discard) {
+		t.Errorf("%q", got)
+	}
+}
