@@ -265,7 +265,7 @@ func TestHostileServers(t *testing.T) {
 				f := newFixture(t)
 				s := serve(t, c.h)
 				f.o.URLs, f.o.Child = []string{s.URL + "/config.git"}, child
-				f.o.Limits.PackBytes, f.o.Limits.Timeout = 1<<20, 5*time.Second
+				f.o.Limits.PackBytes, f.o.Limits.Timeout = 1<<20, 2*time.Minute
 				if strings.Contains(c.says, "no answer") {
 					f.o.Limits.Timeout = 300 * time.Millisecond
 				}
