@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"github.com/gitopsd/gitopsd/internal/agent"
-	"github.com/gitopsd/gitopsd/internal/configrepo/trust"
 	"github.com/spf13/cobra"
 )
 
@@ -46,7 +45,7 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 	log := newLogger(out, config.Log.Format, level)
 	a, err := agent.New(agent.Options{Config: config, Reload: load, Program: program, Version: versionLine(), LogLevel: level, Log: log})
 	if err != nil {
-		return invalidSigners(err)
+		return invalidConfig(err)
 	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -59,7 +58,7 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
-			return invalidSigners(err)
+			return invalidConfig(err)
 		case <-hangups:
 			if err := a.Reload(); err != nil {
 				log.Error("reload", "error", err)
@@ -68,9 +67,9 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 	}
 }
 
-// invalidSigners gives a file of signers that is wrong its exit code.
-func invalidSigners(err error) error {
-	if errors.As(err, new(trust.Problems)) {
+// invalidConfig gives a configuration that a person must correct its exit code, with which systemd starts the agent no more.
+func invalidConfig(err error) error {
+	if errors.As(err, new(*agent.ConfigError)) {
 		return exitError{code: codeInvalid, err: err}
 	}
 	return err

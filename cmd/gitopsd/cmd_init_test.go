@@ -173,29 +173,44 @@ func TestInitRefusesAPrivateKey(t *testing.T) {
 	}
 }
 
-// TestAgentRefusesSignersWithoutNames with the code of what is invalid.
-func TestAgentRefusesSignersWithoutNames(t *testing.T) {
-	dir := t.TempDir()
-	key, err := transport.GenerateKey(filepath.Join(dir, "host.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{
-		"allowed_signers": "# ours\n" + transport.PublicKeyLine(key) + "\n",
-		"storage-id":      "0123456789abcdef\n",
-		"gitopsd.yaml": "host: web-1\ndataDir: " + dir + "\nsocket: " + filepath.Join(dir, "s") + "\nlisten: 127.0.0.1:0\nrepository:\n  urls: [https://127.0.0.1:1/x]\n" +
-			"  introduction: 0123456789abcdef0123456789abcdef01234567\n  allowedSigners: " + filepath.Join(dir, "allowed_signers") + "\n",
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+// TestAgentRefusesItsConfiguration with the code of what is invalid, with which systemd starts it no more.
+func TestAgentRefusesItsConfiguration(t *testing.T) {
+	for name, c := range map[string]struct{ signers, ratchet, want string }{
+		"signers without names": {signers: "# ours\nKEY\n", want: "DIR/allowed_signers:2:1: there is no name before the key; write NAME ssh-ed25519 AAAA..."},
+		"no signers":            {want: "DIR/allowed_signers: no such file or directory; write a line"},
+		"another introduction": {"anna KEY\n", `{"version":1,"introduction":"INTRO","accepted":{"id":"INTRO"}}`,
+			"belongs to the introduction INTRO, but 0123456789abcdef0123456789abcdef01234567 is pinned now: after moving to another repository, remove DIR/git"},
+	} {
+		dir := t.TempDir()
+		key, err := transport.GenerateKey(filepath.Join(dir, "host.key"))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	var out bytes.Buffer
-	err = runAgent(t.Context(), filepath.Join(dir, "gitopsd.yaml"), &out)
-	coded, _ := err.(exitError)
-	if want := filepath.Join(dir, "allowed_signers") + ":2:1: there is no name before the key; write NAME ssh-ed25519 AAAA..."; coded.code != codeInvalid || !strings.Contains(err.Error(), want) {
-		t.Errorf("exit %d, %v\n%s", coded.code, err, out.String())
+		fill := strings.NewReplacer("DIR", dir, "KEY", transport.PublicKeyLine(key), "INTRO", strings.Repeat("f", 40))
+		files := map[string]string{
+			"allowed_signers":  c.signers,
+			"git/ratchet.json": c.ratchet,
+			"storage-id":       "0123456789abcdef\n",
+			"gitopsd.yaml": "host: web-1\ndataDir: DIR\nsocket: DIR/s\nlisten: 127.0.0.1:0\nrepository:\n  urls: [https://127.0.0.1:1/x]\n" +
+				"  introduction: 0123456789abcdef0123456789abcdef01234567\n  allowedSigners: DIR/allowed_signers\n",
+		}
+		if err := os.Mkdir(filepath.Join(dir, "git"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for file, text := range files {
+			if text == "" {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(fill.Replace(text)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out bytes.Buffer
+		err = runAgent(t.Context(), filepath.Join(dir, "gitopsd.yaml"), &out)
+		coded, _ := err.(exitError)
+		if coded.code != codeInvalid || !strings.Contains(err.Error(), fill.Replace(c.want)) {
+			t.Errorf("%s: exit %d, %v\n%s", name, coded.code, err, out.String())
+		}
 	}
 }
 

@@ -231,7 +231,11 @@ func (m *member) begin(ctx context.Context) error {
 func (m *member) unreadable(err error) error {
 	var whole *rollout.StateError
 	if errors.As(err, &whole) {
-		return fmt.Errorf("cannot use %s, where this host keeps which grants it has accepted: %w", filepath.Join(m.dir, memberStateFile), err)
+		err = fmt.Errorf("cannot use %s, where this host keeps which grants it has accepted: %w", filepath.Join(m.dir, memberStateFile), err)
+		if whole.OtherHost != "" {
+			return &ConfigError{err}
+		}
+		return err
 	}
 	return fmt.Errorf("cannot read which grants this host has accepted from %s: %w; it is damaged, and an older copy would let hooks run twice: move the data directory away and make this machine another host (docs/how-to/restore-a-host.md)",
 		filepath.Join(m.dir, memberStateFile), err)

@@ -248,9 +248,12 @@ func TestDamagedJournalIsANotice(t *testing.T) {
 
 // TestAnotherHostsStateSaysWhatToDo: a data directory that was copied is whole; whoever reads that it is damaged would look in the wrong place.
 func TestAnotherHostsStateSaysWhatToDo(t *testing.T) {
-	for name, c := range map[string]struct{ state, want string }{
-		"another host":    {"\x01{\"version\":1,\"host\":\"web-2\"}", "it belongs to host \"web-2\", and this one is web-1"},
-		"a newer gitopsd": {"\x09{}", "start the newer one"},
+	for name, c := range map[string]struct {
+		state, want string
+		config      bool
+	}{
+		"another host":    {"\x01{\"version\":1,\"host\":\"web-2\"}", "it belongs to host \"web-2\", and this one is web-1", true},
+		"a newer gitopsd": {"\x09{}", "start the newer one", false},
 	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, memberStateFile)
@@ -265,6 +268,9 @@ func TestAnotherHostsStateSaysWhatToDo(t *testing.T) {
 		m := &member{self: "web-1", dir: dir, log: slog.New(slog.DiscardHandler)}
 		if err = m.begin(context.Background()); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s: %v", name, err)
+		}
+		if errors.As(err, new(*ConfigError)) != c.config {
+			t.Errorf("%s: is gitopsd.yaml at fault? %T", name, err)
 		}
 		m.state.Close()
 	}

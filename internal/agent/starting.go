@@ -7,8 +7,17 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/gitopsd/gitopsd/internal/configrepo"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
+
+// ConfigError is the error of New and Run where starting anew helps only once a person has corrected gitopsd.yaml or allowed_signers.
+type ConfigError struct{ err error }
+
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+// Unwrap gives what is wrong.
+func (e *ConfigError) Unwrap() error { return e.err }
 
 // lockError says why the data directory cannot be had.
 func lockError(dir string, err error) error {
@@ -39,8 +48,13 @@ func listenError(err error) error {
 
 // repoError says what to do about a config repository that cannot be prepared.
 func repoError(allowedSigners string, err error) error {
+	var options *configrepo.OptionsError
+	wrong := errors.As(err, &options)
 	if _, missing := os.Stat(allowedSigners); errors.Is(err, fs.ErrNotExist) && errors.Is(missing, fs.ErrNotExist) {
-		return fmt.Errorf("%w; write a line `NAME PUBLICKEY` there for who signed the introduction, or name another file in repository.allowedSigners", err)
+		err = fmt.Errorf("%w; write a line `NAME PUBLICKEY` there for who signed the introduction, or name another file in repository.allowedSigners", err)
+	}
+	if wrong {
+		return &ConfigError{err}
 	}
 	return err
 }

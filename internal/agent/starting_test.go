@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
@@ -81,6 +83,28 @@ func TestMissingAllowedSignersAreHinted(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if err := repoError(config.Repository.AllowedSigners, errors.New("other")); err.Error() != "other" {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestDataDirectoryOfAnotherHostIsAWrongConfiguration: systemd, which starts an agent that failed again, must not go on with one that can only fail.
+func TestDataDirectoryOfAnotherHostIsAWrongConfiguration(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	h := f.hosts[0]
+	h.start()
+	if a := h.await(f.deploy(f.release("one", ""), "")); a.Code != 0 {
+		t.Fatalf("%+v", a)
+	}
+	h.end()
+	config := h.config
+	config.Host = "web-2"
+	a, err := New(Options{Config: config, Program: os.Args[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := a.Run(ctx); !errors.As(err, new(*ConfigError)) || !strings.Contains(err.Error(), `it belongs to host "web-1"`) {
 		t.Errorf("%v", err)
 	}
 }

@@ -94,6 +94,14 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// OptionsError is New's error where a person must correct the options or allowed_signers, or the options do not fit Dir.
+type OptionsError struct{ err error }
+
+func (e *OptionsError) Error() string { return e.err.Error() }
+
+// Unwrap gives what is wrong.
+func (e *OptionsError) Unwrap() error { return e.err }
+
 // check reports everything that is wrong with the options and fills defaults.
 func (o *Options) check() error {
 	var errs []error
@@ -126,7 +134,7 @@ func (o *Options) check() error {
 	}
 	o.Limits = o.Limits.withDefaults()
 	if len(errs) > 0 {
-		return fmt.Errorf("cannot use repository settings: %w", errors.Join(errs...))
+		return &OptionsError{fmt.Errorf("cannot use repository settings: %w", errors.Join(errs...))}
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func loadRatchet(dir, introduction string) (*Commit, error) {
 		return nil, fmt.Errorf("cannot read the ratchet %s: %w", path, err)
 	}
 	if r.Introduction != introduction {
-		return nil, fmt.Errorf("the ratchet %s belongs to the introduction %s, but %s is pinned now: after moving to another repository, remove %s", path, r.Introduction, introduction, dir)
+		return nil, &OptionsError{fmt.Errorf("the ratchet %s belongs to the introduction %s, but %s is pinned now: after moving to another repository, remove %s", path, r.Introduction, introduction, dir)}
 	}
 	return &r.Accepted, nil
 }

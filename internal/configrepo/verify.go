@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sort"
 	"strings"
@@ -365,15 +366,18 @@ func shortfallRefusal(c *commit, s *trust.Shortfall, signers []string) *Refusal 
 // readAllowed reads and parses the pinned signers.
 func readAllowed(path string) (*trust.AllowedSigners, error) {
 	src, err := readBounded(path, signersBytesMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &OptionsError{fmt.Errorf("cannot read allowedSigners: %w", err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read allowedSigners: %w", err)
 	}
 	a, err := trust.ParseAllowedSigners(path, bytes.TrimPrefix(src, []byte("\ufeff")))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read allowedSigners: %w", err)
+		return nil, &OptionsError{fmt.Errorf("cannot read allowedSigners: %w", err)}
 	}
 	if _, err := trust.Default(a); err != nil {
-		return nil, fmt.Errorf("cannot use allowedSigners: %w", err)
+		return nil, &OptionsError{fmt.Errorf("cannot use allowedSigners: %w", err)}
 	}
 	return a, nil
 }

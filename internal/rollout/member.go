@@ -110,7 +110,7 @@ func NewMember(name string, persisted []byte) (*Member, error) {
 		return m, nil
 	}
 	if persisted[0] != FormatVersion && json.Valid(persisted[1:]) {
-		return nil, &StateError{fmt.Sprintf("a gitopsd that writes version %d of it was here, and the one that starts %s understands %d: start the newer one", persisted[0], name, FormatVersion)}
+		return nil, &StateError{message: fmt.Sprintf("a gitopsd that writes version %d of it was here, and the one that starts %s understands %d: start the newer one", persisted[0], name, FormatVersion)}
 	}
 	if persisted[0] != FormatVersion {
 		return nil, fmt.Errorf("what host %s has accepted cannot be read: it begins with %q", name, persisted[0])
@@ -120,7 +120,7 @@ func NewMember(name string, persisted []byte) (*Member, error) {
 		return nil, fmt.Errorf("what host %s has accepted cannot be read: %w", name, err)
 	}
 	if s.Host != name {
-		return nil, &StateError{fmt.Sprintf("it belongs to host %q, and this one is %s: correct `host:` or `dataDir:` in gitopsd.yaml; two hosts never share a data directory, nor a copy of one", s.Host, name)}
+		return nil, &StateError{OtherHost: s.Host, message: fmt.Sprintf("it belongs to host %q, and this one is %s: correct `host:` or `dataDir:` in gitopsd.yaml; two hosts never share a data directory, nor a copy of one", s.Host, name)}
 	}
 	if s.Version != FormatVersion {
 		return nil, fmt.Errorf("what host %s has accepted cannot be read: its parts have versions %d and %d", name, FormatVersion, s.Version)
@@ -137,7 +137,10 @@ func NewMember(name string, persisted []byte) (*Member, error) {
 
 // StateError says why a persisted state that is whole is not for this host or
 // this program, and what to do.
-type StateError struct{ message string }
+type StateError struct {
+	OtherHost string // whose it is, if another host's
+	message   string
+}
 
 func (e *StateError) Error() string { return e.message }
 
