@@ -26,7 +26,7 @@ func logsCommand() *cobra.Command {
 		},
 	}
 	flags.add(cmd, false)
-	cmd.Flags().StringVar(&query.Deployment, "deployment", "", "a deployment id; the newest when not given")
+	cmd.Flags().StringVar(&query.Deployment, "deployment", "", "a deployment id; when not given each host's newest, which the output names")
 	cmd.Flags().StringVar(&query.Event, "event", "", "one lifecycle event, for instance AfterInstall; all when not given")
 	return cmd
 }

@@ -361,9 +361,36 @@ func (f *testFleet) operations() {
 	if err := client.Logs(ctx, status.LogQuery{Group: "website"}, &logs); err != nil || strings.Count(logs.String(), "==> web-") != 3 {
 		f.t.Errorf("logs of every host: %v\n%s", err, logs.String())
 	}
+	f.logsName(logs.String())
 	f.refusedLogs(client)
 	if history, err := client.History(ctx, "website"); err != nil || len(history.Deployments) < 4 {
 		f.t.Errorf("history: %v %+v", err, history)
+	}
+}
+
+// logsName looks whether output that was asked for without a deployment names, for each host, the newest one that ran something there: a rollback is of some hosts only.
+func (f *testFleet) logsName(logs string) {
+	f.t.Helper()
+	history, err := status.NewClient(f.hosts[0].config.Socket).History(context.Background(), "website")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, h := range f.hosts {
+		ran := ""
+		for _, d := range history.Deployments {
+			for _, host := range d.Hosts {
+				if ran == "" && host.Name == h.name && len(host.Events) > 0 {
+					ran = d.ID
+				}
+			}
+		}
+		if named[ran] = true; !strings.Contains(logs, "==> "+h.name+" <==\nDeployment - "+ran+"\n") {
+			f.t.Errorf("logs of %s are not said to be of %s:\n%s", h.name, ran, logs)
+		}
+	}
+	if len(named) < 2 {
+		f.t.Errorf("every host ran something of %v", named)
 	}
 }
 

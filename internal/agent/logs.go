@@ -180,7 +180,11 @@ func (r *reader) localLogs(ctx context.Context, q status.LogQuery, w io.Writer) 
 	if key.DeploymentID == "" {
 		return fmt.Errorf("no deployment of this group left hook output on %s", r.self)
 	}
-	n, err := r.copyLog(key, q.Event, w)
+	out := w
+	if q.Deployment == "" { // this host's newest need not be the group's
+		out = &titled{w: w, title: "Deployment - " + key.DeploymentID + "\n"}
+	}
+	n, err := r.copyLog(key, q.Event, out)
 	switch {
 	case release == nil && errors.Is(err, apply.ErrUnknown):
 		if r.tookPart(ctx, q) {
@@ -191,6 +195,26 @@ func (r *reader) localLogs(ctx context.Context, q status.LogQuery, w io.Writer) 
 		return r.nothingLogged(release, key, q.Event)
 	}
 	return err
+}
+
+// titled puts a line before what is written, if anything is.
+type titled struct {
+	w     io.Writer
+	title string // "" once it is written
+}
+
+// Write prints output, after the title.
+func (t *titled) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if t.title != "" {
+		if _, err := io.WriteString(t.w, t.title); err != nil {
+			return 0, err
+		}
+		t.title = ""
+	}
+	return t.w.Write(p)
 }
 
 // logged finds the deployment whose output is asked for: the newest that has a release, or the one that is named. Its output may outlive its release, which is then nil.

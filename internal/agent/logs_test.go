@@ -61,3 +61,29 @@ func TestOutputThatRetentionRemovedIsSaidToBeGone(t *testing.T) {
 		t.Errorf("its release is gone, its output is not: %s", got)
 	}
 }
+
+// TestOutputNamesTheDeploymentItIsOf: the newest here may be an older one than the group's, and may have gone back to an earlier revision.
+func TestOutputNamesTheDeploymentItIsOf(t *testing.T) {
+	d := newDisk(t)
+	r := &reader{self: "web-1", applier: d.applier}
+	logs := func(deployment, event string) string {
+		t.Helper()
+		var out bytes.Buffer
+		if err := r.localLogs(t.Context(), status.LogQuery{Group: "g1", Deployment: deployment, Event: event}, &out); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	hooks := plainSpec + "hooks:\n  AfterInstall:\n    - {location: hook.sh}\n"
+	for _, c := range []struct{ id, letter string }{{"d-1", "a"}, {"d-2", "b"}, {"d-3", "a"}} {
+		d.deploySpec(c.id, c.letter, hooks)
+		for _, event := range []string{"", "AfterInstall"} {
+			if got := logs("", event); !strings.HasPrefix(got, "Deployment - "+c.id+"\nLifecycleEvent - AfterInstall\n") || strings.Count(got, "hello of "+c.letter) != 1 || strings.Count(got, "hello") != 1 {
+				t.Errorf("after %s: %s", c.id, got)
+			}
+		}
+	}
+	if got := logs("d-2", ""); !strings.HasPrefix(got, "LifecycleEvent - ") || !strings.Contains(got, "hello of b") {
+		t.Errorf("of one that was named: %s", got)
+	}
+}

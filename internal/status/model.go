@@ -137,7 +137,7 @@ type History struct {
 	Deployments []Past `json:"deployments"`
 }
 
-// LogQuery says which hook output is wanted. Empty fields mean: the host asked, the newest deployment, every event.
+// LogQuery says which hook output is wanted. Empty fields mean: the host asked, the newest deployment that ran something there, every event.
 type LogQuery struct {
 	Group      string
 	Host       string
