@@ -363,15 +363,54 @@ func TestWhatADeploymentAskedForIsNotBookedAhead(t *testing.T) {
 	}
 }
 
+// TestACostIsOfOneFetchAndOneDeployment: the same bundle may come again once it was let go, and one commit may be deployed twice.
+func TestACostIsOfOneFetchAndOneDeployment(t *testing.T) {
+	var c costs
+	d := digestOf("a")
+	moved := int64(0)
+	read := func() swarm.Progress { return swarm.Progress{FromOrigin: moved, FromPeers: 2 * moved} } // of all fetches
+	for _, commit := range []string{"one", "revert", "one"} {
+		before := moved
+		for _, more := range []int64{60, 40} { // the second goes on where the first failed
+			done := c.begin(costKey("g", commit), aheadKey("g", d), read)
+			moved += more
+			done()
+			if o, p := c.of("g", commit); o != moved-before || p != 2*o {
+				t.Errorf("%s cost %d and %d, want %d and twice that", commit, o, p, moved-before)
+			}
+		}
+		c.book("g", commit)
+		if o, p := c.of("g", commit); o != 0 || p != 0 {
+			t.Errorf("a second deployment of %s cost %d and %d", commit, o, p)
+		}
+	}
+	done := c.begin(costKey("g", "two"), aheadKey("g", d), read)
+	moved += 7
+	c.book("g", "two") // the fetch goes on: it is for the next deployment
+	moved += 5
+	done()
+	if o, _ := c.of("g", "two"); o != 5 {
+		t.Errorf("what came after a deployment cost %d, want 5", o)
+	}
+	moved = 1 // the swarm has forgotten
+	done = c.begin(costKey("g", "two"), aheadKey("g", d), read)
+	moved += 3
+	done()
+	if o, _ := c.of("g", "two"); o != 5+3 {
+		t.Errorf("what came after a deployment cost %d, want 8", o)
+	}
+}
+
 // TestACostGoesOnWhileAnyoneFetches, though who began has left.
 func TestACostGoesOnWhileAnyoneFetches(t *testing.T) {
 	var c costs
 	d := digestOf("a")
-	moved := int64(10)
+	moved := int64(0)
 	read := func() swarm.Progress { return swarm.Progress{FromOrigin: moved} }
 	ahead := c.begin(aheadKey("g", d), aheadKey("g", d), read)
 	c.claim("g", "one", d)
 	done := c.begin(costKey("g", "one"), aheadKey("g", d), read)
+	moved = 10
 	ahead() // the next commit ended it
 	moved = 100
 	if one, _ := c.of("g", "one"); one != 100 {

@@ -525,6 +525,7 @@ func (m *member) apply(ctx context.Context, grant rollout.Grant) {
 		return m.gate(ctx, grant.Group, grant.Deployment)
 	}
 	result, err := m.applier.Apply(ctx, d, m.observe(ctx))
+	m.bundles.costs.book(grant.Group, grant.Spec.Commit)
 	m.applied(ctx, d.Key(), result, err)
 }
 

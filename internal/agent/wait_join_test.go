@@ -122,3 +122,44 @@ func TestAHostThatWaitsToBeListed(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 }
+
+// TestBytesAreOfTheDeploymentTheyCameFor: a rollback and a retry deploy what is here, and move nothing.
+func TestBytesAreOfTheDeploymentTheyCameFor(t *testing.T) {
+	f := newTestFleet(t, "web-1")
+	defer f.end()
+	h := f.hosts[0]
+	h.start()
+	if a := h.await(f.deploy(f.heavyRelease("one", "", 300_000), "")); a.Code != 0 {
+		t.Fatalf("release one: %+v", a)
+	}
+	bad := f.deploy(f.heavyRelease("two", "exit 3", 300_000), "autoRollbackConfiguration: {enabled: true, events: [DEPLOYMENT_FAILURE]}\n")
+	client, ctx := status.NewClient(h.config.Socket), context.Background()
+	shows := func(when string, deployments int) {
+		t.Helper()
+		a := h.await(bad)
+		history, err := client.History(ctx, "website")
+		if err != nil || a.Code != waitRolledBack || len(history.Deployments) != deployments {
+			t.Fatalf("%s: %v %+v, %+v", when, err, a, history)
+		}
+		if g := a.Group.Hosts[0]; g.BytesFromOrigin+g.BytesFromPeers != 0 {
+			t.Errorf("%s moved %d and %d bytes", when, g.BytesFromOrigin, g.BytesFromPeers)
+		}
+		for i, d := range history.Deployments {
+			first := d.RollbackOf == "" && i >= deployments-2
+			if len(d.Hosts) != 1 || (d.Hosts[0].BytesFromOrigin > 0) != first {
+				t.Errorf("%s: deployment %s, %d before the newest: %+v", when, d.ID, i, d.Hosts)
+			}
+		}
+	}
+	shows("the rollback", 3)
+	if err := client.Operate(ctx, status.Operation{Verb: "retry", Group: "website", Actor: "anna"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() string {
+		if f.count("two ApplicationStart web-1") < 2 {
+			return "the second try"
+		}
+		return ""
+	})
+	shows("the rollback of the retry", 5)
+}

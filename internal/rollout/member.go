@@ -375,6 +375,7 @@ func (m *Member) lostResult(g *memberGroup, o *openGrant) {
 func (m *Member) end(g *memberGroup, o *openGrant, done Done) {
 	b := g.bytes[o.Grant.Spec.SpecHash]
 	done.FromOrigin, done.FromPeers = b[0], b[1]
+	delete(g.bytes, o.Grant.Spec.SpecHash) // the next deployment of it finds it here
 	o.Done = &done
 	g.journal = nil
 	switch {

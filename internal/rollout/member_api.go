@@ -63,7 +63,8 @@ type EvUpdate struct {
 	Event             EventRecord
 }
 
-// EvBytes carries how many bytes the bundle of a spec cost so far.
+// EvBytes carries how many bytes the bundle of a spec cost since a deployment
+// of it last ended here.
 type EvBytes struct {
 	Group, SpecHash       string
 	FromOrigin, FromPeers int64

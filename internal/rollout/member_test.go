@@ -170,6 +170,35 @@ func TestMemberRoad(t *testing.T) {
 	}
 }
 
+// TestMemberTellsABundlesCostOnce: a deployment of what an earlier one brought moves nothing.
+func TestMemberTellsABundlesCostOnce(t *testing.T) {
+	p := readyForB(t)
+	p.expect(EvBytes{Group: "web", SpecHash: "B", FromOrigin: 50, FromPeers: 100})
+	for _, c := range []struct {
+		seq        uint64
+		deployment string
+		want       [2]int64
+	}{{5, "d-1", [2]int64{50, 100}}, {6, "d-2", [2]int64{}}} {
+		p.feed(known(wants("B"), shown("B"), granted(c.seq, c.deployment, "B")))
+		p.feed(EvStopping{Group: "web", Deployment: c.deployment})
+		told := 0
+		for _, action := range p.m.Step(EvApplied{Group: "web", Deployment: c.deployment, Outcome: OutcomeFailed}, p.now) {
+			if a, ok := action.(ActSubmit); ok {
+				if done, ok := a.Command.(Done); ok {
+					told++
+					if got := [2]int64{done.FromOrigin, done.FromPeers}; got != c.want {
+						t.Errorf("%s is said to have moved %d, want %d", c.deployment, got, c.want)
+					}
+				}
+			}
+		}
+		if told != 1 {
+			t.Errorf("the end of %s was told %d times", c.deployment, told)
+		}
+		p.feed(known(wants("B"), shown("B"), func(a *Assignment) { a.Running, a.Whole = specOf("B"), false }))
+	}
+}
+
 func TestMemberHello(t *testing.T) {
 	p := newPupil(t)
 	stranger := func(a *Assignment) { *a = Assignment{Group: "web", Member: true} }

@@ -45,7 +45,7 @@ func newCollector(source Source, version string) *collector {
 		notices: desc("notices", "Conditions a person should know of.", "kind"),
 		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "id", "state"),
 		host:    desc("group_hosts", "Hosts of a group by status and health.", "group", "id", "status", "health"),
-		bytes:   desc("bundle_bytes", "Bytes of the last bundle, by where they came from.", "group", "id", "host", "from"),
+		bytes:   desc("bundle_bytes", "Bytes that came for the host's deployment, by where they came from.", "group", "id", "host", "from"),
 		rate:    desc("bundle_bytes_per_second", "Bytes in a second of a bundle that comes, wherever from.", "group", "id", "host"),
 		eta:     desc("bundle_eta_seconds", "Seconds until a bundle that comes is there, at that rate.", "group", "id", "host"),
 		term:    desc("group_leader_term", "Raft term of the group's coordinator set.", "group", "id", "leader"),
