@@ -351,7 +351,7 @@ func (a *Agent) buildLoops() {
 		bundles: bytes, world: a.source.current, log: a.log.With("station", "deploy")}
 	probes := &checks{self: c.Host, log: a.log.With("station", "health"), news: make(chan string, 64)}
 	move := a.source.changed.Changed
-	a.sets = &sets{self: c.Host, storage: a.storage, consensus: a.consensus, world: a.source.current, worldMove: move, intro: c.Repository.Introduction, ran: a.source.raise,
+	a.sets = &sets{self: c.Host, storage: a.storage, consensus: a.consensus, world: a.source.current, worldMove: move, intro: c.Repository.Introduction, ran: a.source.raise, alive: a.lives,
 		log: a.log.With("station", "sets")}
 	a.leader = &leader{self: c.Host, world: a.source.current, worldMove: move, repo: repo, alive: a.lives, aliveMove: a.alive.Changed, log: a.log.With("station", "leader")}
 	a.lost = &lost{self: c.Host, dir: c.DataDir, log: a.log.With("station", "data"), changed: a.changed.Notify}

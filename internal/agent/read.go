@@ -132,7 +132,7 @@ func (r *reader) groups(ctx context.Context, w *world, name string) []status.Gro
 				continue
 			}
 			seen[v.ID] = true
-			all = append(all, absent(v, groupOfView(v, run.set.Status()), w))
+			all = append(all, absent(v, groupOfView(v, run.set.Status(), r.alive), w))
 		}
 	}
 	r.addRates(all) // those of other hosts' groups they have put there themselves
@@ -208,15 +208,15 @@ func (r *reader) followed(run *setRun, g desired.Group, w *world, also func(*rol
 		for _, m := range g.Members {
 			out.Hosts = append(out.Hosts, status.Host{Name: string(m), Status: "Pending", Health: "unknown", Events: []status.Event{}})
 		}
-		return withQuorum(out, st)
+		return withQuorum(out, st, r.alive)
 	}
-	out := groupOfView(view, st)
+	out := groupOfView(view, st, r.alive)
 	out.Failures = failuresOf(heldFor(view), past)
 	if out.State == rollout.StateSuspended && g.Policy.Suspend && w.Forked == "" {
-		out.Why = withLeader(fmt.Sprintf("`suspend: true` stands in %s/group.yaml; a commit without it lets the group go on", g.Folder), st)
+		out.Why = withLeader(fmt.Sprintf("`suspend: true` stands in %s/group.yaml; a commit without it lets the group go on", g.Folder), st, r.alive)
 	}
 	if out.State == rollout.StateNoHosts && len(g.Members) == 0 {
-		out.Why = withLeader(noHosts(w, g), st)
+		out.Why = withLeader(noHosts(w, g), st, r.alive)
 	}
 	return out
 }
@@ -250,17 +250,33 @@ func failuresOf(deployment string, past []rollout.DeploymentView) []status.Failu
 }
 
 // withQuorum adds that nothing can be decided now.
-func withQuorum(g status.Group, st consensus.Status) status.Group {
-	g.Why, g.NoLeader = withLeader(g.Why, st), !st.Quorum
+func withQuorum(g status.Group, st consensus.Status, alive func() life) status.Group {
+	g.Why, g.NoLeader = withLeader(g.Why, st, alive), !st.Quorum
 	return g
 }
 
-// withLeader puts before a sentence that nothing can be decided now, if so.
-func withLeader(why string, st consensus.Status) string {
+// withLeader puts before a sentence that nothing can be decided now, if so, and what is waited for.
+func withLeader(why string, st consensus.Status, alive func() life) string {
 	if st.Quorum {
 		return why
 	}
-	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until a majority of %s is up. %s", st.Set, voterHosts(st.Voters), why))
+	until := fmt.Sprintf("a majority of %s is up", voterHosts(st.Voters))
+	if enoughLive(st.Voters, alive) {
+		until = fmt.Sprintf("one of %s is elected", voterHosts(st.Voters))
+	}
+	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until %s. %s", st.Set, until, why))
+}
+
+// enoughLive says whether gossip believes a majority of voters alive, so that a set without a leader is about to elect one. Nothing but words may depend on it.
+func enoughLive(voters []string, alive func() life) bool {
+	lives, up := alive(), 0
+	for _, v := range voters {
+		host, _, _ := strings.Cut(v, "/")
+		if is, _ := lives(host); is {
+			up++
+		}
+	}
+	return 2*up > len(voters)
 }
 
 // voterHosts names the hosts of voters without their storage ids.
@@ -274,7 +290,7 @@ func voterHosts(voters []string) string {
 }
 
 // groupOfView turns the replicated view into the document.
-func groupOfView(v rollout.GroupView, st consensus.Status) status.Group {
+func groupOfView(v rollout.GroupView, st consensus.Status, alive func() life) status.Group {
 	out := status.Group{
 		Group: v.Group, ID: v.ID, Name: v.Name, Application: v.Application, State: v.State, Why: v.Reason,
 		Desired: revisionOf(v.Desired), Running: revisionOf(v.Running), Hosts: hostsOf(v.Hosts),
@@ -287,7 +303,7 @@ func groupOfView(v rollout.GroupView, st consensus.Status) status.Group {
 	for _, q := range v.Quarantine {
 		out.Quarantined = append(out.Quarantined, q.SpecHash)
 	}
-	return withQuorum(out, st)
+	return withQuorum(out, st, alive)
 }
 
 func revisionOf(s rollout.Spec) status.Revision {
@@ -441,7 +457,11 @@ func (r *reader) Operate(ctx context.Context, op status.Operation) error {
 		return fmt.Errorf("%w: %s does not follow %s; ask a host of the group", status.ErrRefused, r.self, group.Group)
 	}
 	noLeader := func(st consensus.Status) error {
-		return fmt.Errorf("cannot %s %s: %w: a majority of %s must be up", op.Verb, group.Group, status.ErrNoQuorum, voterHosts(st.Voters))
+		todo := "a majority of %s must be up"
+		if enoughLive(st.Voters, r.alive) {
+			todo = "try again once one of %s is elected"
+		}
+		return fmt.Errorf("cannot %s %s: %w: "+todo, op.Verb, group.Group, status.ErrNoQuorum, voterHosts(st.Voters))
 	}
 	if st := run.set.Status(); !st.Quorum {
 		return noLeader(st)

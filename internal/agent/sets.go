@@ -51,6 +51,7 @@ type sets struct {
 	synced    func(set string, list []rollout.Assignment) // member.go
 	leads     func(set string, lead bool)                 // alone.go
 	ran       func(commits ...string)                     // told which commits the fleet has run
+	alive     func() life                                 // for what notices say
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -451,7 +452,11 @@ func (s *sets) notices() []status.Notice {
 			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s; mend that, and restart the agent here if it stays so", name, st.Failed)})
 		}
 		if !st.Quorum {
-			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: a majority of its voters (%s) must be up and reach each other; nothing is started meanwhile", name, voterHosts(st.Voters))})
+			todo := "a majority of its voters (%s) must be up and reach each other"
+			if enoughLive(st.Voters, s.alive) {
+				todo = "one of its voters (%s) is to be elected, which takes seconds where they reach each other"
+			}
+			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: "+todo+"; nothing is started meanwhile", name, voterHosts(st.Voters))})
 		}
 	}
 	s.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -65,6 +66,7 @@ func newOffice(t *testing.T, intro string, lead func(context.Context, *setRun)) 
 	}
 	o := &office{t: t, news: map[string][]rollout.Assignment{}, led: map[string][]bool{}}
 	o.sets = &sets{self: "web-1", storage: storage, consensus: c, world: o.world, worldMove: o.moved.Changed, intro: intro, lead: lead, log: slog.New(slog.DiscardHandler),
+		alive: func() life { return func(string) (bool, time.Time) { return true, time.Time{} } },
 		synced: func(set string, list []rollout.Assignment) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -412,13 +414,27 @@ func TestPeerThatOnlyLeavesIsNoProblem(t *testing.T) {
 	}
 }
 
-func TestSentenceWithoutALeaderNamesHostsAlone(t *testing.T) {
-	st := consensus.Status{Set: "web", Voters: []string{"web-1/6f1d2c3a9b7e4f01", "web-2/0000000000000000"}}
-	if got, want := withLeader("3 of 5 done", st), "coordinator set web has no leader, so nothing new starts until a majority of web-1, web-2 is up. 3 of 5 done"; got != want {
-		t.Errorf("%s", got)
+// TestSentenceWithoutALeaderSaysWhatIsWaitedFor, by names of hosts alone: leaders change while everybody is up.
+func TestSentenceWithoutALeaderSaysWhatIsWaitedFor(t *testing.T) {
+	st := consensus.Status{Set: "web", Voters: []string{"web-1/6f1d2c3a9b7e4f01", "web-2/0000000000000000", "web-3/0000000000000001"}}
+	up := func(hosts ...string) func() life {
+		return func() life {
+			return func(host string) (bool, time.Time) { return slices.Contains(hosts, host), time.Time{} }
+		}
+	}
+	for _, c := range []struct {
+		alive func() life
+		want  string
+	}{
+		{up("web-1", "db-1", "db-2"), "coordinator set web has no leader, so nothing new starts until a majority of web-1, web-2, web-3 is up. 3 of 5 done"},
+		{up("web-1", "web-3"), "coordinator set web has no leader, so nothing new starts until one of web-1, web-2, web-3 is elected. 3 of 5 done"},
+	} {
+		if got := withLeader("3 of 5 done", st, c.alive); got != c.want {
+			t.Errorf("%s", got)
+		}
 	}
 	st.Quorum = true
-	if got := withLeader("3 of 5 done", st); got != "3 of 5 done" {
+	if got := withLeader("3 of 5 done", st, up()); got != "3 of 5 done" {
 		t.Errorf("%s", got)
 	}
 }

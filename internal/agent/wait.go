@@ -49,7 +49,7 @@ func (r *reader) Wait(ctx context.Context, name, commit string) (status.Awaited,
 	if !taken {
 		not := fmt.Sprintf("the coordinator set has not taken up commit %s yet", w.Commit.Short())
 		if run != nil {
-			not = withLeader(not, run.set.Status())
+			not = withLeader(not, run.set.Status(), r.alive)
 		}
 		return withoutLeader(status.Awaited{State: "Waiting", Group: group, Message: not}), nil
 	}

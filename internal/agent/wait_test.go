@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +74,34 @@ func TestWaitSaysThatNobodyLeads(t *testing.T) {
 	f.hosts[1].end()
 	f.hosts[2].end()
 	f.awaitNobodyLeads("")
+	f.saysThatAMajorityIsMissing()
 	f.awaitNobodyLeads(f.deploy(f.release("two", ""), ""))
+}
+
+// saysThatAMajorityIsMissing waits until the first host says so wherever it says that there is no leader: it takes a moment to find the others gone.
+func (f *testFleet) saysThatAMajorityIsMissing() {
+	f.t.Helper()
+	client, missing := status.NewClient(f.hosts[0].config.Socket), "a majority of "
+	until(f.t, func() string {
+		report, err := client.Report(context.Background(), "website")
+		if err != nil {
+			return err.Error()
+		}
+		refused := client.Operate(context.Background(), status.Operation{Verb: "pause", Group: "website", Actor: "anna"})
+		if refused == nil {
+			f.t.Fatal("a group is paused by a minority")
+		}
+		said := []string{report.Groups[0].Why, refused.Error()}
+		for _, n := range report.Notices {
+			if n.Kind == "NoQuorum" {
+				said = append(said, n.Message)
+			}
+		}
+		if len(said) != 3 || slices.ContainsFunc(said, func(s string) bool { return !strings.Contains(s, missing) }) {
+			return fmt.Sprintf("that a majority is missing: %q", said)
+		}
+		return ""
+	})
 }
 
 // awaitNobodyLeads waits until the first host answers that nothing can be known of a commit, however well the one before went.
