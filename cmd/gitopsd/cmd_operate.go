@@ -17,6 +17,7 @@ func operateCommands() []*cobra.Command {
 		operateCommand("pause", "Start no further host of a group until it is resumed", true),
 		operateCommand("resume", "Go on after a pause", true),
 		operateCommand("retry", "Try a held back revision again", true),
+		operateCommand("skip", "End the bake of the wave that is watched now, so that the rollout goes on", true),
 	}
 }
 

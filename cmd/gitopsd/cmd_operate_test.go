@@ -16,6 +16,7 @@ func TestOperatePrintsADocument(t *testing.T) {
 	}{
 		{[]string{"pause", "shop", "-o", "json"}, "{\n  \"ok\": true,\n  \"verb\": \"pause\",\n  \"group\": \"shop\"\n}\n"},
 		{[]string{"retry", "shop", "-o", "yaml"}, "group: shop\nok: true\nverb: retry\n"},
+		{[]string{"skip", "shop", "-o", "json"}, "{\n  \"ok\": true,\n  \"verb\": \"skip\",\n  \"group\": \"shop\"\n}\n"},
 		{[]string{"sync", "-o", "json"}, "{\n  \"ok\": true,\n  \"verb\": \"sync\"\n}\n"},
 		{[]string{"resume", "shop"}, ""},
 	} {

@@ -183,3 +183,18 @@ func TestCountedWritesPlurals(t *testing.T) {
 		}
 	}
 }
+
+// TestCompletion prints a script for each shell that the reference names.
+func TestCompletion(t *testing.T) {
+	for shell, want := range map[string]string{"bash": "__start_gitopsd", "zsh": "#compdef gitopsd", "fish": "complete -c gitopsd", "powershell": "Register-ArgumentCompleter"} {
+		if text, code := typed(t, "completion", shell); code != 0 || !strings.Contains(text, want) {
+			t.Errorf("%s: exit %d\n%.300s", shell, code, text)
+		}
+	}
+	if text, code := typed(t, "completion", "bsh"); code != codeUsage || !strings.Contains(text, "did you mean bash?") {
+		t.Errorf("exit %d, %s", code, text)
+	}
+	if text, code := typed(t, "__complete", "sta"); code != 0 || !strings.Contains(text, "status") {
+		t.Errorf("exit %d, %s", code, text)
+	}
+}

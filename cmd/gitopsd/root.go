@@ -15,7 +15,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(commands()...)
 	strictUsage(root)
@@ -42,6 +41,7 @@ func commands() []*cobra.Command {
 		logsCommand(),
 		demoCommand(),
 		versionCommand(),
+		completionCommand(),
 	)
 }
 
