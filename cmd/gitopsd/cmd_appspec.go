@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/spf13/cobra"
 )
 
@@ -40,7 +42,8 @@ func appspecValidateCommand() *cobra.Command {
 		Short: "Judge an appspec.yml as CodeDeploy's agent does, with line and column",
 		Long: "Judge an appspec.yml as CodeDeploy's agent does on a Linux host. Errors are what the agent refuses; warnings are what it lets\n" +
 			"pass although it rarely does what was meant. Of a DIR the scripts and sources that the file names are looked up as well: one that\n" +
-			"is missing is an error. Ends with 0, or with 10 if there are errors.",
+			"is missing is an error, and so is what `gitopsd bundle pack DIR` refuses, such as a link that climbs out. Ends with 0, or with 10 if\n" +
+			"there are errors.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkAppspecOutput(output); err != nil {
@@ -56,6 +59,7 @@ func appspecValidateCommand() *cobra.Command {
 			}
 			if file != args[0] { // a bundle, and not the file alone
 				verdict.look(bundleFolder{root: filepath.Dir(file)})
+				verdict.lookAtTree(args[0])
 			}
 			if output == "table" {
 				verdict.print(cmd.OutOrStdout())
@@ -106,9 +110,14 @@ type appspecWarning struct {
 // judgeAppspec reads and judges file.
 func judgeAppspec(file string) (appspecVerdict, *appspec.Spec, error) {
 	verdict := appspecVerdict{Errors: []appspecRemark{}, Warnings: []appspecWarning{}, file: file}
-	src, err := readAppspec(file)
+	src, archive, err := readAppspec(file)
 	if err != nil {
 		return verdict, nil, err
+	}
+	if archive != "" {
+		verdict.Errors = append(verdict.Errors, appspecRemark{Message: fmt.Sprintf("it is a %s archive, and no AppSpec file", archive),
+			Hint: "unpack it and name the folder: " + unpacking(archive, file)})
+		return verdict, nil, nil
 	}
 	spec, warnings, err := appspec.Parse(src, appspec.Options{FileName: file})
 	for _, w := range warnings {
@@ -128,18 +137,33 @@ func judgeAppspec(file string) (appspecVerdict, *appspec.Spec, error) {
 	return verdict, spec, nil
 }
 
-// readAppspec reads file up to a little more than Parse takes.
-func readAppspec(file string) ([]byte, error) {
+// readAppspec reads file up to a little more than Parse takes, and tells what archive it is, if it is one.
+func readAppspec(file string) (src []byte, archive bundle.Type, err error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes to is empty, and not waited for
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the AppSpec file: %w", err)
+		return nil, "", fmt.Errorf("cannot read the AppSpec file: %w", err)
 	}
 	defer func() { _ = f.Close() }() // read only, nothing can be lost
-	src, err := io.ReadAll(io.LimitReader(f, appspec.MaxSourceBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the AppSpec file %s: %w", file, err)
+	if src, err = io.ReadAll(io.LimitReader(f, appspec.MaxSourceBytes+1)); err != nil {
+		return nil, "", fmt.Errorf("cannot read the AppSpec file %s: %w", file, err)
 	}
-	return src, nil
+	if len(src) == 0 || src[0] == 0 { // zeros, which a crash leaves of a file, would pass for an empty tar
+		return src, "", nil
+	}
+	if info, statErr := f.Stat(); statErr == nil && info.Mode().IsRegular() {
+		archive, _ = bundle.Recognize(f, info.Size())
+	} else {
+		archive, _ = bundle.Recognize(bytes.NewReader(src), int64(len(src)))
+	}
+	return src, archive, nil
+}
+
+// unpacking is the command that unpacks an archive.
+func unpacking(archive bundle.Type, file string) string {
+	if archive == bundle.TypeZip {
+		return "unzip " + shellWord(file) + " -d bundle"
+	}
+	return "mkdir bundle && tar -xf " + shellWord(file) + " -C bundle"
 }
 
 // print writes the verdict for people: one line an error or warning, then the verdict itself.

@@ -141,6 +141,7 @@ func (x *explainer) explain(dir string) (explanation, error) {
 	}
 	if x.looked = file != dir; x.looked { // as validate does
 		verdict.look(bundleFolder{root: filepath.Dir(file)})
+		verdict.lookAtTree(dir)
 	}
 	explained := explanation{appspecVerdict: verdict, Kind: x.kind, Events: []explainedEvent{}, Problems: []string{}}
 	if spec == nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
+	"github.com/gitopsd/gitopsd/internal/bundle"
 )
 
 // Kinds of warning about what an AppSpec file names, beside those of appspec.
@@ -100,6 +101,14 @@ func (v *appspecVerdict) missing(at appspec.Position, what string, err error) {
 	}
 	v.OK = false
 	v.Errors = append(v.Errors, appspecRemark{Line: at.Line, Column: at.Column, Message: what + why})
+}
+
+// lookAtTree adds to the verdict what in the folder could not be packed, which no host would unpack either.
+func (v *appspecVerdict) lookAtTree(dir string) {
+	bundle.CheckTree(os.DirFS(dir), func(err error) {
+		v.OK = false
+		v.Errors = append(v.Errors, appspecRemark{Message: err.Error()})
+	})
 }
 
 // checkBundleFolder refuses a folder that could never be deployed: without an AppSpec file, with one that is refused, or with one that names

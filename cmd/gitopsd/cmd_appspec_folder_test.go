@@ -2,7 +2,10 @@ package main
 
 import (
 	"archive/tar"
+	"archive/zip"
+	"bytes"
 	"compress/gzip"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +59,74 @@ func TestAppspecValidateLooksIntoTheFolder(t *testing.T) {
 	}
 	if out, code, _ := runAppspec(t, "validate", dir, "-o", "json"); code != codeInvalid || !strings.Contains(out, `"code": "not-executable"`) || !strings.Contains(out, `"ok": false`) {
 		t.Errorf("json: exit %d\n%s", code, out)
+	}
+}
+
+// TestAppspecVerbsFindWhatPackRefuses: validate called a bundle valid that neither pack nor any host takes.
+func TestAppspecVerbsFindWhatPackRefuses(t *testing.T) {
+	dir := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n", "conf/x": ""})
+	for name, target := range map[string]string{"up": "../x", "conf/out": "../../y", "conf/in": "../conf/x", "abs": "/srv/shared"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, verb := range []string{"validate", "explain"} {
+		out, code, _ := runAppspec(t, verb, dir)
+		for _, want := range []string{`error: cannot pack: archive refused: the symbolic link "up" points to "../x", outside of the archive`, `"conf/out" points to "../../y"`} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", verb, want, out)
+			}
+		}
+		if code != codeInvalid || strings.Contains(out, "conf/in") || strings.Contains(out, "/srv/shared") {
+			t.Errorf("%s: exit %d\n%s", verb, code, out)
+		}
+	}
+	if out, code, err := runAppspec(t, "validate", filepath.Join(dir, "appspec.yml")); code != 0 {
+		t.Errorf("the file alone: exit %d, %v\n%s", code, err, out)
+	}
+}
+
+// TestAppspecVerbsSayThatAnArchiveIsNone of theirs; they spoke of bytes that are no UTF-8.
+func TestAppspecVerbsSayThatAnArchiveIsNone(t *testing.T) {
+	dir := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\n"})
+	to := t.TempDir()
+	packed := filepath.Join(to, "it's.tar.zst")
+	if out, code := bundleVerb(t, "pack", dir, "-o", packed); code != 0 {
+		t.Fatal(out)
+	}
+	check := func(errs ...error) {
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asTar, asTgz, asZip bytes.Buffer
+	files, zipped, archived := tar.NewWriter(&asTar), gzip.NewWriter(&asTgz), zip.NewWriter(&asZip)
+	check(files.AddFS(os.DirFS(dir)), files.Close(), archived.AddFS(os.DirFS(dir)), archived.Close())
+	_, err := zipped.Write(asTar.Bytes())
+	check(err, zipped.Close())
+	named := map[string]string{packed: "tar.zst"}
+	for kind, data := range map[string][]byte{"tar": asTar.Bytes(), "tgz": asTgz.Bytes(), "zip": asZip.Bytes()} {
+		file := filepath.Join(to, "a "+kind) // its content tells, not its name
+		check(os.WriteFile(file, data, 0o644))
+		named[file] = kind
+	}
+	for file, kind := range named {
+		unpack := "mkdir bundle && tar -xf " + shellWord(file) + " -C bundle\n"
+		if kind == "zip" {
+			unpack = "unzip " + shellWord(file) + " -d bundle\n"
+		}
+		for _, verb := range []string{"validate", "explain"} {
+			out, code, _ := runAppspec(t, verb, file)
+			if want := file + ": error: it is a " + kind + " archive, and no AppSpec file\n    unpack it and name the folder: " + unpack; code != codeInvalid || !strings.HasPrefix(out, want) ||
+				!strings.Contains(out, "refused: 1 error") {
+				t.Errorf("%s: exit %d\n%s\nwant\n%s", verb, code, out, want)
+			}
+		}
+	}
+	zeros := filepath.Join(to, "appspec.yml") // what a crash may leave of a file; it would pass for an empty tar
+	check(os.WriteFile(zeros, make([]byte, 4096), 0o644))
+	if out, code, _ := runAppspec(t, "validate", zeros); code != codeInvalid || strings.Contains(out, "archive") {
+		t.Errorf("zeros: exit %d\n%s", code, out)
 	}
 }
 

@@ -295,3 +295,23 @@ func TestPackRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckTreeFindsAllThatPackRefuses, where packing ends at the first.
+func TestCheckTreeFindsAllThatPackRefuses(t *testing.T) {
+	tree := sampleTree()
+	CheckTree(tree, func(err error) { t.Errorf("a good tree: %v", err) })
+	tree["src/up"] = &fstest.MapFile{Data: []byte("../../x"), Mode: fs.ModeSymlink | 0o777}
+	tree["pipe"] = &fstest.MapFile{Mode: fs.ModeNamedPipe | 0o644}
+	var found []string
+	CheckTree(tree, func(err error) { found = append(found, err.Error()) })
+	want := []string{
+		"cannot pack pipe: it is a p---------, neither file, directory nor symbolic link",
+		`cannot pack: archive refused: the symbolic link "src/up" points to "../../x", outside of the archive`,
+	}
+	if !slices.Equal(found, want) {
+		t.Errorf("%q, want %q", found, want)
+	}
+	if _, _, err := Pack(io.Discard, tree, PackOptions{}); err == nil || err.Error() != want[0] {
+		t.Errorf("Pack says %v", err)
+	}
+}

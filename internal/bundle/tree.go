@@ -159,31 +159,60 @@ func (t *treeReader) nextEntry() error {
 }
 
 func (t *treeReader) writeEntry(name string, entry fs.DirEntry) error {
-	info, err := entry.Info()
+	header, err := headerOf(t.tree, name, entry)
 	if err != nil {
-		return fmt.Errorf("cannot pack %s: %w", name, err)
+		return err
 	}
-	header := &tar.Header{Name: name, Mode: tarMode(info.Mode()), ModTime: packTime()}
-	switch info.Mode().Type() {
-	case 0:
+	switch header.Typeflag {
+	case tar.TypeReg:
 		return t.writeFile(name, header)
-	case fs.ModeDir:
-		header.Typeflag, header.Name = tar.TypeDir, name+"/"
+	case tar.TypeDir:
 		if err := t.writeHeader(header); err != nil {
 			return err
 		}
 		return t.descend(name)
+	}
+	return t.writeHeader(header)
+}
+
+// headerOf is what an entry becomes in the tar; the size of a file is left to whoever opens it. What no host would unpack is refused.
+func headerOf(tree fs.FS, name string, entry fs.DirEntry) (*tar.Header, error) {
+	info, err := entry.Info()
+	if err != nil {
+		return nil, fmt.Errorf("cannot pack %s: %w", name, err)
+	}
+	header := &tar.Header{Name: name, Mode: tarMode(info.Mode()), ModTime: packTime()}
+	switch info.Mode().Type() {
+	case 0:
+		header.Typeflag = tar.TypeReg
+	case fs.ModeDir:
+		header.Typeflag, header.Name = tar.TypeDir, name+"/"
 	case fs.ModeSymlink:
 		header.Typeflag, header.Mode = tar.TypeSymlink, 0o777
-		if header.Linkname, err = fs.ReadLink(t.tree, name); err != nil {
-			return fmt.Errorf("cannot pack %s: %w", name, err)
+		if header.Linkname, err = fs.ReadLink(tree, name); err != nil {
+			return nil, fmt.Errorf("cannot pack %s: %w", name, err)
 		}
-		if err := new(guard).checkSymlink(&Entry{Name: name, Link: header.Linkname}); err != nil { // no host would unpack it
-			return fmt.Errorf("cannot pack: %w", err)
+		if err := new(guard).checkSymlink(&Entry{Name: name, Link: header.Linkname}); err != nil {
+			return nil, fmt.Errorf("cannot pack: %w", err)
 		}
-		return t.writeHeader(header)
+	default:
+		return nil, fmt.Errorf("cannot pack %s: it is a %s, neither file, directory nor symbolic link", name, info.Mode().Type())
 	}
-	return fmt.Errorf("cannot pack %s: it is a %s, neither file, directory nor symbolic link", name, info.Mode().Type())
+	return header, nil
+}
+
+// CheckTree calls bad with Pack's error for every entry of tree that it would refuse. No file is opened.
+func CheckTree(tree fs.FS, bad func(error)) {
+	_ = fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error { // the function returns no error
+		if err != nil {
+			bad(fmt.Errorf("cannot pack: %w", err))
+		} else if name != "." {
+			if _, err := headerOf(tree, name, entry); err != nil {
+				bad(err)
+			}
+		}
+		return nil
+	})
 }
 
 func (t *treeReader) writeFile(name string, header *tar.Header) error {
@@ -196,7 +225,7 @@ func (t *treeReader) writeFile(name string, header *tar.Header) error {
 		err = errors.New("it was replaced while it was read")
 	}
 	if err == nil {
-		header.Typeflag, header.Size = tar.TypeReg, info.Size()
+		header.Size = info.Size()
 		err = t.writeHeader(header)
 	}
 	if err != nil {
