@@ -223,17 +223,17 @@ func openRecognized(name string) (*archiveFile, error) {
 	return archive, err
 }
 
-// indexOf returns the archive's own index, or one of fixed pieces, and the archive's digest.
+// indexOf returns the archive's own index, which its bytes must bear out, or one of fixed pieces, and the archive's digest.
 func (a *archiveFile) indexOf() (*bundle.Index, bundle.Digest, error) {
+	x, digest, err := bundle.VerifyStored(a, a.size)
+	if !errors.Is(err, bundle.ErrNoIndex) {
+		return x, digest, err
+	}
 	pieces, err := bundle.IndexOf(io.NewSectionReader(a, 0, a.size), bundle.PieceSizeFor(a.size))
 	if err != nil {
 		return nil, "", err
 	}
-	x, err := bundle.ReadIndex(a, a.size)
-	if errors.Is(err, bundle.ErrNoIndex) {
-		return pieces, pieces.PayloadDigest(), nil
-	}
-	return x, pieces.PayloadDigest(), err
+	return pieces, pieces.PayloadDigest(), nil
 }
 
 // inspection is what inspect prints.
@@ -390,7 +390,9 @@ func bundleDiffCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff A B",
 		Short: "Say how many bytes a host that has bundle A must fetch for bundle B",
-		Args:  usageArgs(cobra.ExactArgs(2)),
+		Long: "Say how many bytes a host that has bundle A must fetch for bundle B. Both are verified as by `gitopsd bundle verify`; ends with 10 if\n" +
+			"anything is wrong with one of them.",
+		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkBundleOutput(output); err != nil {
 				return err
@@ -418,10 +420,10 @@ func diffBundles(a, b string) (d difference, err error) {
 		if err != nil {
 			return d, err
 		}
-		indexes[i], _, err = archive.indexOf()
+		indexes[i], _, err = verifyArchive(archive)
 		_ = archive.Close()
 		if err != nil {
-			return d, fmt.Errorf("cannot compare %s: %w", name, err)
+			return d, exitError{code: codeInvalid, err: fmt.Errorf("cannot compare %s: %w", name, err)}
 		}
 	}
 	for i, j := range bundle.Reuse(indexes[1], indexes[0]) {

@@ -201,7 +201,7 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 	}
 	x, digest, err := archive.indexOf()
 	if err != nil {
-		return rev, fmt.Errorf("cannot push %s: %w", source, err)
+		return rev, exitError{code: codeInvalid, err: fmt.Errorf("cannot push %s: %w", source, err)}
 	}
 	rev = revisionOf(to, archive.kind)
 	rev.Digest, rev.Size, rev.Index = digest, archive.size, x.Digest()

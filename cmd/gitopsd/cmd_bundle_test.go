@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -325,6 +326,46 @@ func TestBundlePinRefusesWhatIsDamaged(t *testing.T) {
 		if _, err := os.Lstat(file + bundle.IndexSuffix); code != codeInvalid || err == nil || !strings.Contains(out, file) {
 			t.Errorf("%s: %d %s (%v)", name, code, out, err)
 		}
+	}
+}
+
+// TestNoVerbBelievesAnIndexAlone: diff said what moves, inspect what lies in it, and push stored what no host would take.
+func TestNoVerbBelievesAnIndexAlone(t *testing.T) {
+	dir, tree := t.TempDir(), bundleTree(t, "x")
+	good, bad, foreign := filepath.Join(dir, "good.tar.zst"), filepath.Join(dir, "bad.tar.zst"), filepath.Join(dir, "cut.tar")
+	if out, code := bundleVerb(t, "pack", tree, "-o", good); code != 0 {
+		t.Fatal(out)
+	}
+	data, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := bundle.ReadIndex(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[x.Piece(x.Len()-1).Offset+8] ^= 1
+	var raw bytes.Buffer
+	files := tar.NewWriter(&raw)
+	if err := errors.Join(os.WriteFile(bad, data, 0o644), files.AddFS(os.DirFS(tree)), os.WriteFile(foreign, raw.Bytes()[:raw.Len()/2], 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(dir, "stored")
+	for _, c := range []struct {
+		line string
+		code int
+	}{
+		{"diff GOOD BAD", codeInvalid}, {"diff BAD GOOD", codeInvalid}, {"inspect BAD", codeError}, {"push --no-check BAD " + to, codeInvalid}, {"verify BAD", codeInvalid},
+		{"diff GOOD CUT", codeInvalid},
+	} {
+		line := strings.NewReplacer("GOOD", good, "BAD", bad, "CUT", foreign).Replace(c.line)
+		out, code := bundleVerb(t, strings.Fields(line)...)
+		if code != c.code || !strings.Contains(out, dir) || strings.Contains(out, good) {
+			t.Errorf("%s: exit %d, %s; want %d", c.line, code, out, c.code)
+		}
+	}
+	if _, err := os.Lstat(to); err == nil {
+		t.Error("push stored a bundle that is damaged")
 	}
 }
 

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -10,17 +11,43 @@ import (
 // VerifyArchive reads an archive of our own format from end to end and checks every frame, raw and stored, against the index it carries,
 // and the tar inside against the rules of Reader. It returns the index and the digest of the whole file.
 func VerifyArchive(r io.ReaderAt, size int64, o Options) (*Index, Digest, error) {
-	x, err := ReadIndex(r, size)
-	if err != nil {
-		return nil, "", err
-	}
 	decoder, err := NewFrameDecoder()
 	if err != nil {
 		return nil, "", err
 	}
 	defer decoder.Close()
-	whole, tarHash := sha256.New(), sha256.New()
-	var stored, raw []byte
+	tarHash := sha256.New()
+	var raw []byte
+	x, digest, err := verifyStored(r, size, func(stored []byte, p Piece) error {
+		if raw, err = decoder.Decode(raw[:0], stored, p); err == nil {
+			tarHash.Write(raw)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	if !bytes.Equal(tarHash.Sum(nil), x.rawSum[:]) {
+		return nil, "", errOtherSums
+	}
+	return x, digest, Walk(r, size, TypeTarZst, o, func(*Entry) error { return nil })
+}
+
+// VerifyStored is VerifyArchive without what takes decoding: the stored bytes are those of the index that the archive carries.
+func VerifyStored(r io.ReaderAt, size int64) (*Index, Digest, error) {
+	return verifyStored(r, size, func([]byte, Piece) error { return nil })
+}
+
+var errOtherSums = errors.New("cannot accept bundle: its index names other whole sums than its frames make")
+
+// verifyStored checks every stored byte, and passes each frame on; it is valid until the next.
+func verifyStored(r io.ReaderAt, size int64, frame func(stored []byte, p Piece) error) (*Index, Digest, error) {
+	x, err := ReadIndex(r, size)
+	if err != nil {
+		return nil, "", err
+	}
+	whole := sha256.New()
+	var stored []byte
 	for i, p := range x.pieces {
 		stored = append(stored[:0], make([]byte, p.Size)...)
 		if _, err := r.ReadAt(stored, p.Offset); err != nil {
@@ -29,14 +56,13 @@ func VerifyArchive(r io.ReaderAt, size int64, o Options) (*Index, Digest, error)
 		if err := x.Verify(i, stored); err != nil {
 			return nil, "", err
 		}
-		if raw, err = decoder.Decode(raw[:0], stored, p); err != nil {
+		if err := frame(stored, p); err != nil {
 			return nil, "", err
 		}
 		whole.Write(stored)
-		tarHash.Write(raw)
 	}
-	if !bytes.Equal(whole.Sum(nil), x.sum[:]) || !bytes.Equal(tarHash.Sum(nil), x.rawSum[:]) {
-		return nil, "", fmt.Errorf("cannot accept bundle: its index names other whole sums than its frames make")
+	if !bytes.Equal(whole.Sum(nil), x.sum[:]) {
+		return nil, "", errOtherSums
 	}
 	whole.Write(x.Tail())
 	var sum [sha256.Size]byte
@@ -46,7 +72,7 @@ func VerifyArchive(r io.ReaderAt, size int64, o Options) (*Index, Digest, error)
 		return nil, "", fmt.Errorf("cannot read end of bundle: %w", err)
 	}
 	if !bytes.Equal(tail, x.Tail()) {
-		return nil, "", fmt.Errorf("cannot accept bundle: what follows its frames is not its index")
+		return nil, "", errors.New("cannot accept bundle: what follows its frames is not its index")
 	}
-	return x, DigestOf(sum), Walk(r, size, TypeTarZst, o, func(*Entry) error { return nil })
+	return x, DigestOf(sum), nil
 }
