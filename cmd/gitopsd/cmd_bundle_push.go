@@ -78,6 +78,9 @@ func bundlePushCommand() *cobra.Command {
 			if err != nil {
 				return exitError{code: codeUsage, err: err}
 			}
+			if to.Kind == origin.Https {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot push to %s: hosts can read from there, but nothing can be stored: write s3://BUCKET/KEY or an absolute path; --endpoint names a store other than AWS", to)}
+			}
 			if f.origin.Endpoint == "" {
 				f.origin.Endpoint = os.Getenv("AWS_ENDPOINT_URL")
 			}
@@ -255,12 +258,15 @@ func (f *pushFlags) checkGroup(to origin.Location) error {
 	return nil
 }
 
-// checkFolderOf refuses a path whose folder is not there, before anything is packed. It is not made: a share that is not mounted looks so too.
+// checkFolderOf refuses a path that is a folder, or whose folder is not there, before anything is packed. It is not made: a share that is not mounted looks so too.
 func checkFolderOf(to origin.Location) error {
 	if to.Kind != origin.Directory {
 		return nil
 	}
 	folder := filepath.Dir(to.Path)
+	if info, err := os.Stat(to.Path); err == nil && info.IsDir() {
+		return fmt.Errorf("cannot push to %s: it is a folder; name the file to make in it", to.Path)
+	}
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -115,10 +115,14 @@ func TestBundleVerbsRefuse(t *testing.T) {
 		"s3://BUCKET/KEY":               {[]string{"push", dir, "s3://bucket"}, codeUsage},
 		"the output is":                 {[]string{"inspect", dir, "-o", "xml"}, codeUsage},
 		"usage: bundle inspect":         {[]string{"inspect"}, codeUsage},
-		"nothing can be sto":            {[]string{"push", dir, "https://127.0.0.1:1/x"}, codeError},
+		"hosts can read from there, but nothing can be stored: write s3://BUCKET/KEY or an absolute path": {[]string{"push", dir, "https://127.0.0.1:1/x"}, codeUsage},
+		`location "relative/x": write s3://BUCKET/KEY or an absolute path`:                                {[]string{"push", dir, "relative/x"}, codeUsage},
+		`location "gs://b/k": write s3://BUCKET/KEY or an absolute path`:                                  {[]string{"push", dir, "gs://b/k"}, codeUsage},
+		": it is a folder; name the file to make in it":                                                   {[]string{"push", dir, t.TempDir()}, codeError},
+		`the scheme "S3" of the location`:                                                                 {[]string{"push", dir, "S3://bucket/key"}, codeUsage},
 	}
 	for want, c := range cases {
-		if out, code := bundleVerb(t, c.args...); code != c.code || !strings.Contains(out, want) && !strings.Contains(out, "refused") {
+		if out, code := bundleVerb(t, c.args...); code != c.code || !strings.Contains(out, want) {
 			t.Errorf("%v: exit %d, %q; want %d, %q", c.args, code, out, c.code, want)
 		}
 	}

@@ -33,7 +33,7 @@ func operatorAdvice(err error) string {
 		return "is --endpoint, or AWS_ENDPOINT_URL, right, and is the store up?"
 	}
 	switch codeOf(err) {
-	case "NoSuchBucket":
+	case "NoSuchBucket", "NotFound": // some stores answer so to a PUT
 		return "correct BUCKET in s3://BUCKET/KEY; of a store other than AWS give --endpoint"
 	case "InvalidBucketName":
 		return "correct BUCKET in s3://BUCKET/KEY"

@@ -28,7 +28,7 @@ func TestOperatorsAreToldOfFlags(t *testing.T) {
 	}
 	told := func(err error, want string) {
 		t.Helper()
-		if err == nil || strings.Contains(err.Error(), "gitopsd.yaml") || strings.Contains(err.Error(), "s3.") || !strings.Contains(err.Error(), want) {
+		if err == nil || strings.Contains(err.Error(), "gitopsd.yaml") || strings.Contains(err.Error(), "bundle push") || strings.Contains(err.Error(), "s3.") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %s", err, want)
 		}
 	}
@@ -36,7 +36,7 @@ func TestOperatorsAreToldOfFlags(t *testing.T) {
 		code, want string
 		status     int
 	}{
-		{"NoSuchBucket", "correct BUCKET", 404}, {"InvalidBucketName", "correct BUCKET", 400}, {"AccessDenied", "--credentials-file", 403},
+		{"NoSuchBucket", "correct BUCKET", 404}, {"NotFound", "correct BUCKET", 404}, {"InvalidBucketName", "correct BUCKET", 400}, {"AccessDenied", "--credentials-file", 403},
 		{"InvalidAccessKeyId", "AWS_ACCESS_KEY_ID", 403}, {"SignatureDoesNotMatch", "--credentials-file", 403}, {"PermanentRedirect", "--region", 301},
 		{"AuthorizationHeaderMalformed", "--region", 400}, {"RequestTimeTooSkewed", "clock", 403},
 	} {

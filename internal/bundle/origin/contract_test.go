@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -487,6 +488,12 @@ func TestParse(t *testing.T) {
 	for _, in := range []string{"s3://b", "s3://b/", "s3:///k", "s3://b/dir/", "relative", ""} {
 		if l, err := Parse(in); err == nil {
 			t.Errorf("%s is accepted as %+v", in, l)
+		}
+	}
+	for in, want := range map[string]string{"S3://b/k": "s3://", "HTTPS://u:secret@h/x": "https://", "File:///x": "file://"} { // what was typed was echoed in lower case, and so looked right
+		scheme, _, _ := strings.Cut(in, ":")
+		if l, err := Parse(in); err == nil || err.Error() != fmt.Sprintf("cannot use the scheme %q of the location: write it in lower case, %s", scheme, want) {
+			t.Errorf("%s: %+v, %v", in, l, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -219,6 +220,11 @@ var errShorter = errors.New("the stored object is shorter than the revision says
 
 // Parse reads a location as commands take it: s3://bucket/key, https://..., file:///path or a path.
 func Parse(s string) (Location, error) {
+	if scheme, _, found := strings.Cut(s, "://"); found {
+		if lower := strings.ToLower(scheme); lower != scheme && slices.Contains([]string{"s3", "https", "http", "file"}, lower) {
+			return Location{}, fmt.Errorf("cannot use the scheme %q of the location: write it in lower case, %s://", scheme, lower)
+		}
+	}
 	switch {
 	case strings.HasPrefix(s, "s3://"):
 		bucket, key, found := strings.Cut(strings.TrimPrefix(s, "s3://"), "/")
@@ -231,7 +237,7 @@ func Parse(s string) (Location, error) {
 	}
 	file := strings.TrimPrefix(s, "file://")
 	if !path.IsAbs(file) {
-		return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY, https://HOST/PATH or an absolute path", Redact(s))
+		return Location{}, fmt.Errorf("cannot use location %q: write s3://BUCKET/KEY or an absolute path", Redact(s))
 	}
 	return Location{Kind: Directory, Path: path.Clean(file)}, nil
 }
