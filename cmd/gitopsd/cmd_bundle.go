@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -60,13 +61,16 @@ func bundlePackCommand() *cobra.Command {
 				return exitError{code: codeUsage, err: errors.New("say where to write the bundle: -o FILE.tar.zst")}
 			}
 			if kind, named := bundle.TypeOfName(out); named && kind != bundle.TypeTarZst {
-				return exitError{code: codeUsage, err: fmt.Errorf("cannot pack into %s: what pack writes is a tar.zst, whatever its name; write -o %s.tar.zst", out, withoutType(out))}
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot pack into %s: what pack writes is a tar.zst, whatever its name; write -o %s", out, shellWord(withoutType(out)+".tar.zst"))}
 			}
 			if err := checkBundleOutput(format); err != nil {
 				return err
 			}
 			if err := checkPacked(args[0]); err != nil {
 				return err
+			}
+			if err := checkPlace(out); err != nil {
+				return fmt.Errorf("cannot write %s: %w", out, err)
 			}
 			if !noCheck {
 				if err := checkBundleFolder(cmd.ErrOrStderr(), args[0], ""); err != nil {
@@ -140,7 +144,7 @@ func packToFile(ctx context.Context, dir, file, previous string) (made packed, x
 	}
 	temp, err := os.CreateTemp(filepath.Dir(file), ".gitopsd-pack-")
 	if err != nil {
-		return made, nil, fmt.Errorf("cannot pack: %w", err)
+		return made, nil, fmt.Errorf("cannot write %s: %w", file, withoutFile(err))
 	}
 	defer func() {
 		if err != nil {
@@ -148,7 +152,7 @@ func packToFile(ctx context.Context, dir, file, previous string) (made packed, x
 			_ = os.Remove(temp.Name())
 		}
 	}()
-	x, digest, err := store.Pack(ctx, temp, os.DirFS(dir), o, packWorkers())
+	x, digest, err := store.Pack(ctx, writtenAs{temp, file}, os.DirFS(dir), o, packWorkers())
 	if err != nil {
 		return made, nil, refusal(err)
 	}
@@ -162,9 +166,36 @@ func packToFile(ctx context.Context, dir, file, previous string) (made packed, x
 		err = os.Rename(temp.Name(), file)
 	}
 	if err != nil {
-		return made, nil, fmt.Errorf("cannot write %s: %w", file, err)
+		return made, nil, fmt.Errorf("cannot write %s: %w", file, withoutFile(err))
 	}
 	return packed{File: file, Digest: digest, Size: x.ArchiveSize(), Index: x.Digest(), Frames: x.Len(), Raw: x.RawSize()}, x, nil
+}
+
+// writtenAs is a temporary file whose errors speak of the file that it becomes.
+type writtenAs struct {
+	temp *os.File
+	file string
+}
+
+func (w writtenAs) Write(p []byte) (int, error) {
+	n, err := w.temp.Write(p)
+	if err != nil {
+		err = &fs.PathError{Op: "write", Path: w.file, Err: withoutFile(err)}
+	}
+	return n, err
+}
+
+// withoutFile is an error of the file system without the operation and the name of the file.
+func withoutFile(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
+	}
+	return err
 }
 
 // inside reports whether file would lie below dir.

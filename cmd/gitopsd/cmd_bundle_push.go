@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
@@ -263,20 +264,26 @@ func checkFolderOf(to origin.Location) error {
 	if to.Kind != origin.Directory {
 		return nil
 	}
-	folder := filepath.Dir(to.Path)
-	if info, err := os.Stat(to.Path); err == nil && info.IsDir() {
-		return fmt.Errorf("cannot push to %s: it is a folder; name the file to make in it", to.Path)
+	if err := checkPlace(to.Path); err != nil {
+		return fmt.Errorf("cannot push to %s: %w", to.Path, err)
 	}
+	return nil
+}
+
+// checkPlace says why no file can be made there: it is a folder, or its folder is none.
+func checkPlace(file string) error {
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		return errors.New("it is a folder; name the file to make in it")
+	}
+	folder := filepath.Dir(file)
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("cannot push to %s: there is no folder %s; mount it, or make it with: mkdir -p %s", to.Path, folder, shellWord(folder))
-	case err != nil:
-		return fmt.Errorf("cannot push to %s: %w", to.Path, err)
-	case !info.IsDir():
-		return fmt.Errorf("cannot push to %s: %s is no folder", to.Path, folder)
+		return fmt.Errorf("there is no folder %s; mount it, or make it with: mkdir -p %s", folder, shellWord(folder))
+	case errors.Is(err, syscall.ENOTDIR), err == nil && !info.IsDir():
+		return fmt.Errorf("%s is no folder", folder)
 	}
-	return nil
+	return err
 }
 
 // store uploads the index and then the archive; the same bundle that is already there is not sent again.

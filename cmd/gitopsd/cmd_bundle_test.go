@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
@@ -370,6 +371,62 @@ func TestNoVerbBelievesAnIndexAlone(t *testing.T) {
 	}
 	if _, err := os.Lstat(to); err == nil {
 		t.Error("push stored a bundle that is damaged")
+	}
+}
+
+// TestBundlePackNamesTheFileOfItsFlag in its errors, and not the temporary one beside it.
+func TestBundlePackNamesTheFileOfItsFlag(t *testing.T) {
+	tree, dir := bundleTree(t, "x"), t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	none, below, taken := filepath.Join(dir, "it's none", "b.tar.zst"), filepath.Join(plain, "b.tar.zst"), filepath.Join(dir, "folder")
+	if err := os.Mkdir(taken, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		none:  "there is no folder " + filepath.Dir(none) + "; mount it, or make it with: mkdir -p " + shellWord(filepath.Dir(none)),
+		below: plain + " is no folder",
+		taken: "it is a folder; name the file to make in it",
+	} {
+		out, code := bundleVerb(t, "pack", tree, "-o", file)
+		if code != codeError || out != "cannot write "+file+": "+want {
+			t.Errorf("exit %d, %s; want %s", code, out, want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if out, code := bundleVerb(t, "pack", tree, "-o", filepath.Join(dir, "a b.zip")); code != codeUsage || !strings.Contains(out, "write -o '"+dir+"/a b.tar.zst'") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+// TestBundlePackNamesItsFileWhereTheDiskIsFull: what the system says is of the temporary file.
+func TestBundlePackNamesItsFileWhereTheDiskIsFull(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("no device is always full: %v", err)
+	}
+	defer full.Close()
+	if _, err := (writtenAs{full, "b.tar.zst"}).Write([]byte("x")); !errors.Is(err, syscall.ENOSPC) || err.Error() != "write b.tar.zst: no space left on device" {
+		t.Error(err)
+	}
+}
+
+// TestBundlePackNamesItsFileWhereItMayNotWrite: what the system says is of the temporary file.
+func TestBundlePackNamesItsFileWhereItMayNotWrite(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may write everywhere")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "b.tar.zst")
+	if out, code := bundleVerb(t, "pack", bundleTree(t, "x"), "-o", file); code != codeError || out != "cannot write "+file+": permission denied" {
+		t.Errorf("exit %d, %s", code, out)
 	}
 }
 

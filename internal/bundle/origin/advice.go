@@ -2,6 +2,7 @@ package origin
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 )
 
@@ -29,6 +30,8 @@ func operatorAdvice(err error) string {
 		return "give --credentials-file FILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 	case errors.Is(err, errNoRegion):
 		return "give --region, or AWS_REGION"
+	case errors.Is(err, fs.ErrPermission):
+		return "choose a place where this user may write"
 	case errors.As(err, &dial) && dial.Op == "dial":
 		return "is --endpoint, or AWS_ENDPOINT_URL, right, and is the store up?"
 	}

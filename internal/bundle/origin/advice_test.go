@@ -2,10 +2,13 @@ package origin
 
 import (
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -69,6 +72,24 @@ func TestOperatorsAreToldOfFlags(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	server.Close()
 	told(put(o), "is --endpoint")
+}
+
+// TestStoringNamesNoTemporaryFile, and advises who stores, not who reads.
+func TestStoringNamesNoTemporaryFile(t *testing.T) {
+	at := Location{Kind: Directory, Path: filepath.Join(t.TempDir(), "none", "b.zip")}
+	err := Put(t.Context(), at, Options{}, strings.NewReader("x"), 1, nil)
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot store "+at.Path+": no such file or directory") {
+		t.Error(err)
+	}
+	for _, err := range []error{&fs.PathError{Op: "write", Path: "/x/.gitopsd-put-7", Err: syscall.EACCES}, &os.LinkError{Op: "rename", Old: "/x/.gitopsd-put-7", New: "/x/b.zip", Err: syscall.EACCES}} {
+		err = ForOperator(fail("store", at, withoutTemporary(err)))
+		if want := "cannot store " + at.Path + ": permission denied (choose a place where this user may write)"; err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if err := withoutTemporary(&fs.PathError{Op: "read", Path: "/y/source", Err: syscall.EIO}); !strings.Contains(err.Error(), "/y/source") {
+		t.Error(err)
+	}
 }
 
 // TestMissingCredentialsAreNoMissingObject although both may be a file that does not exist.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 )
@@ -97,18 +99,21 @@ func (d *directory) ReadIndex(ctx context.Context) ([]byte, error) {
 	return nil, fail("read index of", d.location, err)
 }
 
+const temporaryPrefix = ".gitopsd-put-"
+
 // putDirectory writes beside the target and renames, so that a reader sees all or nothing.
 func putDirectory(ctx context.Context, l Location, body io.ReaderAt, size int64, sent func(int64)) (err error) {
 	if !filepath.IsAbs(l.Path) {
 		return fmt.Errorf("path %q is not absolute", l.Path)
 	}
-	file, err := os.CreateTemp(filepath.Dir(l.Path), ".gitopsd-put-")
+	file, err := os.CreateTemp(filepath.Dir(l.Path), temporaryPrefix)
 	if err != nil {
-		return err
+		return withoutTemporary(err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, file.Close(), os.Remove(file.Name()))
+			_ = file.Close() // an error before this one is what counts
+			err = errors.Join(withoutTemporary(err), os.Remove(file.Name()))
 		}
 	}()
 	buf := make([]byte, 1<<20)
@@ -136,4 +141,17 @@ func putDirectory(ctx context.Context, l Location, body io.ReaderAt, size int64,
 		return err
 	}
 	return file.Close()
+}
+
+// withoutTemporary takes the temporary file's name off an error: what it becomes is named by the caller.
+func withoutTemporary(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path) && strings.HasPrefix(filepath.Base(path.Path), temporaryPrefix):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
+	}
+	return err
 }
