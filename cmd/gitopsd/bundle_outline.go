@@ -21,7 +21,7 @@ func checkBundleArchive(hints io.Writer, archive *archiveFile, group string) err
 	}
 	defer os.RemoveAll(scratch)
 	if err := outline(archive, scratch); err != nil {
-		return fmt.Errorf("cannot look into %s: %w", archive.Name(), refusal(err))
+		return fmt.Errorf("cannot look into %s: %w", archive.Name(), refusal(archive.told(err)))
 	}
 	named := func(text string) string { return strings.ReplaceAll(text, scratch, archive.Name()) }
 	var warnings bytes.Buffer

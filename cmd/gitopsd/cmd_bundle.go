@@ -236,12 +236,26 @@ func openArchive(name string) (*archiveFile, error) {
 		return nil, fmt.Errorf("cannot open bundle %s: %w", name, err)
 	}
 	archive := &archiveFile{File: file, size: info.Size()}
-	if archive.kind, archive.wrong = bundle.Recognize(file, archive.size); archive.wrong != nil {
+	if archive.kind, archive.wrong = bundle.Recognize(file, archive.size); errors.Is(archive.wrong, bundle.ErrCutOff) {
+		_ = file.Close()
+		return nil, exitError{code: codeInvalid, err: fmt.Errorf("cannot open bundle %s: %w", name, archive.told(archive.wrong))}
+	} else if archive.wrong != nil {
 		if archive.kind, _ = bundle.TypeOfName(name); archive.kind == "" {
 			archive.kind = bundle.TypeTar
 		}
 	}
 	return archive, nil
+}
+
+// told is err, or what to do where it says that the archive ends early.
+func (a *archiveFile) told(err error) error {
+	switch {
+	case !errors.Is(err, bundle.ErrCutOff):
+		return err
+	case a.wrong != nil && !errors.Is(a.wrong, bundle.ErrCutOff): // too short to be any
+		return exitError{code: codeInvalid, err: a.wrong}
+	}
+	return exitError{code: codeInvalid, err: fmt.Errorf("it ends early, after %s, or is damaged; copy it again from where it was made, or make it anew", counted(a.size, "byte"))}
 }
 
 // openRecognized opens an archive that is to be released: what no host could unpack is refused.
@@ -350,7 +364,7 @@ func inspect(name string) (inspection, error) {
 		return nil
 	})
 	if err != nil {
-		return inspection{}, fmt.Errorf("cannot inspect %s: %w", name, refusal(err))
+		return inspection{}, fmt.Errorf("cannot inspect %s: %w", name, refusal(archive.told(err)))
 	}
 	return seen, nil
 }
@@ -393,13 +407,20 @@ func bundleVerifyCommand() *cobra.Command {
 
 func verifyArchive(archive *archiveFile) (*bundle.Index, bundle.Digest, error) {
 	x, digest, err := bundle.VerifyArchive(archive, archive.size, bundle.Options{})
-	if !errors.Is(err, bundle.ErrNoIndex) {
-		return x, digest, err
+	if errors.Is(err, bundle.ErrNoIndex) {
+		if x, digest, err = archive.indexOf(); err == nil {
+			err = readAll(archive)
+		}
 	}
-	if x, digest, err = archive.indexOf(); err != nil {
-		return nil, "", err
+	if err != nil {
+		return nil, "", archive.told(err)
 	}
-	return x, digest, bundle.Walk(archive, archive.size, archive.kind, bundle.Options{}, func(e *bundle.Entry) error {
+	return x, digest, nil
+}
+
+// readAll reads every file of an archive to its end, where the checksums are.
+func readAll(archive *archiveFile) error {
+	return bundle.Walk(archive, archive.size, archive.kind, bundle.Options{}, func(e *bundle.Entry) error {
 		if e.Content == nil {
 			return nil
 		}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -427,6 +430,36 @@ func TestBundlePackNamesItsFileWhereItMayNotWrite(t *testing.T) {
 	file := filepath.Join(dir, "b.tar.zst")
 	if out, code := bundleVerb(t, "pack", bundleTree(t, "x"), "-o", file); code != codeError || out != "cannot write "+file+": permission denied" {
 		t.Errorf("exit %d, %s", code, out)
+	}
+}
+
+// TestBundleVerbsSayThatAFileEndsEarly, and what to do; all that they said was "unexpected EOF".
+func TestBundleVerbsSayThatAFileEndsEarly(t *testing.T) {
+	dir, tree := t.TempDir(), bundleTree(t, "x")
+	good := filepath.Join(dir, "good.tar.zst")
+	if out, code := bundleVerb(t, "pack", tree, "-o", good); code != 0 {
+		t.Fatal(out)
+	}
+	framed, err := os.ReadFile(good)
+	var asTar, asTgz, asZip bytes.Buffer
+	files, zipped, archived := tar.NewWriter(&asTar), gzip.NewWriter(&asTgz), zip.NewWriter(&asZip)
+	err = errors.Join(err, files.AddFS(os.DirFS(tree)), files.Close(), archived.AddFS(os.DirFS(tree)), archived.Close())
+	_, writeErr := zipped.Write(asTar.Bytes())
+	if err := errors.Join(err, writeErr, zipped.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut.tar")
+	for kind, data := range map[string][]byte{"tar.zst": framed, "tar": asTar.Bytes(), "tgz": asTgz.Bytes(), "zip": asZip.Bytes()} {
+		if err := os.WriteFile(cut, data[:len(data)/2], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{"verify CUT", "inspect CUT", "pin CUT", "diff GOOD CUT", "push CUT " + filepath.Join(dir, "stored")} {
+			out, code := bundleVerb(t, strings.Fields(strings.NewReplacer("GOOD", good, "CUT", cut).Replace(line))...)
+			want := fmt.Sprintf("it ends early, after %d bytes, or is damaged; copy it again from where it was made, or make it anew", len(data)/2)
+			if code != codeInvalid || !strings.Contains(out, cut) || !strings.HasSuffix(out, ": "+want) || strings.Contains(out, "EOF") {
+				t.Errorf("%s of a %s: exit %d, %s", line, kind, code, out)
+			}
+		}
 	}
 }
 

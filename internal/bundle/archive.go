@@ -75,6 +75,28 @@ type Entry struct {
 // ErrRefused is wrapped by every refusal of an archive's content, as opposed to a failure to read it.
 var ErrRefused = errors.New("archive refused")
 
+// ErrCutOff is wrapped by errors about an archive that ends before what it began does.
+var ErrCutOff = errors.New("the archive ends early: it was cut off, or is damaged")
+
+// endsEarly says of an end that came too early what it means.
+func endsEarly(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrCutOff) {
+		return ErrCutOff
+	}
+	return err
+}
+
+// content is a file's, whose errors say what an early end means.
+type content struct{ of io.Reader }
+
+func (c content) Read(p []byte) (int, error) {
+	n, err := c.of.Read(p)
+	if err != nil && err != io.EOF {
+		err = endsEarly(err)
+	}
+	return n, err
+}
+
 // ErrStop ends a Walk early without an error.
 var ErrStop = errors.New("stop walking")
 
@@ -137,7 +159,7 @@ func Open(r io.ReaderAt, size int64, t Type, o Options) (*Reader, error) {
 		err = errors.New("it is no archive type")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s archive: %w", t, err)
+		return nil, fmt.Errorf("cannot read %s archive: %w", t, endsEarly(err))
 	}
 	return &Reader{source: src, guard: g}, nil
 }
@@ -151,7 +173,7 @@ func (r *Reader) Next() (*Entry, error) {
 			break
 		}
 		if err != nil {
-			r.err = fmt.Errorf("cannot read archive after %d entries: %w", r.guard.entries, err)
+			r.err = fmt.Errorf("cannot read archive after %d entries: %w", r.guard.entries, endsEarly(err))
 			break
 		}
 		if skip {
@@ -164,6 +186,9 @@ func (r *Reader) Next() (*Entry, error) {
 			break
 		}
 		if keep {
+			if entry.Content != nil {
+				entry.Content = content{entry.Content}
+			}
 			return entry, nil
 		}
 	}

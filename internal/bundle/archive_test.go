@@ -421,3 +421,31 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// TestArchivesThatAreCutOffSaySo: "unexpected EOF" says neither of what nor why.
+func TestArchivesThatAreCutOffSaySo(t *testing.T) {
+	raw := makeTar(t, member{name: "a", data: "1", mode: 0o644}, member{name: "big", data: string(noise(3, 200<<10)), mode: 0o644})
+	framed, _, _ := pack(t, sampleTree(), PackOptions{})
+	whole := map[Type][]byte{TypeTar: raw, TypeTgz: gzipped(t, raw), TypeTarZst: framed, TypeZip: makeZip(t, member{name: "a", data: string(noise(3, 200<<10)), mode: 0o644})}
+	for kind, data := range whole {
+		for _, n := range []int{len(data) / 2, len(data) - 3, 100} {
+			if kind == TypeTar && n == len(data)-3 {
+				continue // of the blocks that fill it up, nothing is missed
+			}
+			err := Walk(bytes.NewReader(data[:n]), int64(n), kind, Options{}, func(e *Entry) error {
+				if e.Content == nil {
+					return nil
+				}
+				_, err := io.Copy(io.Discard, e.Content)
+				return err
+			})
+			if !errors.Is(err, ErrCutOff) || strings.Contains(err.Error(), "unexpected EOF") {
+				t.Errorf("%d of %d bytes of a %s: %v", n, len(data), kind, err)
+			}
+		}
+	}
+	cut := whole[TypeZip][:1000]
+	if _, err := Recognize(bytes.NewReader(cut), int64(len(cut))); !errors.Is(err, ErrNoArchive) || !errors.Is(err, ErrCutOff) {
+		t.Errorf("a zip: %v", err)
+	}
+}

@@ -26,7 +26,7 @@ func Recognize(r io.ReaderAt, size int64) (Type, error) {
 		t = TypeTarZst
 	}
 	err := firstEntry(r, size, t)
-	if t == TypeTar && err != nil && !errors.Is(err, ErrRefused) && zipEnds(r, size) {
+	if t == TypeTar && err != nil && !errors.Is(err, ErrRefused) && (zipEnds(r, size) || beginsAsZip(r)) {
 		t = TypeZip // last: a tar may end in a file that is a zip, and a zip may begin with a program
 		err = firstEntry(r, size, t)
 	}
@@ -35,7 +35,7 @@ func Recognize(r io.ReaderAt, size int64) (Type, error) {
 		return t, nil
 	case errors.Is(err, ErrRefused):
 		return "", err
-	case t == TypeTar && errors.Is(err, tar.ErrHeader):
+	case t == TypeTar && (errors.Is(err, tar.ErrHeader) || size > 0 && size < tarBlockBytes): // less than a header: nothing tells that it is cut off
 		return "", ErrNoArchive
 	}
 	return "", fmt.Errorf("%w (%w)", ErrNoArchive, err)

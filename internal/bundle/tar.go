@@ -86,7 +86,7 @@ func (s *tarSource) end() error {
 	case err == io.EOF || err == noBzip2:
 		return io.EOF
 	}
-	return fmt.Errorf("it is damaged or cut off: %w", err)
+	return fmt.Errorf("it is damaged or cut off: %w", endsEarly(err))
 }
 
 // gunzip reads one gzip member after another, and as gzip does what fills up the archive with zeros. Anything else between or behind them is an error.

@@ -48,6 +48,9 @@ type zipSource struct {
 
 func openZip(r io.ReaderAt, size int64) (source, error) {
 	end, at, err := findZipEnd(r, size)
+	if err == errNoZipEnd && beginsAsZip(r) {
+		err = fmt.Errorf("end of central directory signature not found: %w", ErrCutOff)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -69,11 +72,20 @@ func openZip(r io.ReaderAt, size int64) (source, error) {
 	return s, nil
 }
 
+var errNoZipEnd = errors.New("end of central directory signature not found: this is no zip archive, or it is cut off")
+
+// beginsAsZip says whether a member stands at the very beginning.
+func beginsAsZip(r io.ReaderAt) bool {
+	var magic [4]byte
+	n, _ := r.ReadAt(magic[:], 0)
+	return n == len(magic) && binary.LittleEndian.Uint32(magic[:]) == zipLocalMagic
+}
+
 // findZipEnd looks for the end record from behind: a comment of up to 64 KiB may follow it.
 func findZipEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 	tail := make([]byte, min(size, zipEndBytes+0xffff))
 	if len(tail) < zipEndBytes {
-		return nil, 0, errors.New("end of central directory signature not found: this is no zip archive, or it is cut off")
+		return nil, 0, errNoZipEnd
 	}
 	if _, err := r.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
 		return nil, 0, err
@@ -86,7 +98,7 @@ func findZipEnd(r io.ReaderAt, size int64) (end []byte, at int64, err error) {
 			return tail[i : i+zipEndBytes], size - int64(len(tail)-i), nil
 		}
 	}
-	return nil, 0, errors.New("end of central directory signature not found: this is no zip archive, or it is cut off")
+	return nil, 0, errNoZipEnd
 }
 
 // readZip64 reads the end record of large archives, which stands before the classic one at at.
