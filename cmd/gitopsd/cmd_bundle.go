@@ -381,20 +381,24 @@ func bundleVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify FILE [DIGEST]",
 		Short: "Check every frame of a bundle, the tar inside, and the digest if one is given",
-		Long:  "Check every frame of a bundle against its index and the tar inside against the rules for archives; of an archive that is not of our own format,\nthe content alone. Ends with 10 if anything is wrong.",
+		Long:  "Check every frame of a bundle against its index and the tar inside against the rules for archives; of an archive that is not of our own format,\nthe content alone. DIGEST is written as in group.yaml, or as sha256sum prints it. Ends with 10 if anything is wrong.",
 		Args:  usageArgs(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var expected bundle.Digest
+			if len(args) == 2 {
+				var err error
+				if expected, err = typedDigest(args[1]); err != nil {
+					return exitError{code: codeUsage, err: err}
+				}
+			}
 			archive, err := openArchive(args[0])
 			if err != nil {
 				return err
 			}
 			defer archive.Close()
 			x, digest, err := verifyArchive(archive)
-			if err == nil && len(args) == 2 && digest != bundle.Digest(args[1]) {
-				if _, err := bundle.ParseDigest(args[1]); err != nil {
-					return exitError{code: codeUsage, err: err}
-				}
-				err = fmt.Errorf("its digest is %s, expected %s", digest, args[1])
+			if err == nil && expected != "" && digest != expected {
+				err = fmt.Errorf("its digest is %s, expected %s", digest, expected)
 			}
 			if err != nil {
 				return exitError{code: codeInvalid, err: fmt.Errorf("%s is no good bundle: %w", args[0], err)}
@@ -403,6 +407,14 @@ func bundleVerifyCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// typedDigest reads a digest as people have it: as group.yaml pins it, or as sha256sum prints it.
+func typedDigest(text string) (bundle.Digest, error) {
+	if digest, err := bundle.ParseDigest("sha256:" + text); err == nil {
+		return digest, nil
+	}
+	return bundle.ParseDigest(text)
 }
 
 func verifyArchive(archive *archiveFile) (*bundle.Index, bundle.Digest, error) {

@@ -463,6 +463,32 @@ func TestBundleVerbsSayThatAFileEndsEarly(t *testing.T) {
 	}
 }
 
+// TestBundleVerifyTakesWhatSha256sumPrints, and judges a digest before it reads the archive.
+func TestBundleVerifyTakesWhatSha256sumPrints(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tar.zst")
+	if out, code := bundleVerb(t, "pack", bundleTree(t, "x"), "-o", file); code != 0 {
+		t.Fatal(out)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := bundle.DigestBytes(data)
+	if out, code := bundleVerb(t, "verify", file, digest.Hex()); code != 0 || !strings.Contains(out, "digest "+string(digest)) {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	if out, code := bundleVerb(t, "verify", file, strings.Repeat("0", 64)); code != codeInvalid || !strings.Contains(out, "expected sha256:"+strings.Repeat("0", 64)) {
+		t.Errorf("another: exit %d, %s", code, out)
+	}
+	for _, wrong := range []string{"", "0123", "SHA256:" + digest.Hex(), "sha256:" + strings.ToUpper(digest.Hex()), digest.Hex() + "0"} {
+		for _, name := range []string{file, file + ".none"} {
+			if out, code := bundleVerb(t, "verify", name, wrong); code != codeUsage || !strings.Contains(out, "cannot parse digest") {
+				t.Errorf("%q of %s: exit %d, %s", wrong, name, code, out)
+			}
+		}
+	}
+}
+
 // What no host would unpack is found when it is packed.
 func TestBundlePackRefusesALinkThatClimbsOut(t *testing.T) {
 	tree, file := bundleTree(t, "x"), filepath.Join(t.TempDir(), "b.tar.zst")
