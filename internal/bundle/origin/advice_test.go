@@ -92,6 +92,34 @@ func TestStoringNamesNoTemporaryFile(t *testing.T) {
 	}
 }
 
+// TestCredentialsFilesThatAreMalformedAreNamed: one with a quote alone made the SDK panic, which ended the agent.
+func TestCredentialsFilesThatAreMalformedAreNamed(t *testing.T) {
+	t.Setenv("AWS_PROFILE", "")
+	file := filepath.Join(t.TempDir(), "credentials")
+	for text, want := range map[string]string{
+		"":                                    `: it has no profile "default"`,
+		"[other]\naws_access_key_id = A\n":    `: it has no profile "default"`,
+		"[default]\naws_access_key_id = \"\n": ": it is malformed; below [default] stand lines such as aws_access_key_id = KEY",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fileCredentials(file).Retrieve(t.Context()); err == nil || err.Error() != "cannot read credentials file "+file+want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+	if _, err := fileCredentials(filepath.Dir(file)).Retrieve(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot read credentials file "+filepath.Dir(file)+": ") {
+		t.Errorf("a folder: %v", err)
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+	if err := os.WriteFile(file, []byte("[default]\naws_access_key_id = \"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Location{Kind: S3, Bucket: "b", Key: "k"}, Options{Region: "r"}); err == nil || !strings.Contains(err.Error(), "cannot load AWS configuration: a file of it is malformed") {
+		t.Errorf("the usual place: %v", err)
+	}
+}
+
 // TestMissingCredentialsAreNoMissingObject although both may be a file that does not exist.
 func TestMissingCredentialsAreNoMissingObject(t *testing.T) {
 	o := Options{Endpoint: "http://127.0.0.1:1", CredentialsFile: filepath.Join(t.TempDir(), "none")}

@@ -58,7 +58,11 @@ func newS3(l Location, o Options) (*s3.Client, error) {
 		load = append(load, config.WithCredentialsProvider(aws.NewCredentialsCache(fileCredentials(o.CredentialsFile))))
 	}
 	// Nothing is asked of the network here: credentials are fetched with the first request, under its context.
-	cfg, err := config.LoadDefaultConfig(context.Background(), load...)
+	var cfg aws.Config
+	err := withoutPanic("a file of it is malformed", func() (err error) {
+		cfg, err = config.LoadDefaultConfig(context.Background(), load...)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot load AWS configuration: %w", err)
 	}
@@ -123,14 +127,22 @@ func (f fileCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) 
 	if profile == "" {
 		profile = "default"
 	}
-	shared, err := config.LoadSharedConfigProfile(ctx, profile, func(o *config.LoadSharedConfigOptions) {
-		o.CredentialsFiles, o.ConfigFiles = []string{string(f)}, []string{}
+	var shared config.SharedConfig
+	err := withoutPanic("it is malformed; below ["+profile+"] stand lines such as aws_access_key_id = KEY", func() (err error) {
+		shared, err = config.LoadSharedConfigProfile(ctx, profile, func(o *config.LoadSharedConfigOptions) {
+			o.CredentialsFiles, o.ConfigFiles = []string{string(f)}, []string{}
+		})
+		return err
 	})
+	var none config.SharedConfigProfileNotExistError
+	if errors.As(err, &none) {
+		err = fmt.Errorf("it has no profile %q", profile)
+	}
 	if err != nil {
 		if _, statErr := os.Stat(string(f)); statErr != nil {
-			err = statErr
+			return aws.Credentials{}, fmt.Errorf("cannot read credentials file: %w", statErr)
 		}
-		return aws.Credentials{}, fmt.Errorf("cannot read credentials file: %w", err)
+		return aws.Credentials{}, fmt.Errorf("cannot read credentials file %s: %w", string(f), err)
 	}
 	found := shared.Credentials
 	if found.AccessKeyID == "" || found.SecretAccessKey == "" {
@@ -138,6 +150,16 @@ func (f fileCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) 
 	}
 	found.CanExpire, found.Expires = true, time.Now().Add(credentialsFor)
 	return found, nil
+}
+
+// withoutPanic runs read; the SDK's parser panics on some files, of which malformed speaks.
+func withoutPanic(malformed string, read func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New(malformed)
+		}
+	}()
+	return read()
 }
 
 // matching is an eTag as If-Match wants it: quoted, though CodeDeploy's API and people write it bare.
