@@ -100,10 +100,13 @@ func unknownVerb(cmd *cobra.Command, word string) error {
 	return fmt.Errorf("there is no %s %.60q: %s", cmd.CommandPath(), word, cmp.Or(strict.DidYouMean(word, names), "`gitopsd help` lists the verbs"))
 }
 
-// usageArgs gives a wrong number of arguments the exit code of wrong usage.
+// usageArgs gives a wrong number of arguments, and an empty one, the exit code of wrong usage.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		err := check(cmd, args)
+		if i := slices.Index(args, ""); err == nil && i >= 0 {
+			return exitError{code: codeUsage, err: fmt.Errorf("argument %d is empty: is a variable of the shell not set? usage: %s", i+1, cmd.UseLine())}
+		}
 		if _, told := err.(exitError); err == nil || told {
 			return err
 		}

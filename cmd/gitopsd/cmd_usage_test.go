@@ -136,6 +136,16 @@ func TestAPathThatIsNotThereIsNoWrongUsage(t *testing.T) {
 	}
 }
 
+// TestAnEmptyArgumentIsWrongUsage: a shell's variable that is not set named the working directory to apply, and others said "stat : no such file".
+func TestAnEmptyArgumentIsWrongUsage(t *testing.T) {
+	for _, line := range []string{"apply", "appspec validate", "appspec explain", "bundle pack -o x.tar.zst", "bundle inspect", "bundle pin", "bundle verify", "bundle diff x",
+		"bundle push x", "config validate", "group add --application a --coordinators c --tags a=b", "init", "status", "bundle peers"} {
+		if text, code := typed(t, append(strings.Fields(line), "")...); code != codeUsage || !strings.Contains(text, "is empty: is a variable of the shell not set? usage: gitopsd ") {
+			t.Errorf("%s: exit %d, %s", line, code, text)
+		}
+	}
+}
+
 func TestWaitWantsACommitId(t *testing.T) {
 	answering(t, http.NotFoundHandler())
 	for _, commit := range []string{"HEAD", "0123", "0123456789012345678901234567890123456789a", "main"} {
