@@ -60,6 +60,14 @@ func (g *guard) count() error {
 
 // admit cleans and judges an entry. keep is false for the archive's root, which is no entry of its own.
 func (g *guard) admit(e *Entry) (keep bool, err error) {
+	if keep, err = g.judge(e); !keep || err != nil {
+		return false, err
+	}
+	return true, g.place(e)
+}
+
+// judge is admit but for what the entries before have to do with it.
+func (g *guard) judge(e *Entry) (keep bool, err error) {
 	if err := g.count(); err != nil {
 		return false, err
 	}
@@ -79,10 +87,7 @@ func (g *guard) admit(e *Entry) (keep bool, err error) {
 	if err := g.checkLink(e); err != nil {
 		return false, err
 	}
-	if err := g.checkSize(e); err != nil {
-		return false, err
-	}
-	return true, g.place(e)
+	return true, g.checkSize(e)
 }
 
 // place enters the name and refuses it where another entry stands in its way.
@@ -116,6 +121,10 @@ func (g *guard) checkSize(e *Entry) error {
 		return refuse("with %.200q it unpacks to more than %d bytes", e.Name, g.limits.MaxBytes)
 	}
 	g.bytes += e.Size
+	return g.checkRatio()
+}
+
+func (g *guard) checkRatio() error {
 	if g.bytes > ratioFreeBytes && g.bytes/g.limits.MaxRatio > g.stored {
 		return refuse("%d bytes unpack to more than %d, over %d times as much: that is how a decompression bomb looks", g.stored, g.bytes, g.limits.MaxRatio)
 	}

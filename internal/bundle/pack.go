@@ -191,6 +191,10 @@ func (p *Packer) Finish() (*Index, Digest, error) {
 	p.hash.Sum(x.sum[:0])
 	p.rawHash.Sum(x.rawSum[:0])
 	x.encode()
+	p.tree.guard.stored = x.ArchiveSize()
+	if err := p.tree.guard.checkRatio(); err != nil {
+		return nil, "", fmt.Errorf("cannot pack: %w", err)
+	}
 	tail := x.Tail()
 	p.hash.Write(tail)
 	if _, err := p.w.Write(tail); err != nil {

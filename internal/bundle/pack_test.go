@@ -2,6 +2,8 @@ package bundle
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -10,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -230,7 +233,7 @@ func sampleTreeWith(tree fstest.MapFS) fstest.MapFS { return tree }
 // repack stands for another release of the encoder: every frame is encoded twice as its own frame with a skippable frame before it.
 func repack(t *testing.T, archive []byte, x *Index) ([]byte, *Index) {
 	t.Helper()
-	p := &Packer{w: &bytes.Buffer{}, hash: newHash(), rawHash: newHash(), index: Index{framed: true, chunker: ChunkerFastCDC, encoder: EncoderZstd + 1}}
+	p := &Packer{tree: &treeReader{guard: newTreeGuard()}, w: &bytes.Buffer{}, hash: newHash(), rawHash: newHash(), index: Index{framed: true, chunker: ChunkerFastCDC, encoder: EncoderZstd + 1}}
 	decoder, err := NewFrameDecoder()
 	if err != nil {
 		t.Fatal(err)
@@ -302,9 +305,12 @@ func TestCheckTreeFindsAllThatPackRefuses(t *testing.T) {
 	CheckTree(tree, func(err error) { t.Errorf("a good tree: %v", err) })
 	tree["src/up"] = &fstest.MapFile{Data: []byte("../../x"), Mode: fs.ModeSymlink | 0o777}
 	tree["pipe"] = &fstest.MapFile{Mode: fs.ModeNamedPipe | 0o644}
+	deep := strings.Repeat("d/", maxDepth) + "e/f"
+	tree[deep] = &fstest.MapFile{}
 	var found []string
 	CheckTree(tree, func(err error) { found = append(found, err.Error()) })
 	want := []string{
+		fmt.Sprintf("cannot pack: archive refused: %.200q is more than 256 directories deep", deep),
 		"cannot pack pipe: it is a p---------, neither file, directory nor symbolic link",
 		`cannot pack: archive refused: the symbolic link "src/up" points to "../../x", outside of the archive`,
 	}
@@ -313,5 +319,28 @@ func TestCheckTreeFindsAllThatPackRefuses(t *testing.T) {
 	}
 	if _, _, err := Pack(io.Discard, tree, PackOptions{}); err == nil || err.Error() != want[0] {
 		t.Errorf("Pack says %v", err)
+	}
+}
+
+// What hosts would take for a decompression bomb is not packed.
+func TestPackRefusesABomb(t *testing.T) {
+	p, err := NewPacker(io.Discard, sampleTree(), PackOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoder, err := NewFrameEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Chunk
+	for err = p.Next(&c); err == nil; err = p.Next(&c) {
+		p.Encode(encoder, &c)
+		if err := p.Write(&c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.tree.guard.bytes = ratioFreeBytes + 1
+	if _, _, err := p.Finish(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "decompression bomb") {
+		t.Errorf("of %d bytes: %v", p.tree.guard.bytes, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ func packTime() time.Time { return time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC) }
 // resume is called; at the true end done is set.
 type treeReader struct {
 	tree    fs.FS
+	guard   *guard      // what no host would unpack is not packed
 	levels  []treeLevel // open directories, outermost first
 	pending bytes.Buffer
 	file    fs.File
@@ -46,7 +48,7 @@ type treeLevel struct {
 }
 
 func newTreeReader(tree fs.FS) (*treeReader, error) {
-	t := &treeReader{tree: tree}
+	t := &treeReader{tree: tree, guard: newTreeGuard()}
 	return t, t.descend(".")
 }
 
@@ -159,7 +161,7 @@ func (t *treeReader) nextEntry() error {
 }
 
 func (t *treeReader) writeEntry(name string, entry fs.DirEntry) error {
-	header, err := headerOf(t.tree, name, entry)
+	header, err := headerOf(t.tree, name, entry, t.guard)
 	if err != nil {
 		return err
 	}
@@ -176,38 +178,46 @@ func (t *treeReader) writeEntry(name string, entry fs.DirEntry) error {
 }
 
 // headerOf is what an entry becomes in the tar; the size of a file is left to whoever opens it. What no host would unpack is refused.
-func headerOf(tree fs.FS, name string, entry fs.DirEntry) (*tar.Header, error) {
+func headerOf(tree fs.FS, name string, entry fs.DirEntry, g *guard) (*tar.Header, error) {
 	info, err := entry.Info()
 	if err != nil {
 		return nil, fmt.Errorf("cannot pack %s: %w", name, err)
 	}
 	header := &tar.Header{Name: name, Mode: tarMode(info.Mode()), ModTime: packTime()}
+	judged := &Entry{Name: name}
 	switch info.Mode().Type() {
 	case 0:
 		header.Typeflag = tar.TypeReg
+		judged.Type, judged.Size = File, info.Size()
 	case fs.ModeDir:
 		header.Typeflag, header.Name = tar.TypeDir, name+"/"
+		judged.Type = Dir
 	case fs.ModeSymlink:
 		header.Typeflag, header.Mode = tar.TypeSymlink, 0o777
 		if header.Linkname, err = fs.ReadLink(tree, name); err != nil {
 			return nil, fmt.Errorf("cannot pack %s: %w", name, err)
 		}
-		if err := new(guard).checkSymlink(&Entry{Name: name, Link: header.Linkname}); err != nil {
-			return nil, fmt.Errorf("cannot pack: %w", err)
-		}
+		judged.Type, judged.Link = Symlink, header.Linkname
 	default:
 		return nil, fmt.Errorf("cannot pack %s: it is a %s, neither file, directory nor symbolic link", name, info.Mode().Type())
+	}
+	if _, err := g.judge(judged); err != nil {
+		return nil, fmt.Errorf("cannot pack: %w", err)
 	}
 	return header, nil
 }
 
+// newTreeGuard judges as one of an archive, whose size nobody knows yet.
+func newTreeGuard() *guard { return newGuard(math.MaxInt64, Options{}) }
+
 // CheckTree calls bad with Pack's error for every entry of tree that it would refuse. No file is opened.
 func CheckTree(tree fs.FS, bad func(error)) {
+	g := newTreeGuard()
 	_ = fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error { // the function returns no error
 		if err != nil {
 			bad(fmt.Errorf("cannot pack: %w", err))
 		} else if name != "." {
-			if _, err := headerOf(tree, name, entry); err != nil {
+			if _, err := headerOf(tree, name, entry, g); err != nil {
 				bad(err)
 			}
 		}

@@ -87,7 +87,7 @@ func judge(err error) (transient bool, advice string) {
 	case errors.As(err, &credentials):
 		return !credentials.fromFile, "set s3.credentialsFile in gitopsd.yaml to a file that has them, or give the agent what every AWS tool looks for"
 	case errors.Is(err, errNoRegion):
-		return false, "set s3.region in gitopsd.yaml, or AWS_REGION"
+		return false, "set s3.region in gitopsd.yaml"
 	case errors.Is(err, errShorter):
 		return false, "the key was overwritten, or size in group.yaml is wrong"
 	case errors.Is(err, fs.ErrNotExist):
