@@ -107,8 +107,12 @@ func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, erro
 			err = s.trash(filepath.Dir(whole.Path))
 		}
 		s.mu.Lock()
-		if whole != nil && exists(whole.Path) {
+		switch {
+		case whole == nil:
+		case exists(whole.Path):
 			s.complete[d] = whole
+		default:
+			delete(s.suspects, d)
 		}
 		s.endLocked(d)
 		s.mu.Unlock()
