@@ -412,8 +412,8 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 			return done.ReadPiece(i, buf)
 		}
 	}
-	if errors.Is(err, ErrMismatch) {
-		p.forget(x, i)
+	if errors.Is(err, ErrMismatch) && p.forget(x, i) {
+		p.store.suspect(p.ref.Digest)
 	}
 	return data, p.wrap("read piece of", err)
 }
@@ -430,8 +430,8 @@ func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, er
 	return data, nil
 }
 
-// forget clears a piece whose bytes turned out to be wrong.
-func (p *Partial) forget(x *bundle.Index, i int) {
+// forget clears a piece whose bytes turned out to be wrong. done says that the bundle is complete meanwhile.
+func (p *Partial) forget(x *bundle.Index, i int) (done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.index == x && p.have.Has(i) {
@@ -439,6 +439,7 @@ func (p *Partial) forget(x *bundle.Index, i int) {
 		p.missing++
 		p.dirty++
 	}
+	return p.done != nil
 }
 
 // scan compares every piece with the index and sets the bitmap accordingly, for whoever lets nobody claim pieces.
@@ -573,6 +574,9 @@ func (p *Partial) complete(x *bundle.Index) error {
 	p.store.complete[p.ref.Digest] = b
 	delete(p.store.partials, p.ref.Digest)
 	p.store.mu.Unlock()
+	if p.Missing() > 0 { // the same, while it was moved
+		p.store.suspect(p.ref.Digest)
+	}
 	return p.file.Close()
 }
 

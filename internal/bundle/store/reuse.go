@@ -98,7 +98,8 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 		if err != nil {
 			return err
 		}
-		if c.n == 0 { // somebody else has written it meanwhile
+		if c.n == 0 { // somebody else has written it meanwhile, or all of it
+			i++
 			continue
 		}
 		var copied int64
