@@ -1,11 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
 	"testing"
 
+	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
@@ -92,5 +94,101 @@ func TestASuspectThatIsCollected(t *testing.T) {
 		if all := s.Suspects(); len(all) != 0 {
 			t.Errorf("%v are suspects, and gone", all)
 		}
+	}
+}
+
+// What the disk lost while pieces are compared with the index does not count as here after it.
+func TestALossBesideAScan(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	p := begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	damage(t, p.file.Name(), ref.Index.Piece(1).Offset)
+	lost := false
+	err := p.Finish(&slowly{Context: t.Context(), at: func(int) {
+		if !lost && len(p.slot) == 0 && p.secluded() {
+			lost = true
+			p.lose()
+		}
+	}}, false)
+	if !lost || err == nil || p.Have().Count() != 0 {
+		t.Errorf("%v, %d pieces count as here", err, p.Have().Count())
+	}
+}
+
+func (p *Partial) secluded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.alone
+}
+
+// What follows the pieces is lost as they are, and written again.
+func TestATailThatTheDiskLost(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	p := begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	asked := 0
+	err := p.Finish(&slowly{Context: t.Context(), at: func(n int) {
+		if asked = n; n == 2 {
+			p.lose() // whoever synced was told
+			writeAll(t, p, archive, ref)
+		}
+	}}, false)
+	if _, ok := s.Lookup(ref.Digest); ok || err == nil || asked < 2 {
+		t.Errorf("complete with what the disk lost: %v", err)
+	}
+	if err := p.Finish(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nor is what came since another index overwrote what follows the pieces, and went.
+func TestAnIndexThatComesAndGoesDuringFinish(t *testing.T) {
+	archive, ref := sample(t, 1)
+	other := ref
+	var err error
+	lie := bytes.Clone(archive)
+	lie[len(lie)-1] ^= 1
+	if other.Index, err = bundle.IndexOf(bytes.NewReader(lie), 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	var sums [][32]byte
+	for i := range other.Index.Len() {
+		sums = append(sums, other.Index.Piece(i).Sum)
+	}
+	if other.Index, err = bundle.ForeignIndex(ref.Size, 64<<10, ref.Digest, sums); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	p := begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	done := false
+	err = p.Finish(&slowly{Context: t.Context(), at: func(n int) {
+		if n >= 4 && !done {
+			done = true
+			if err := p.SetIndex(other.Index); err != nil {
+				t.Error(err)
+			}
+			writeAll(t, p, lie, other)
+			if err := p.SetIndex(ref.Index); err != nil {
+				t.Error(err)
+			}
+			writeAll(t, p, archive, ref)
+		}
+	}}, false)
+	if !done {
+		t.Fatal("test is wrong")
+	}
+	if b, ok := s.Lookup(ref.Digest); ok {
+		if got, err := digestOfFile(t.Context(), b.Path); got != ref.Digest {
+			t.Errorf("complete, and %s instead of %s (%v)", got, ref.Digest, err)
+		}
+	}
+	if err == nil {
+		t.Error("it does not say so")
+	}
+	if err := p.Finish(t.Context(), false); err != nil {
+		t.Error(err)
 	}
 }

@@ -43,7 +43,7 @@ type Partial struct {
 	missing int
 	dirty   int64   // bytes written since the last durable bitmap
 	unread  bool    // a piece counts as here that nobody verified since it was opened
-	losses  int     // how often the kernel said that it lost what was written
+	losses  int     // how often what was written ceased to count: the kernel said that it lost it, or another index came
 	gone    error   // why it cannot be written any more
 	done    *Bundle // once complete
 }
@@ -240,6 +240,7 @@ func (p *Partial) setIndex(x *bundle.Index) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.index, p.have, p.missing, p.dirty, p.unread = x, NewBitmap(x.Len()), x.Len(), 0, false
+	p.losses++
 	return nil
 }
 
@@ -312,7 +313,7 @@ func (p *Partial) note(c claim, i, n, size int) (due bool, err error) {
 		return false, p.gone
 	}
 	if p.losses != c.losses {
-		return false, errors.New("the disk lost what was written meanwhile")
+		return false, errLost
 	}
 	for ; n > 0; i, n = i+1, n-1 {
 		p.have.Set(i)
@@ -321,6 +322,8 @@ func (p *Partial) note(c claim, i, n, size int) (due bool, err error) {
 	p.dirty += int64(size)
 	return p.dirty >= p.store.o.SyncEvery, nil
 }
+
+var errLost = errors.New("the disk lost what was written meanwhile")
 
 // sync makes the bitmap durable: first the data it speaks of, then itself. One at a time; whoever comes meanwhile is covered by the next.
 func (p *Partial) sync() error {
@@ -444,7 +447,9 @@ func (p *Partial) forget(x *bundle.Index, i int) (done bool) {
 
 // scan compares every piece with the index and sets the bitmap accordingly, for whoever lets nobody claim pieces.
 func (p *Partial) scan(ctx context.Context) error {
-	x := p.Index()
+	p.mu.Lock()
+	x, losses := p.index, p.losses
+	p.mu.Unlock()
 	found := NewBitmap(x.Len())
 	var buf []byte
 	for i := range x.Len() {
@@ -461,6 +466,9 @@ func (p *Partial) scan(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.losses != losses { // what was read is in memory only
+		return errLost
+	}
 	p.have, p.missing, p.dirty = found, x.Len()-found.Count(), p.dirty+1
 	return nil
 }
@@ -470,7 +478,7 @@ func (p *Partial) scan(ctx context.Context) error {
 // Otherwise the whole is read and its digest compared. On ErrMismatch the pieces that do not match the index are missing again; if all match, the index is not this
 // bundle's, which ErrBadIndex says, and they stay: no others would be right.
 func (p *Partial) Finish(ctx context.Context, pinned bool) error {
-	x, unread, err := p.end()
+	x, losses, unread, err := p.end()
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
@@ -478,7 +486,7 @@ func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 		return p.wrap("finish", err)
 	}
 	if pinned && !unread {
-		return p.wrap("finish", p.complete(x))
+		return p.wrap("finish", p.complete(x, losses))
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- p.syncData() }() // as slow as hashing, and of no harm if the sum is wrong
@@ -492,28 +500,29 @@ func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 	if got := bundle.DigestOf(sum); got != p.ref.Digest {
 		return p.wrap("finish", p.mismatch(ctx, got))
 	}
-	return p.wrap("finish", p.complete(x))
+	return p.wrap("finish", p.complete(x, losses))
 }
 
-// end writes what follows the pieces, once all are here. unread says that nobody verified all of them. Whoever finishes writes it, be it there or not: a disk may have
+// end writes what follows the pieces, once all are here, which holds for as long as there are no more losses. unread says that nobody verified all of them. Whoever finishes writes it, be it there or not: a disk may have
 // lost it, or another index have left its own.
-func (p *Partial) end() (x *bundle.Index, unread bool, err error) {
+func (p *Partial) end() (x *bundle.Index, losses int, unread bool, err error) {
 	if err := p.hold(); err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	defer p.release()
 	p.mu.Lock()
-	x, missing, unread := p.index, p.missing, p.unread
+	x, losses, unread = p.index, p.losses, p.unread
+	missing := p.missing
 	p.mu.Unlock()
 	if missing > 0 {
-		return nil, false, fmt.Errorf("%d pieces are missing", missing)
+		return nil, 0, false, fmt.Errorf("%d pieces are missing", missing)
 	}
 	if tail := x.Tail(); tail != nil {
 		if _, err := p.file.WriteAt(tail, x.PayloadSize()); err != nil {
-			return nil, false, noSpace(err)
+			return nil, 0, false, noSpace(err)
 		}
 	}
-	return x, unread, nil
+	return x, losses, unread, nil
 }
 
 func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
@@ -538,8 +547,8 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, x.Digest().Short(), got, want)
 }
 
-// complete makes the data durable and moves the directory over, if all pieces of x are here. After a crash before that the pieces since the last durable bitmap are fetched again.
-func (p *Partial) complete(x *bundle.Index) error {
+// complete makes the data durable and moves the directory over, if all pieces of x are here and nothing was lost since. After a crash before that the pieces since the last durable bitmap are fetched again.
+func (p *Partial) complete(x *bundle.Index, losses int) error {
 	if err := p.hold(); errors.Is(err, fs.ErrExist) {
 		return nil
 	} else if err != nil {
@@ -554,13 +563,15 @@ func (p *Partial) complete(x *bundle.Index) error {
 		return noSpace(err)
 	}
 	p.mu.Lock()
-	missing, now := p.missing, p.index
+	missing, now, lost := p.missing, p.index, p.losses != losses
 	p.mu.Unlock()
-	if now != x {
+	switch {
+	case now != x:
 		return errReplaced
-	}
-	if missing > 0 { // somebody read a piece meanwhile, and found it changed
+	case missing > 0: // somebody read a piece meanwhile, and found it changed
 		return changedOnDisk(missing)
+	case lost: // the pieces are here again, and what follows them is not
+		return errLost
 	}
 	if err := p.moveOver(p.store.path("complete", p.ref.Digest.Hex())); err != nil {
 		return noSpace(err)
