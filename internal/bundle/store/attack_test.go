@@ -192,3 +192,32 @@ func TestAnIndexThatComesAndGoesDuringFinish(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Of two who finish a bundle the slower one is told that it is complete, or else why it is no partial any more, and not of a file that is closed.
+func TestFinishBesideAnother(t *testing.T) {
+	archive, ref := sample(t, 1)
+	for name, c := range map[string]struct {
+		quicker func(s *Store, p *Partial) error
+		want    error
+	}{
+		"finished":  {func(_ *Store, p *Partial) error { return p.Finish(context.Background(), true) }, nil},
+		"discarded": {func(_ *Store, p *Partial) error { return p.Discard() }, ErrMissing},
+		"closed":    {func(s *Store, _ *Partial) error { return s.Close() }, ErrClosed},
+	} {
+		for at := 1; at <= 2; at++ {
+			s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+			p := begin(t, s, ref)
+			writeAll(t, p, archive, ref)
+			err := p.Finish(&slowly{Context: t.Context(), at: func(n int) {
+				if n == at {
+					if err := c.quicker(s, p); err != nil {
+						t.Error(err)
+					}
+				}
+			}}, false)
+			if !errors.Is(err, c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}

@@ -28,7 +28,7 @@ func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
 		return err
 	}
 	defer p.Rest()
-	if err := p.fill(ctx, r); err != nil {
+	if err := p.unlessOver(p.fill(ctx, r)); err != nil {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}
 	return p.Finish(ctx, false)

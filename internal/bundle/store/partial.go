@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -288,7 +289,7 @@ func (p *Partial) Write(i int, data []byte) error {
 	if err == nil && due {
 		err = p.sync()
 	}
-	return p.wrap("write piece of", err)
+	return p.wrap("write piece of", p.unlessOver(err))
 }
 
 // put stores piece i of x, whose bytes were verified. due says that the bitmap should be made durable.
@@ -410,10 +411,12 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 		return nil, p.wrap("read piece of", fs.ErrNotExist)
 	}
 	data, err := readPiece(p.file, x, i, buf)
-	if errors.Is(err, os.ErrClosed) { // completed meanwhile
-		if _, _, done, _ := p.piece(i); done != nil {
+	if errors.Is(err, os.ErrClosed) { // it is over meanwhile
+		_, _, done, gone := p.piece(i)
+		if done != nil {
 			return done.ReadPiece(i, buf)
 		}
+		err = cmp.Or(gone, err)
 	}
 	if errors.Is(err, ErrMismatch) && p.forget(x, i) {
 		p.store.suspect(p.ref.Digest)
@@ -478,15 +481,30 @@ func (p *Partial) scan(ctx context.Context) error {
 // Otherwise the whole is read and its digest compared. On ErrMismatch the pieces that do not match the index are missing again; if all match, the index is not this
 // bundle's, which ErrBadIndex says, and they stay: no others would be right.
 func (p *Partial) Finish(ctx context.Context, pinned bool) error {
-	x, losses, unread, err := p.end()
-	if errors.Is(err, fs.ErrExist) {
+	return p.wrap("finish", p.unlessOver(p.finish(ctx, pinned)))
+}
+
+// unlessOver is err, unless it is no partial any more: then nil if it is complete, else why. The file of either is closed, which is what err says.
+func (p *Partial) unlessOver(err error) error {
+	if err == nil {
 		return nil
 	}
+	switch over := p.over(); {
+	case errors.Is(over, fs.ErrExist):
+		return nil
+	case over != nil:
+		return over
+	}
+	return err
+}
+
+func (p *Partial) finish(ctx context.Context, pinned bool) error {
+	x, losses, unread, err := p.end()
 	if err != nil {
-		return p.wrap("finish", err)
+		return err
 	}
 	if pinned && !unread {
-		return p.wrap("finish", p.complete(x, losses))
+		return p.complete(x, losses)
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- p.syncData() }() // as slow as hashing, and of no harm if the sum is wrong
@@ -495,12 +513,14 @@ func (p *Partial) Finish(ctx context.Context, pinned bool) error {
 		err = noSpace(syncErr)
 	}
 	if err != nil {
-		return p.wrap("finish", err)
+		return err
 	}
 	if got := bundle.DigestOf(sum); got != p.ref.Digest {
-		return p.wrap("finish", p.mismatch(ctx, got))
+		err := p.mismatch(ctx, got)
+		p.store.suspect(p.ref.Digest) // if somebody who believes the index completed it meanwhile
+		return err
 	}
-	return p.wrap("finish", p.complete(x, losses))
+	return p.complete(x, losses)
 }
 
 // end writes what follows the pieces, once all are here, which holds for as long as there are no more losses. unread says that nobody verified all of them. Whoever finishes writes it, be it there or not: a disk may have
@@ -549,9 +569,7 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 
 // complete makes the data durable and moves the directory over, if all pieces of x are here and nothing was lost since. After a crash before that the pieces since the last durable bitmap are fetched again.
 func (p *Partial) complete(x *bundle.Index, losses int) error {
-	if err := p.hold(); errors.Is(err, fs.ErrExist) {
-		return nil
-	} else if err != nil {
+	if err := p.hold(); err != nil {
 		return err
 	}
 	defer p.release()

@@ -48,7 +48,7 @@ func (p *Partial) Reuse(ctx context.Context, taken func(i, n int)) error {
 		if p.Missing() == 0 {
 			break
 		}
-		if err := p.reuseFrom(ctx, b, x, &out, taken); err != nil {
+		if err := p.unlessOver(p.reuseFrom(ctx, b, x, &out, taken)); err != nil {
 			return p.wrap("reuse pieces for", err)
 		}
 	}
