@@ -97,6 +97,47 @@ func TestASuspectThatIsCollected(t *testing.T) {
 	}
 }
 
+// What came of an archive that was another one does not stand in the way of the right one.
+func TestAnImportAfterAWrongOne(t *testing.T) {
+	ours, ref := sample(t, 1)
+	bare := Ref{Digest: ref.Digest, Size: ref.Size, Type: ref.Type}
+	wrong := bytes.Clone(ours)
+	wrong[ref.Index.Piece(1).Offset] ^= 1
+	foreign := noise(3, 700<<10)
+	for name, c := range map[string]struct {
+		ref          Ref
+		wrong, right []byte
+	}{
+		"ours":          {bare, wrong, ours},
+		"not ours":      {bare, noise(4, len(ours)), ours},
+		"of a zip file": {Ref{Digest: bundle.DigestBytes(foreign), Size: int64(len(foreign)), Type: bundle.TypeZip}, noise(5, len(foreign)), foreign},
+	} {
+		s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+		if err := s.Import(t.Context(), c.ref, bytes.NewReader(c.wrong)); err == nil {
+			t.Errorf("%s: it is taken", name)
+		}
+		if err := s.Import(t.Context(), c.ref, bytes.NewReader(c.right)); err != nil {
+			t.Errorf("%s: the right one after it: %v", name, err)
+		}
+	}
+}
+
+// An archive of our own whose commit gives it another type gets no index that contradicts it: the next start would take it for damaged.
+func TestAnImportOfAnotherType(t *testing.T) {
+	archive, ref := sample(t, 1)
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir, KeepFree: -1})
+	if err := s.Import(t.Context(), Ref{Digest: ref.Digest, Size: ref.Size, Type: bundle.TypeTgz}, bytes.NewReader(archive)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := open(t, Options{Dir: dir, KeepFree: -1}).Lookup(ref.Digest); !ok {
+		t.Error("after a restart it is gone")
+	}
+}
+
 // What the disk lost while pieces are compared with the index does not count as here after it.
 func TestALossBesideAScan(t *testing.T) {
 	archive, ref := sample(t, 1)

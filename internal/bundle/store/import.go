@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -78,23 +79,32 @@ func (p *Partial) fill(ctx context.Context, r io.Reader) error {
 		p.streams = false
 		p.mu.Unlock()
 	}()
-	written, err := copyContext(ctx, io.NewOffsetWriter(p.file, 0), io.LimitReader(r, p.ref.Size))
+	h := sha256.New()
+	written, err := copyContext(ctx, io.MultiWriter(io.NewOffsetWriter(p.file, 0), h), io.LimitReader(r, p.ref.Size))
 	if err != nil {
 		return noSpace(err)
 	}
 	if written != p.ref.Size {
 		return p.short(written)
 	}
-	if x, err = bundle.ReadIndex(p.file, p.ref.Size); err != nil {
-		x, err = bundle.IndexOf(io.NewSectionReader(p.file, 0, p.ref.Size), bundle.PieceSizeFor(p.ref.Size))
-	}
-	if err != nil {
+	if err := judge([sha256.Size]byte(h.Sum(nil)), p.ref.Digest); err != nil { // its index would stand in the way of the right one
 		return err
 	}
 	if err := p.hold(); err != nil {
 		return err
 	}
 	defer p.release()
+	ref := p.Ref()
+	if x, err = bundle.ReadIndex(p.file, p.ref.Size); err == nil {
+		ref.Index = x
+		err = ref.Check() // with another type the next start would take it for damaged
+	}
+	if err != nil {
+		x, err = bundle.IndexOf(io.NewSectionReader(p.file, 0, p.ref.Size), bundle.PieceSizeFor(p.ref.Size))
+	}
+	if err != nil {
+		return err
+	}
 	defer p.seclude()()
 	if err := p.setIndex(x); err != nil {
 		return err
