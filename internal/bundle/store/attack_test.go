@@ -138,6 +138,28 @@ func TestAnImportOfAnotherType(t *testing.T) {
 	}
 }
 
+// A check that ends after Close leaves the directory alone: it may be another's.
+func TestRecheckAfterClose(t *testing.T) {
+	archive, ref := sample(t, 1)
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir, KeepFree: -1})
+	fetchAll(t, s, archive, ref)
+	b, _ := s.Lookup(ref.Digest)
+	damage(t, b.Path, ref.Index.Piece(1).Offset)
+	var again *Store
+	err := s.Recheck(&slowly{Context: t.Context(), at: func(n int) {
+		if n == 2 {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			again = open(t, Options{Dir: dir, KeepFree: -1})
+		}
+	}}, ref.Digest)
+	if _, ok := again.Lookup(ref.Digest); !ok || !exists(b.Path) {
+		t.Errorf("the store that is open now: known %v, on disk %v (%v)", ok, exists(b.Path), err)
+	}
+}
+
 // What the disk lost while pieces are compared with the index does not count as here after it.
 func TestALossBesideAScan(t *testing.T) {
 	archive, ref := sample(t, 1)

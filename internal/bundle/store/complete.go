@@ -119,6 +119,10 @@ func digestOfFile(ctx context.Context, path string) (bundle.Digest, error) {
 // is complete any more. Where the disk refuses, the bundle stays, and suspect.
 func (s *Store) demote(ctx context.Context, d bundle.Digest, b *Bundle) (p *Partial, same bool, err error) {
 	s.mu.Lock()
+	if s.closed { // the directory may be another's
+		s.mu.Unlock()
+		return nil, true, ErrClosed
+	}
 	if s.complete[d] != b {
 		s.mu.Unlock()
 		return nil, false, nil
