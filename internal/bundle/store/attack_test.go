@@ -160,6 +160,37 @@ func TestRecheckAfterClose(t *testing.T) {
 	}
 }
 
+// An import that is over leaves alone what somebody else fetches.
+func TestAnImportBesideAFetch(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	p := begin(t, s, ref)
+	if err := s.Import(t.Context(), ref, bytes.NewReader(archive[:1000])); !errors.Is(err, ErrMismatch) {
+		t.Errorf("cut off: %v", err)
+	}
+	if gone, err := s.Collect(t.Context(), 0); err != nil || len(gone) != 0 {
+		t.Errorf("collected %v, %v", gone, err)
+	}
+	if err := p.Write(0, pieceOf(archive, ref.Index, 0)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nor is an import collected because a fetch beside it came to rest.
+func TestAFetchBesideAnImport(t *testing.T) {
+	archive, ref := sample(t, 1)
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	err := s.Import(t.Context(), ref, &while{bytes.NewReader(archive), func() {
+		begin(t, s, ref).Rest()
+		if gone, err := s.Collect(t.Context(), 0); err != nil || len(gone) != 0 {
+			t.Errorf("collected %v, %v", gone, err)
+		}
+	}})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // What the disk lost while pieces are compared with the index does not count as here after it.
 func TestALossBesideAScan(t *testing.T) {
 	archive, ref := sample(t, 1)

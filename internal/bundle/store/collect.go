@@ -89,7 +89,7 @@ func (s *Store) changePins(change func(map[bundle.Digest][]string) bool) error {
 }
 
 // Collect deletes unpinned bundles, longest unused first, until all together use at most limit bytes (0: every unpinned one), and returns
-// what it deleted. Partials that nobody has begun since the start, or since they came to Rest, count as unused longest; those that are being fetched stay.
+// what it deleted. Partials that nobody has begun since the start, or since they came to Rest, count as unused longest; those that are being fetched or imported stay.
 func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, error) {
 	var deleted []bundle.Digest
 	for {
@@ -132,7 +132,7 @@ func (s *Store) pickVictim(limit int64) (victim bundle.Digest, whole *Bundle, pa
 		return "", nil, nil
 	}
 	for d, p := range s.partials {
-		if len(s.pins[d]) == 0 && !p.begun {
+		if len(s.pins[d]) == 0 && !p.begun && s.imports[d] == nil {
 			delete(s.partials, d)
 			s.busy[d] = p.ref.Size
 			return d, nil, p

@@ -21,14 +21,13 @@ func (s *Store) Import(ctx context.Context, ref Ref, r io.Reader) error {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}
 	defer over()
-	p, err := s.Begin(ref)
+	p, err := s.beginFor(ref, false) // that it is imported keeps it
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer p.Rest()
 	if err := p.unlessOver(p.fill(ctx, r)); err != nil {
 		return fmt.Errorf("cannot import bundle %s: %w", ref.Digest.Short(), err)
 	}

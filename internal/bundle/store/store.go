@@ -219,18 +219,21 @@ func (s *Store) Close() error {
 
 // Begin starts or resumes a bundle. Without Ref.Index, pieces cannot be written before SetIndex. Begin of a bundle that is being fetched
 // returns the same Partial; of a complete one, an error that wraps fs.ErrExist. It waits for whoever begins or removes the bundle just now.
-func (s *Store) Begin(ref Ref) (*Partial, error) {
+func (s *Store) Begin(ref Ref) (*Partial, error) { return s.beginFor(ref, true) }
+
+// beginFor is Begin; fetch says that the bundle stays from now until it comes to Rest.
+func (s *Store) beginFor(ref Ref, fetch bool) (*Partial, error) {
 	if err := ref.Check(); err != nil {
 		return nil, err
 	}
-	p, err := s.begin(ref)
+	p, err := s.begin(ref, fetch)
 	if err != nil {
 		return nil, fmt.Errorf("cannot begin bundle %s: %w", ref.Digest.Short(), err)
 	}
 	return p, nil
 }
 
-func (s *Store) begin(ref Ref) (*Partial, error) {
+func (s *Store) begin(ref Ref, fetch bool) (*Partial, error) {
 	s.mu.Lock()
 	for _, wait := s.busy[ref.Digest]; wait; _, wait = s.busy[ref.Digest] {
 		s.idle.Wait()
@@ -248,12 +251,12 @@ func (s *Store) begin(ref Ref) (*Partial, error) {
 		err := p.rejoin(ref)
 		s.mu.Lock()
 		here := s.partials[ref.Digest] == p
-		if here && err == nil { // where it failed, on a full disk, what nobody fetches must give way
+		if here && err == nil && fetch { // where it failed, on a full disk, what nobody fetches must give way
 			p.begun = true
 		}
 		s.mu.Unlock()
 		if !here { // removed or completed meanwhile
-			return s.begin(ref)
+			return s.begin(ref, fetch)
 		}
 		return p, err
 	} else if ok {
@@ -278,7 +281,7 @@ func (s *Store) begin(ref Ref) (*Partial, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.begun = true
+	p.begun = fetch
 	s.partials[ref.Digest] = p
 	return p, nil
 }
