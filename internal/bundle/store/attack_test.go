@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
@@ -284,6 +286,34 @@ func TestAnIndexThatComesAndGoesDuringFinish(t *testing.T) {
 	}
 	if err := p.Finish(t.Context(), false); err != nil {
 		t.Error(err)
+	}
+}
+
+// A partial that the disk refuses to remove stays one, and so counts, and can be fetched or collected later.
+func TestAPartialThatCannotBeRemovedStaysKnown(t *testing.T) {
+	archive, ref := sample(t, 1)
+	ill := false
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if ill && op.Kind == "rename" {
+			return unix.EIO
+		}
+		return nil
+	}}})
+	p := begin(t, s, ref)
+	p.Rest()
+	ill = true
+	if gone, err := s.Collect(t.Context(), 0); err == nil || len(gone) != 0 || s.Used() != ref.Size {
+		t.Errorf("collected %v, %v, %d bytes are used", gone, err, s.Used())
+	}
+	if err := p.Discard(); err == nil || s.Used() != ref.Size {
+		t.Errorf("discarded: %v, %d bytes are used", err, s.Used())
+	}
+	ill = false
+	if err := p.Write(0, pieceOf(archive, ref.Index, 0)); err != nil {
+		t.Error(err)
+	}
+	if gone, err := s.Collect(t.Context(), 0); err != nil || len(gone) != 1 || s.Used() != 0 {
+		t.Errorf("collected %v, %v, %d bytes are used", gone, err, s.Used())
 	}
 }
 

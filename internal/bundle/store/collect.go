@@ -100,14 +100,17 @@ func (s *Store) Collect(ctx context.Context, limit int64) ([]bundle.Digest, erro
 		if d == "" {
 			return deleted, nil
 		}
+		var left bool
 		var err error
 		if partial != nil {
-			err = partial.discard()
+			left, err = partial.discard()
 		} else {
 			err = s.trash(filepath.Dir(whole.Path))
 		}
 		s.mu.Lock()
 		switch {
+		case left:
+			s.partials[d] = partial
 		case whole == nil:
 		case exists(whole.Path):
 			s.complete[d] = whole

@@ -644,25 +644,32 @@ func (p *Partial) Discard() error {
 		s.busy[d] = p.ref.Size
 	}
 	s.mu.Unlock()
-	err := p.discard()
+	left, err := p.discard()
 	if mine {
 		s.mu.Lock()
+		if left {
+			s.partials[d] = p
+		}
 		s.endLocked(d)
 		s.mu.Unlock()
 	}
 	return err
 }
 
-// discard is Discard for whoever has taken the partial out of sight.
-func (p *Partial) discard() error {
+// discard is Discard for whoever has taken the partial out of sight. left says that the disk refuses, and that it is a partial as before.
+func (p *Partial) discard() (left bool, err error) {
 	if p.hold() != nil {
-		return nil
+		return false, nil
 	}
 	defer p.release()
+	err = p.store.trash(p.dir)
+	if err != nil && exists(p.dir) {
+		return true, p.wrap("discard", err)
+	}
 	p.mu.Lock()
 	p.gone = ErrMissing
 	p.mu.Unlock()
-	return p.wrap("discard", errors.Join(p.file.Close(), p.store.trash(p.dir)))
+	return false, p.wrap("discard", errors.Join(p.file.Close(), err))
 }
 
 func (p *Partial) close() error {
