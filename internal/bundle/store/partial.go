@@ -363,7 +363,7 @@ func (p *Partial) syncNow() error {
 
 // syncData makes the data durable. The kernel tells once that it lost something, not what: then nothing counts as here any more.
 func (p *Partial) syncData() error {
-	err := p.store.o.Disk.Step("sync", filepath.Join(p.dir, "data"))
+	err := p.store.o.Disk.Step("sync", p.file.Name()) // where it was first: the directory may be moving
 	if err == nil {
 		err = dataSync(p.file)
 	}
