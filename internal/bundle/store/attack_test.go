@@ -317,6 +317,35 @@ func TestAPartialThatCannotBeRemovedStaysKnown(t *testing.T) {
 	}
 }
 
+// A Begin that is about to take over a corrected type when the bundle is collected gets one of its own.
+func TestBeginOfWhatIsCollectedMeanwhile(t *testing.T) {
+	archive := noise(9, 700<<10)
+	x, err := bundle.IndexOf(bytes.NewReader(archive), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := Ref{Digest: bundle.DigestBytes(archive), Size: int64(len(archive)), Type: bundle.TypeTgz, Index: x}
+	var s *Store
+	armed := false
+	s = open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if armed && op.Kind == "create" && filepath.Base(op.Path) == "ref" {
+			armed = false
+			_, err := s.Collect(t.Context(), 0)
+			return err
+		}
+		return nil
+	}}})
+	fetchAll(t, s, archive, ref)
+	armed, ref.Type = true, bundle.TypeZip
+	p, err := s.Begin(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write(0, pieceOf(archive, x, 0)); err != nil {
+		t.Error(err)
+	}
+}
+
 // Of two who finish a bundle the slower one is told that it is complete, or else why it is no partial any more, and not of a file that is closed.
 func TestFinishBesideAnother(t *testing.T) {
 	archive, ref := sample(t, 1)

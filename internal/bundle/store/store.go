@@ -244,7 +244,14 @@ func (s *Store) begin(ref Ref, fetch bool) (*Partial, error) {
 	}
 	if b, ok := s.complete[ref.Digest]; ok {
 		s.mu.Unlock()
-		return nil, s.refresh(b, ref)
+		err := s.refresh(b, ref)
+		s.mu.Lock()
+		here := s.complete[ref.Digest] == b
+		s.mu.Unlock()
+		if !here { // removed or demoted meanwhile
+			return s.begin(ref, fetch)
+		}
+		return nil, err
 	}
 	if p, ok := s.partials[ref.Digest]; ok && p.ref.Size == ref.Size {
 		s.mu.Unlock()
