@@ -20,5 +20,6 @@
 //
 // Bit rot under a complete bundle is found when a piece is read or the bundle is unpacked, not before. A piece that is wrong is never
 // handed out; the bundle becomes a suspect, and Recheck makes a partial of it, which wants only what rotted. Nothing is ever deleted but by
-// Collect, Partial.Discard and a failed Unpack's own directory.
+// Collect, Partial.Discard, a failed Unpack's own directory, Recheck of a wrong bundle whose pieces nobody knows or whose length changed, and Open
+// what it cannot read as whole.
 package store
