@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sys/unix"
 
@@ -344,6 +345,38 @@ func TestBeginOfWhatIsCollectedMeanwhile(t *testing.T) {
 	if err := p.Write(0, pieceOf(archive, x, 0)); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whoever finishes when told of the last copy may find pieces that rotted.
+func TestFinishWithTheLastCopyFindsRot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, firstRef := sample(t, 1)
+		second, secondRef := sample(t, 2)
+		s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+		fetchAll(t, s, first, firstRef)
+		p := begin(t, s, secondRef)
+		fetched := -1
+		for i, j := range bundle.Reuse(secondRef.Index, firstRef.Index) {
+			if j < 0 {
+				fetched = i
+				if err := p.Write(i, pieceOf(second, secondRef.Index, i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		damage(t, p.file.Name(), secondRef.Index.Piece(fetched).Offset)
+		told := false
+		if err := p.Reuse(t.Context(), func(int, int) {
+			if p.Missing() == 0 {
+				told = true
+				if err := p.Finish(t.Context(), false); !errors.Is(err, ErrMismatch) || p.Missing() != 1 {
+					t.Errorf("rotten: %v, %d missing", err, p.Missing())
+				}
+			}
+		}); err != nil || !told {
+			t.Errorf("%v, told %v", err, told)
+		}
+	})
 }
 
 // Of two who finish a bundle the slower one is told that it is complete, or else why it is no partial any more, and not of a file that is closed.

@@ -102,8 +102,11 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 			i++
 			continue
 		}
-		var copied int64
-		if copied, buf, err = p.copyFrom(file, old.Piece(from[i]).Offset, x, c, buf, taken); err != nil {
+		copied, good, err := p.copyFrom(file, old.Piece(from[i]).Offset, x, c, &buf)
+		for _, run := range good { // nothing is claimed any more: whoever is told may finish, which waits for claims if a piece rotted
+			taken(run.from, run.n)
+		}
+		if err != nil {
 			return err
 		}
 		if err := p.writeOut(out, x.Piece(i).Offset, copied); err != nil {
@@ -114,19 +117,19 @@ func (p *Partial) reuseFrom(ctx context.Context, b *Bundle, x *bundle.Index, out
 	return nil
 }
 
-// copyFrom copies claimed pieces of x, which lie in file from off on, and yields them.
-func (p *Partial) copyFrom(file *os.File, off int64, x *bundle.Index, c claim, buf []byte, taken func(i, n int)) (int64, []byte, error) {
+// copyFrom copies claimed pieces of x, which lie in file from off on, and yields them. good are those that are entered.
+func (p *Partial) copyFrom(file *os.File, off int64, x *bundle.Index, c claim, buf *[]byte) (size int64, good []claim, err error) {
 	defer p.yield(c)
 	first, last := x.Piece(c.from), x.Piece(c.from+c.n-1)
-	size := last.Offset + int64(last.Size) - first.Offset
+	size = last.Offset + int64(last.Size) - first.Offset
 	whole, err := copyRange(p.file, first.Offset, file, off, int(size))
 	if err != nil {
-		return size, buf, noSpace(err)
+		return size, nil, noSpace(err)
 	}
 	if whole {
-		buf, err = p.takeOver(x, c, buf, taken)
+		good, err = p.takeOver(x, c, buf)
 	}
-	return size, buf, err
+	return size, good, err
 }
 
 // writeback is the copy that is on its way to the disk.
@@ -154,26 +157,26 @@ func (p *Partial) writeOut(before *writeback, off, size int64) error {
 }
 
 // takeOver reads the copied pieces of x, and enters those that are right.
-func (p *Partial) takeOver(x *bundle.Index, c claim, buf []byte, taken func(i, n int)) ([]byte, error) {
+func (p *Partial) takeOver(x *bundle.Index, c claim, buf *[]byte) (good []claim, err error) {
 	for i, end := c.from, c.from+c.n; i < end; {
-		good := i
-		for ; good < end; good++ {
-			data, err := readPiece(p.file, x, good, buf)
+		next := i
+		for ; next < end; next++ {
+			data, err := readPiece(p.file, x, next, *buf)
 			if errors.Is(err, ErrMismatch) {
 				break
 			}
 			if err != nil {
-				return buf, err
+				return good, err
 			}
-			buf = data
+			*buf = data
 		}
-		if good > i {
-			if _, err := p.note(c, i, good-i, 1); err != nil { // after a crash they are copied again, and so they ask for no bitmap
-				return buf, err
+		if next > i {
+			if _, err := p.note(c, i, next-i, 1); err != nil { // after a crash they are copied again, and so they ask for no bitmap
+				return good, err
 			}
-			taken(i, good-i)
+			good = append(good, claim{from: i, n: next - i})
 		}
-		i = good + 1
+		i = next + 1
 	}
-	return buf, nil
+	return good, nil
 }
