@@ -22,7 +22,7 @@ type Bundle struct {
 	store *Store
 }
 
-// ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed it: the bundle is among Store.Suspects from then on. The result lies in buf where that has room for it.
+// ReadPiece reads piece i and verifies it. ErrMismatch says that the disk changed or lost it: the bundle is among Store.Suspects from then on. The result lies in buf where that has room for it.
 func (b *Bundle) ReadPiece(i int, buf []byte) ([]byte, error) {
 	if b.Ref.Index == nil {
 		return nil, fmt.Errorf("cannot read piece of bundle %s: %w", b.Ref.Digest.Short(), ErrNoIndex)
@@ -81,11 +81,11 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 	if !ok {
 		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), ErrMissing)
 	}
-	got, err := digestOfFile(ctx, b.Path)
-	if err != nil {
-		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), err)
+	got, unread := digestOfFile(ctx, b.Path)
+	if unread != nil && !errors.Is(unread, ErrMismatch) {
+		return fmt.Errorf("cannot check bundle %s: %w", d.Short(), unread)
 	}
-	if got == d {
+	if unread == nil && got == d {
 		s.mu.Lock()
 		delete(s.suspects, d)
 		s.mu.Unlock()
@@ -98,7 +98,10 @@ func (s *Store) Recheck(ctx context.Context, d bundle.Digest) error {
 	if p != nil && err == nil && p.Missing() == 0 { // what follows the pieces rotted, or the index is wrong
 		return p.Finish(ctx, false)
 	}
-	return errors.Join(fmt.Errorf("cannot use bundle %s: its bytes changed on disk and are %s now: %w", d.Short(), got.Short(), ErrMismatch), err)
+	if unread == nil {
+		unread = fmt.Errorf("its bytes changed on disk and are %s now: %w", got.Short(), ErrMismatch)
+	}
+	return errors.Join(fmt.Errorf("cannot use bundle %s: %w", d.Short(), unread), err)
 }
 
 func digestOfFile(ctx context.Context, path string) (bundle.Digest, error) {

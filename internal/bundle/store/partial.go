@@ -428,7 +428,7 @@ func (p *Partial) Read(i int, buf []byte) ([]byte, error) {
 func readPiece(file io.ReaderAt, x *bundle.Index, i int, buf []byte) ([]byte, error) {
 	data := slices.Grow(buf[:0], x.Piece(i).Size)[:x.Piece(i).Size]
 	if _, err := file.ReadAt(data, x.Piece(i).Offset); err != nil {
-		return nil, err
+		return nil, rotten(err)
 	}
 	if err := x.Verify(i, data); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
@@ -512,6 +512,9 @@ func (p *Partial) finish(ctx context.Context, pinned bool) error {
 	if syncErr := <-synced; err == nil {
 		err = noSpace(syncErr)
 	}
+	if errors.Is(err, ErrMismatch) { // it cannot be read
+		return cmp.Or(p.rescan(ctx), err)
+	}
 	if err != nil {
 		return err
 	}
@@ -523,8 +526,8 @@ func (p *Partial) finish(ctx context.Context, pinned bool) error {
 	return p.complete(x, losses)
 }
 
-// end writes what follows the pieces, once all are here, which holds for as long as there are no more losses. unread says that nobody verified all of them. Whoever finishes writes it, be it there or not: a disk may have
-// lost it, or another index have left its own.
+// end writes what follows the pieces, once all are here, which holds for as long as there are no more losses. unread says that nobody verified all of them. Whoever
+// finishes writes it, be it there or not: a disk may have lost it, or another index have left its own.
 func (p *Partial) end() (x *bundle.Index, losses int, unread bool, err error) {
 	if err := p.hold(); err != nil {
 		return nil, 0, false, err
@@ -546,17 +549,23 @@ func (p *Partial) end() (x *bundle.Index, losses int, unread bool, err error) {
 }
 
 func (p *Partial) mismatch(ctx context.Context, got bundle.Digest) error {
-	defer p.seclude()()
-	if err := p.scan(ctx); err != nil {
+	if err := p.rescan(ctx); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.missing > 0 {
-		return changedOnDisk(p.missing)
-	}
 	p.unread = true // whoever vouches for this index
 	return badIndex(p.index, got, p.ref.Digest)
+}
+
+// rescan scans, and says how many pieces turned out to be missing.
+func (p *Partial) rescan(ctx context.Context) error {
+	defer p.seclude()()
+	err := p.scan(ctx)
+	if missing := p.Missing(); err == nil && missing > 0 {
+		err = changedOnDisk(missing)
+	}
+	return err
 }
 
 func changedOnDisk(pieces int) error {
@@ -567,7 +576,8 @@ func badIndex(x *bundle.Index, got, want bundle.Digest) error {
 	return fmt.Errorf("%w: %w: every piece is as index %s says, but the whole is %s instead of %s", ErrMismatch, ErrBadIndex, x.Digest().Short(), got, want)
 }
 
-// complete makes the data durable and moves the directory over, if all pieces of x are here and nothing was lost since. After a crash before that the pieces since the last durable bitmap are fetched again.
+// complete makes the data durable and moves the directory over, if all pieces of x are here and nothing was lost since. After a crash before that the pieces since the
+// last durable bitmap are fetched again.
 func (p *Partial) complete(x *bundle.Index, losses int) error {
 	if err := p.hold(); err != nil {
 		return err
@@ -694,10 +704,21 @@ func (p *Partial) wrap(verb string, err error) error {
 func hashFile(ctx context.Context, r io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	if _, err := copyContext(ctx, h, io.NewSectionReader(r, 0, size)); err != nil {
-		return sum, err
+		return sum, rotten(err)
 	}
 	h.Sum(sum[:0])
 	return sum, nil
+}
+
+// rotten is err, and an ErrMismatch where it says that the disk, or a file system that keeps checksums, cannot give back what was written: that is written anew as wrong
+// bytes are, for which a disk has sectors in reserve.
+func rotten(err error) error {
+	for _, lost := range []unix.Errno{unix.EIO, unix.EUCLEAN, unix.EBADMSG} {
+		if errors.Is(err, lost) {
+			return fmt.Errorf("%w: %w", ErrMismatch, err)
+		}
+	}
+	return err
 }
 
 // copyContext copies until the end, an error, or ctx.

@@ -16,12 +16,7 @@ const refusing = "GITOPSD_TEST_REFUSING"
 
 // A sandbox (seccomp(2)) may refuse sync_file_range with EPERM or ENOSYS. That is no error of the disk: nothing that was copied counts as lost, and the sync at the end does it.
 func TestReuseWhereSyncFileRangeIsRefused(t *testing.T) {
-	if os.Getenv(refusing) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
-		cmd.Env = append(os.Environ(), refusing+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if inAProcess(t) {
 		return
 	}
 	first, firstRef := pack(t, largeTree(1))
@@ -43,15 +38,92 @@ func TestReuseWhereSyncFileRangeIsRefused(t *testing.T) {
 	fetchAll(t, s, second, secondRef)
 }
 
+// inAProcess runs the test in a process of its own, which it may spoil; false says that this is it.
+func inAProcess(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(refusing) != "" {
+		return false
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
+	cmd.Env = append(os.Environ(), refusing+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return true
+}
+
+// A bad sector is found like a changed one: the bundle is suspect, and all that can still be read of it stays. It answered every read with an error, for ever.
+func TestABadSector(t *testing.T) {
+	if inAProcess(t) {
+		return
+	}
+	archive, ref := sample(t, 1)
+	lost := 3
+	unpacked, read := open(t, Options{Dir: t.TempDir(), KeepFree: -1}), open(t, Options{Dir: t.TempDir(), KeepFree: -1})
+	fetchAll(t, unpacked, archive, ref)
+	fetchAll(t, read, archive, ref)
+	badSector(t, uint32(ref.Index.Piece(lost).Offset)+1)
+	if err := unpacked.Unpack(t.Context(), ref.Digest, t.TempDir()); !errors.Is(err, ErrMismatch) || !errors.Is(err, unix.EIO) {
+		t.Errorf("unpacked: %v", err)
+	}
+	b, _ := read.Lookup(ref.Digest)
+	if _, err := b.ReadPiece(lost-1, nil); err != nil {
+		t.Errorf("the piece before: %v", err)
+	}
+	if _, err := b.ReadPiece(lost, nil); !errors.Is(err, ErrMismatch) || !errors.Is(err, unix.EIO) || len(read.Suspects()) != 1 {
+		t.Errorf("read: %v; suspects %v", err, read.Suspects())
+	}
+	if err := read.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
+		t.Errorf("rechecked: %v", err)
+	}
+	for _, s := range []*Store{unpacked, read} {
+		p := begin(t, s, ref)
+		if p.Missing() != 1 || p.Have().Has(lost) {
+			t.Errorf("%d pieces are missing", p.Missing())
+		}
+		writeAll(t, p, archive, ref)
+		if err := p.Finish(t.Context(), true); !errors.Is(err, ErrMismatch) || p.Missing() != 1 { // this disk has no sector in reserve
+			t.Errorf("finished: %v, %d missing", err, p.Missing())
+		}
+		writeAll(t, p, archive, ref)
+		if _, err := p.Read(lost, nil); !errors.Is(err, ErrMismatch) || p.Missing() != 1 {
+			t.Errorf("read from the partial: %v, %d missing", err, p.Missing())
+		}
+	}
+}
+
+// badSector lets every pread(2) over the byte at this offset fail, of whichever file.
+func badSector(t *testing.T, at uint32) {
+	t.Helper()
+	const count, offset = 16 + 8*2, 16 + 8*3 // in seccomp_data; the lower half of each, where bytes go from low to high
+	filtered(t, []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_PREAD64, Jf: 7},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, K: at, Jt: 5},
+		{Code: unix.BPF_MISC | unix.BPF_TAX},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: count},
+		{Code: unix.BPF_ALU | unix.BPF_ADD | unix.BPF_X},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, K: at, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EIO)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	})
+}
+
 // refuse lets the kernel answer a system call of this process with an error from now on.
 func refuse(t *testing.T, call uint32, answer unix.Errno) {
 	t.Helper()
-	filter := []unix.SockFilter{ // of seccomp_data, whose first word is the call's number
+	filtered(t, []unix.SockFilter{ // of seccomp_data, whose first word is the call's number
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(answer)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
+	})
+}
+
+// filtered puts a filter of seccomp(2) before all system calls of this process.
+func filtered(t *testing.T, filter []unix.SockFilter) {
+	t.Helper()
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	runtime.LockOSThread() // no_new_privs is this thread's, and the filter goes to all of them
 	defer runtime.UnlockOSThread()

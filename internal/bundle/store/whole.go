@@ -110,5 +110,5 @@ func (h *hashing) finish(ctx context.Context, size int64) (sum [sha256.Size]byte
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return <-h.sum, err
+	return <-h.sum, rotten(err)
 }
