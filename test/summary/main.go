@@ -28,11 +28,18 @@ type event struct {
 // testKey names one test of one package.
 type testKey struct{ pkg, test string }
 
+// skip is a test that did not run.
+type skip struct {
+	testKey
+	why string
+}
+
 // tally is what the stream has said so far.
 type tally struct {
-	output                  map[testKey][]string
-	passed, failed, skipped []testKey
-	badPackages             []string
+	output         map[testKey][]string // of tests that run or failed
+	passed, failed []testKey
+	skipped        []skip
+	badPackages    []string
 }
 
 func main() {
@@ -85,12 +92,15 @@ func (t *tally) endTest(action string, key testKey) {
 	switch action {
 	case "pass":
 		t.passed = append(t.passed, key)
-		t.skipped = slices.DeleteFunc(t.skipped, func(k testKey) bool { return k == key })
+		t.skipped = slices.DeleteFunc(t.skipped, func(s skip) bool { return s.testKey == key })
 		delete(t.output, key)
 	case "fail":
 		t.failed = append(t.failed, key)
 	case "skip":
-		t.skipped = append(t.skipped, key)
+		if !slices.ContainsFunc(t.skipped, func(s skip) bool { return s.testKey == key }) {
+			t.skipped = append(t.skipped, skip{key, reason(t.output[key])})
+		}
+		delete(t.output, key)
 	}
 }
 
@@ -107,9 +117,7 @@ func (t *tally) endPackage(e event, w io.Writer) {
 		t.printOutput(key, e.Package, w)
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(t.output), func(a, b testKey) int { return -strings.Compare(a.test, b.test) }) { // what came after the last test ended is filed with that
-		if !slices.Contains(t.skipped, key) {
-			t.printOutput(key, e.Package, w)
-		}
+		t.printOutput(key, e.Package, w)
 	}
 }
 
@@ -123,8 +131,8 @@ func (t *tally) printOutput(key testKey, pkg string, w io.Writer) {
 
 // report prints the closing lines and says whether all is well.
 func (t *tally) report(w io.Writer) bool {
-	for _, key := range t.skipped {
-		fmt.Fprintf(w, "skipped %s %s: %s\n", key.pkg, key.test, reason(t.output[key]))
+	for _, s := range t.skipped {
+		fmt.Fprintf(w, "skipped %s %s: %s\n", s.pkg, s.test, s.why)
 	}
 	sort.Slice(t.failed, func(i, j int) bool {
 		return t.failed[i].pkg+t.failed[i].test < t.failed[j].pkg+t.failed[j].test
