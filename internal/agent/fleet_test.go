@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/status"
 	"github.com/gitopsd/gitopsd/internal/transport"
 )
@@ -77,7 +78,9 @@ func newTestFleet(t *testing.T, names ...string) *testFleet {
 				t.Logf("--- %s\n%s", h.name, h.log.String())
 			}
 		}
-		os.RemoveAll(dir)
+		if err := store.RemoveTree(dir); err != nil { // releases keep folders that nobody may write
+			t.Error(err)
+		}
 	})
 	var files, voters []string
 	for _, name := range names {
