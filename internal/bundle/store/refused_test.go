@@ -92,6 +92,39 @@ func TestABadSector(t *testing.T) {
 	}
 }
 
+// Where this process may open no more files, or has no memory, nothing is taken for damaged.
+func TestOpenWithoutDescriptors(t *testing.T) {
+	if inAProcess(t) {
+		return
+	}
+	dir, all := t.TempDir(), 40
+	s := open(t, Options{Dir: dir, KeepFree: -1})
+	for seed := range all {
+		_, ref := sample(t, byte(seed))
+		begin(t, s, ref)
+	}
+	s.Close()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	few := limit
+	few.Cur = uint64(all)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir, KeepFree: -1}); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("with %d descriptors: %v", few.Cur, err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, Options{Dir: dir, KeepFree: -1})
+	if left := len(s.partials); left != all {
+		t.Errorf("%d of %d bundles are left", left, all)
+	}
+}
+
 // badSector lets every pread(2) over the byte at this offset fail, of whichever file.
 func badSector(t *testing.T, at uint32) {
 	t.Helper()

@@ -122,7 +122,11 @@ func (s *Store) load() error {
 			return err
 		}
 		for _, entry := range entries {
-			if err := s.loadOne(kind, entry.Name()); err != nil {
+			err := s.loadOne(kind, entry.Name())
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) { // says nothing of the bundle
+				return err
+			}
+			if err != nil {
 				s.log.Warn("deleting a damaged bundle directory", "dir", filepath.Join(kind, entry.Name()), "err", err)
 				if err := s.trash(s.path(kind, entry.Name())); err != nil {
 					return err
