@@ -176,10 +176,12 @@ func TestLargeFleets(t *testing.T) {
 		{"5,000 hosts, another seed", fleet(5000, 2), 1.4, false},
 		{"1,000 hosts, in order of the file", func() simConfig { c := fleet(1000, 1); c.blind = true; return c }(), 1.3, true},
 	} {
-		r := simulate(one.c)
-		t.Log(r.row(one.name))
-		if err := r.check(one.c, one.p99); (err != nil) != one.miss {
-			t.Errorf("%s: %v", one.name, err)
-		}
+		t.Run(one.name, func(t *testing.T) {
+			r := simulate(one.c)
+			t.Log(r.row(one.name))
+			if err := r.check(one.c, one.p99); (err != nil) != one.miss {
+				t.Error(err)
+			}
+		})
 	}
 }
