@@ -2,6 +2,7 @@ package configrepo
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -57,6 +58,37 @@ func (g *graph) reach(o *objects, stop map[plumbing.Hash]bool, tips ...plumbing.
 		queue = append(queue, parents...)
 	}
 	return seen, nil
+}
+
+// upwards lists everything reachable from tip without passing `stop`, each commit
+// after its first parent.
+func (g *graph) upwards(o *objects, stop map[plumbing.Hash]bool, tip plumbing.Hash) ([]plumbing.Hash, error) {
+	var list []plumbing.Hash
+	seen := map[plumbing.Hash]bool{}
+	queue := []plumbing.Hash{tip}
+	for len(queue) > 0 {
+		id := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		begin := len(list)
+		for !seen[id] && !stop[id] {
+			if len(list) >= commitsMax {
+				return nil, fmt.Errorf("history has more than %d commits", commitsMax)
+			}
+			seen[id] = true
+			list = append(list, id)
+			parents, err := g.of(o, id)
+			if err != nil {
+				return nil, err
+			}
+			if len(parents) == 0 {
+				break
+			}
+			queue = append(queue, parents[1:]...)
+			id = parents[0]
+		}
+		slices.Reverse(list[begin:])
+	}
+	return list, nil
 }
 
 // isAncestor says whether a is b or an ancestor of it. It goes breadth first,

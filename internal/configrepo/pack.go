@@ -25,12 +25,12 @@ func newObjects(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, 
 	if err != nil {
 		return err
 	}
-	fresh, err := g.reach(o, old, tip)
+	fresh, err := g.upwards(o, old, tip)
 	if err != nil {
 		return err
 	}
 	w := &lister{o: o, seen: map[plumbing.Hash]bool{}, limit: limit, check: check}
-	for id := range fresh {
+	for _, id := range fresh {
 		if err := w.add(id, plumbing.CommitObject); err != nil {
 			return err
 		}
@@ -39,9 +39,10 @@ func newObjects(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, 
 			return err
 		}
 		base := plumbing.ZeroHash
-		// Comparing with one parent suffices: what another parent's side
-		// brought is either old or some other fresh commit's own change,
-		// and listing it twice is caught by seen.
+		// Comparing with the first parent suffices only upwards: that parent is
+		// old or was listed before, so all of its tree is had or listed. In any
+		// other order a tree that a revert brings back may be seen first beside
+		// one that shares parts with it, and nobody lists these.
 		if len(c.parents) > 0 {
 			p, err := o.commit(c.parents[0])
 			if err != nil {
@@ -100,7 +101,7 @@ func (w *lister) tree(a, b plumbing.Hash, depth int) error {
 	for _, e := range is {
 		before := old[e.name]
 		switch {
-		case isSubmodule(e) || before.id == e.id && before.isTree() == e.isTree():
+		case isSubmodule(e) || before.id == e.id && before.isTree() == e.isTree() && !isSubmodule(before):
 		case e.isTree():
 			from := plumbing.ZeroHash
 			if before.isTree() {

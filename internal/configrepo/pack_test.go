@@ -9,10 +9,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
+	"github.com/go-git/go-git/v5/plumbing"
 )
 
 func receive(t testing.TB, r *Repo, pack []byte, tip string) Outcome {
@@ -101,6 +107,161 @@ func TestPeersPacks(t *testing.T) {
 	}
 	if again := receive(t, taker, delta, back); again.Moved || again.Accepted.ID != back {
 		t.Fatalf("%+v", again)
+	}
+}
+
+// A tree that goes and comes back, as by a revert, is listed with all its parts
+// in whatever order the commits stand in a map: packs lacked folders that had
+// never changed.
+func TestARevertedTreeIsListedWhole(t *testing.T) {
+	f := newFixture(t)
+	back := f.revert()
+	o := openObjects(f.src, true)
+	defer o.Close()
+	for _, have := range []string{"", f.intro} {
+		for range 64 {
+			wantListed(t, o, have, back)
+		}
+	}
+}
+
+// Histories with merges in which the same few trees and files come again and again.
+func TestWhatIsListedIsAllThatIsNew(t *testing.T) {
+	f := newFixture(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	contents := []string{"-", "1", "2"}
+	o := openObjects(f.src, false)
+	defer o.Close()
+	for range 10 {
+		line := []string{f.intro}
+		for range 12 {
+			c := sign.Change{Aside: true, Files: map[string][]byte{}, Modes: map[string]fs.FileMode{}, Parents: []string{line[max(0, len(line)-1-r.IntN(3))]}}
+			if other := line[r.IntN(len(line))]; r.IntN(3) == 0 && other != c.Parents[0] {
+				c.Parents = append(c.Parents, other)
+			}
+			for _, path := range []string{"a/x/f", "a/y/f", "a/y/g", "b/f", "b/g"} {
+				if r.IntN(2) == 0 {
+					maps.Copy(c.Files, pairs([]string{path, contents[r.IntN(len(contents))]}))
+				}
+			}
+			switch r.IntN(4) { // a submodule may have any id, also that of a file which comes later
+			case 0:
+				c.Files["b/s"], c.Modes["b/s"] = []byte(plumbing.ComputeHash(plumbing.BlobObject, []byte("file")).String()), fs.ModeIrregular
+			case 1:
+				c.Files["b/s"] = []byte("file")
+			}
+			line = append(line, f.change(c))
+		}
+		tip := line[len(line)-1]
+		wantListed(t, o, "", tip)
+		wantListed(t, o, line[r.IntN(len(line)-1)], tip)
+	}
+}
+
+// revert commits a folder, a change beside it and the way back.
+func (f *fixture) revert() (tip string) {
+	f.t.Helper()
+	f.commit(f.anna, "one", "shop/kept/.gitkeep", "", "shop/g", "1")
+	f.commit(f.anna, "two", "shop/g", "2")
+	return f.commit(f.anna, "revert to one", "shop/g", "1")
+}
+
+// wantListed compares what is listed with what a plain walk finds.
+func wantListed(t testing.TB, o *objects, have, tip string) {
+	t.Helper()
+	var haves []plumbing.Hash
+	had, got := map[plumbing.Hash]bool{}, map[plumbing.Hash]bool{}
+	if have != "" {
+		haves = []plumbing.Hash{plumbing.NewHash(have)}
+		had = everything(t, o, haves[0])
+	}
+	if err := newObjects(o, newGraph(), haves, plumbing.NewHash(tip), 1<<20, func(id plumbing.Hash, _ plumbing.ObjectType) error {
+		if got[id] {
+			t.Errorf("%s is listed twice", id)
+		}
+		got[id] = true
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for id := range everything(t, o, plumbing.NewHash(tip)) {
+		if !got[id] && !had[id] {
+			t.Fatalf("from %q to %s: %s is not listed", have, tip, id)
+		}
+	}
+}
+
+// everything finds all that is reachable from a commit, and fails where something is not there.
+func everything(t testing.TB, o *objects, tip plumbing.Hash) map[plumbing.Hash]bool {
+	t.Helper()
+	all := map[plumbing.Hash]bool{}
+	var tree func(id plumbing.Hash)
+	tree = func(id plumbing.Hash) {
+		if all[id] {
+			return
+		}
+		all[id] = true
+		entries, err := o.tree(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			switch {
+			case isSubmodule(e):
+			case e.isTree():
+				tree(e.id)
+			case !o.has(e.id):
+				t.Fatalf("%s, file %s, is not there", e.id, e.name)
+			default:
+				all[e.id] = true
+			}
+		}
+	}
+	for queue := []plumbing.Hash{tip}; len(queue) > 0; queue = queue[1:] {
+		c, err := o.commit(queue[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !all[c.id] {
+			all[c.id] = true
+			tree(c.tree)
+			queue = append(queue, c.parents...)
+		}
+	}
+	return all
+}
+
+// The look before the ratchet moves walks the same way: nothing may be missing
+// from a pack, whichever object it is.
+func TestAPackThatLacksAnyOneObjectIsRefused(t *testing.T) {
+	f := newFixture(t)
+	giver := f.open()
+	wantAccepted(t, mustSync(t, giver), f.intro)
+	f.o.URLs = nil
+	taker := f.host("taker")
+	all, err := packOf(giver, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantAccepted(t, receive(t, taker, all, f.intro), f.intro)
+	back := f.revert()
+	o := openObjects(f.src, true)
+	defer o.Close()
+	fresh := everything(t, o, plumbing.NewHash(back))
+	for id := range everything(t, o, plumbing.NewHash(f.intro)) {
+		delete(fresh, id)
+	}
+	ids := slices.Collect(maps.Keys(fresh))
+	for range 8 {
+		for i, id := range ids {
+			var pack bytes.Buffer
+			if err := encodePack(o, slices.Delete(slices.Clone(ids), i, i+1), Limits{}.withDefaults(), &pack); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := taker.Receive(context.Background(), &pack, back); err == nil || out.Moved {
+				t.Fatalf("accepted without %s", id)
+			}
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing/fstest"
 
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
+	"github.com/go-git/go-git/v5/plumbing"
 )
 
 func TestSyncFollowsTheBranch(t *testing.T) {
@@ -248,4 +249,20 @@ func TestManyPacksBecomeOne(t *testing.T) {
 		t.Fatalf("a tree from before the rewriting: %q, %v", data, err)
 	}
 	wantAccepted(t, mustSync(t, f.open()), id)
+}
+
+// What is left out of the one pack is gone from this disk.
+func TestOnePackOfManyHoldsAllOfThem(t *testing.T) {
+	f := newFixture(t)
+	f.o.Limits.Packs = 1
+	r := f.open()
+	wantAccepted(t, mustSync(t, r), f.intro)
+	for range 6 {
+		back := f.revert()
+		wantAccepted(t, mustSync(t, r), back)
+		o := openObjects(r.mirrorDir(), false)
+		everything(t, o, plumbing.NewHash(back))
+		o.Close()
+		f.commit(f.anna, "gone", "shop/kept/.gitkeep", "-", "shop/g", "-")
+	}
 }
