@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"regexp"
@@ -23,11 +24,12 @@ const (
 	packsAtOnceMax = 4               // packs made and sent at a time
 	packTimeout    = 2 * time.Minute // sending one
 	packWindow     = 10 * time.Minute
-	fullPacksMax   = 3       // whole histories for one host in a window
-	fullPacksNew   = 30      // and for the hosts at one address whose keys are not known yet
-	packsMax       = 600     // packs for one host in a window
-	packBudget     = 1 << 30 // bytes for one host in a window
-	askersMax      = 4096    // hosts whose use is remembered
+	fullPacksMax   = 3           // whole histories for one host in a window
+	fullPacksNew   = 30          // and for the hosts at one address whose keys are not known yet
+	fullPackPause  = time.Minute // after which there is one more: there may be no other host to ask
+	packsMax       = 600         // packs for one host in a window
+	packBudget     = 1 << 30     // bytes for one host in a window
+	askersMax      = 4096        // hosts whose use is remembered
 	tipHeader      = "X-Gitopsd-Tip"
 )
 
@@ -44,10 +46,9 @@ func historyServer(repo func() *configrepo.Repo, log *slog.Logger) http.Handler 
 			http.Error(w, "have is not a commit id", http.StatusBadRequest)
 			return
 		}
-		asker := askerOf(r)
-		if !use.allow(asker, have == "", time.Now()) {
-			w.Header().Set("Retry-After", strconv.Itoa(int(packWindow.Seconds())))
-			http.Error(w, "too many packs; try another host", http.StatusTooManyRequests)
+		tip, ok := repo().Accepted()
+		if !ok {
+			http.Error(w, "this host has no verified commit yet", http.StatusNotFound)
 			return
 		}
 		select {
@@ -57,9 +58,11 @@ func historyServer(repo func() *configrepo.Repo, log *slog.Logger) http.Handler 
 			http.Error(w, "busy; try another host", http.StatusServiceUnavailable)
 			return
 		}
-		tip, ok := repo().Accepted()
-		if !ok {
-			http.Error(w, "this host has no verified commit yet", http.StatusNotFound)
+		// Last, as only packs that are made count: a host may have to ask often before there is one.
+		asker := askerOf(r)
+		if wait := use.allow(asker, have == "", time.Now()); wait > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+			http.Error(w, "too many packs; try another host, or this one later", http.StatusTooManyRequests)
 			return
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(packTimeout))
@@ -100,21 +103,23 @@ type packUse struct {
 
 type packAsker struct {
 	full, all int
+	lastFull  time.Time
 	bytes     int64
 }
 
-// allow takes a request down and says whether it may be answered.
-func (u *packUse) allow(asker string, full bool, now time.Time) bool {
+// allow takes a request down and gives 0, or says how long it is until one may be answered.
+func (u *packUse) allow(asker string, full bool, now time.Time) (wait time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if now.Sub(u.begun) >= packWindow {
 		u.begun = now
 		clear(u.askers)
 	}
+	rest := u.begun.Add(packWindow).Sub(now)
 	a := u.askers[asker]
 	if a == nil {
 		if len(u.askers) >= askersMax {
-			return false
+			return rest
 		}
 		a = &packAsker{}
 		u.askers[asker] = a
@@ -123,14 +128,18 @@ func (u *packUse) allow(asker string, full bool, now time.Time) bool {
 	if strings.HasPrefix(asker, "address ") {
 		most = fullPacksNew
 	}
-	if a.all >= packsMax || a.bytes >= packBudget || full && a.full >= most {
-		return false
+	if a.all >= packsMax || a.bytes >= packBudget {
+		return rest
+	}
+	if wait := a.lastFull.Add(fullPackPause).Sub(now); full && a.full >= most && wait > 0 {
+		return min(wait, rest)
 	}
 	a.all++
 	if full {
 		a.full++
+		a.lastFull = now
 	}
-	return true
+	return 0
 }
 
 // spend takes the bytes of an answer down.

@@ -139,24 +139,24 @@ func TestPacksAreBoundedForEachHost(t *testing.T) {
 	now := time.Now()
 	use := &packUse{askers: map[string]*packAsker{}}
 	for i := range fullPacksMax + 1 {
-		if got := use.allow("host web-1", true, now); got != (i < fullPacksMax) {
+		if got := use.allow("host web-1", true, now) == 0; got != (i < fullPacksMax) {
 			t.Errorf("whole history %d: %v", i, got)
 		}
 	}
-	if !use.allow("host web-2", true, now) || !use.allow("host web-1", false, now) {
+	if use.allow("host web-2", true, now) != 0 || use.allow("host web-1", false, now) != 0 {
 		t.Error("one host's use counts for another, or whole histories for what is new")
 	}
 	for i := range fullPacksNew + 1 {
-		if got := use.allow("address 10.0.0.1", true, now); got != (i < fullPacksNew) {
+		if got := use.allow("address 10.0.0.1", true, now) == 0; got != (i < fullPacksNew) {
 			t.Errorf("whole history %d for an address: %v", i, got)
 		}
 	}
 	use.spend("host web-2", packBudget)
-	if use.allow("host web-2", false, now) {
+	if use.allow("host web-2", false, now) != packWindow {
 		t.Error("the budget of bytes does not hold")
 	}
 	for i := range packsMax + 1 {
-		if got := use.allow("host web-3", false, now); got != (i < packsMax) {
+		if got := use.allow("host web-3", false, now) == 0; got != (i < packsMax) {
 			t.Fatalf("pack %d: %v", i, got)
 		}
 	}
@@ -166,8 +166,47 @@ func TestPacksAreBoundedForEachHost(t *testing.T) {
 	if len(use.askers) > askersMax {
 		t.Errorf("%d askers are remembered", len(use.askers))
 	}
-	if !use.allow("host web-1", true, now.Add(packWindow)) {
+	if use.allow("host web-1", true, now.Add(packWindow)) != 0 {
 		t.Error("a new window changes nothing")
+	}
+}
+
+// A host whose starts failed comes again: the one peer it has serves it within a minute.
+func TestAWholeHistoryMoreEachMinute(t *testing.T) {
+	now := time.Now()
+	use := &packUse{askers: map[string]*packAsker{}}
+	for range fullPacksMax {
+		use.allow("host web-1", true, now)
+	}
+	served := 0
+	for at := time.Second; at < packWindow; at += time.Second {
+		wait := use.allow("host web-1", true, now.Add(at))
+		if wait == 0 {
+			served++
+		}
+		if wait > fullPackPause || wait > packWindow-at {
+			t.Fatalf("%s to wait after %s", wait, at)
+		}
+	}
+	if want := int(packWindow/fullPackPause) - 1; served != want {
+		t.Errorf("%d whole histories served, want %d", served, want)
+	}
+}
+
+// Asking a host that has nothing yet costs nothing of what it gives once it has.
+func TestOnlyPacksThatAreMadeCount(t *testing.T) {
+	o := newOrigin(t)
+	giver := newSource(t, o, t.TempDir())
+	h := historyServer(giver.repo, slog.New(slog.DiscardHandler))
+	for i := range fullPacksNew + 2 {
+		if i == fullPacksNew+1 {
+			giver.syncs(t)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/v1/pack", nil))
+		if want := map[bool]int{false: 404, true: 200}[i > fullPacksNew]; w.Code != want {
+			t.Fatalf("request %d: %d %s", i, w.Code, w.Body)
+		}
 	}
 }
 
