@@ -116,7 +116,7 @@ type LimitsConfig struct {
 
 // RetentionConfig bounds what is kept of each group beyond what runs, what ran well last and what is being deployed; 0 is no limit.
 type RetentionConfig struct {
-	Releases     int // unpacked on this host
+	Releases     int // revisions that are unpacked on this host
 	ReleaseAge   time.Duration
 	ReleaseBytes int64
 	LogAge       time.Duration // of hooks' output
@@ -217,7 +217,7 @@ func configTable(c *Config) strict.Type {
 			strict.May("disk", strict.Size(&c.Limits.Disk, 1<<50), "of bundles kept; 0 for no limit"),
 		), ""),
 		strict.May("retention", strict.Object("",
-			strict.May("releases", strict.Int(&c.Retention.Releases, 2, 1000), "unpacked releases of a group"),
+			strict.May("releases", strict.Int(&c.Retention.Releases, 2, 1000), "revisions of a group whose unpacked releases stay"),
 			strict.May("releaseAge", strict.Duration(&c.Retention.ReleaseAge, 0, tenYears), "since a release was unpacked; 0 for no limit"),
 			strict.May("releaseBytes", strict.Size(&c.Retention.ReleaseBytes, 1<<50), "of a group's releases; 0 for no limit"),
 			strict.May("logAge", strict.Duration(&c.Retention.LogAge, 0, tenYears), "of hooks' output; 0 for no limit"),

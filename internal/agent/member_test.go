@@ -218,6 +218,22 @@ func (d *disk) deploySpec(id, letter, spec string) apply.Deployment {
 // pins lists who keeps a bundle.
 func (d *disk) pins(letter string) int { return len(d.store.Pins()[digestOf(letter)]) }
 
+// TestRepeatedDeploymentsLetNoOldBundleGo: retries and rollbacks of two revisions pushed the bundle of a third out, which a revert then had to fetch.
+func TestRepeatedDeploymentsLetNoOldBundleGo(t *testing.T) {
+	d := newDisk(t)
+	d.deploy("d-1", "a")
+	for i := range 3 {
+		d.deploy(fmt.Sprintf("d-2%d", i), "b")
+		d.deploy(fmt.Sprintf("d-3%d", i), "c")
+	}
+	if err := d.bundles.settle(t.Context(), func() kept { return kept{preparing: map[string][]string{"g1": nil}} }); err != nil {
+		t.Fatal(err)
+	}
+	if d.pins("a") != 1 || d.pins("b") == 0 || d.pins("c") == 0 {
+		t.Errorf("pins %v", d.store.Pins())
+	}
+}
+
 func TestBundlesAreKeptAsLongAsTheyAreNeeded(t *testing.T) {
 	d := newDisk(t)
 	targets, unknown := map[string][]string{"g1": {string(digestOf("b"))}}, map[string]bool{}

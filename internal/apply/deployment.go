@@ -88,7 +88,7 @@ type Deployment struct {
 	S3                 S3                         `json:"s3"`
 	BundleCommit       string                     `json:"bundleCommit,omitempty"` // BUNDLE_COMMIT, for revisions from a forge
 	Env                map[string]string          `json:"env,omitempty"`          // added to the hooks' environment (GITOPSD_HOST, tags)
-	MaxRevisions       int                        `json:"maxRevisions,omitempty"` // releases kept for the group; 0 means 5
+	MaxRevisions       int                        `json:"maxRevisions,omitempty"` // whose releases are kept for the group; 0 means 5
 	// LiveGroups are the ids of the groups that this host still belongs to. The
 	// files of a group that is not among them are taken over by a deployment of
 	// the same application; those of any other group are never touched.

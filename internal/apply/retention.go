@@ -3,14 +3,16 @@ package apply
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // Retention bounds what is kept of a group beyond what is needed; zero means no
-// bound. The number of releases is Deployment.MaxRevisions. What runs, the last
+// bound. The number of revisions is Deployment.MaxRevisions. What runs, the last
 // good release, the one unpacked last and those of deployments that have not
 // ended stay, whatever the bounds, and so does their output.
 type Retention struct {
@@ -28,10 +30,12 @@ const logBytesKept = 64 << 20
 // beyond those whose release is kept.
 const deploymentsKept = 10
 
-// retain removes old releases of a group, oldest first, so that at most max
-// stay and the bounds of Retention hold, the journals of deployments that have
-// no release any more, and old output. The release that is about to be used
-// stays. The caller holds the group's lock.
+// retain removes old releases of a group so that at most max revisions stay and
+// the bounds of Retention hold, the journals of deployments that have no release
+// any more, and old output. Where there are more releases than max, because a
+// revision was deployed several times, its older ones go first, so that they
+// displace no other revision. The release that is about to be used stays. The
+// caller holds the group's lock.
 func (a *Applier) retain(groupID string, max int, used Key) error {
 	infos, err := a.releases(groupID)
 	if err != nil {
@@ -42,26 +46,98 @@ func (a *Applier) retain(groupID string, max int, used Key) error {
 		return err
 	}
 	keep[used] = true
-	left, bytes, bound := len(infos), int64(0), a.opts.Retention()
+	bound := a.opts.Retention()
+	p := pile{bytesMax: bound.ReleaseBytes, revisions: map[string]int{}}
 	for _, info := range infos {
-		bytes += info.SizeBytes
+		p.releases++
+		p.revisions[info.revision()]++
+		p.bytes += info.SizeBytes
 	}
-	for i := len(infos) - 1; i >= 0; i-- {
-		k := infos[i].Key
-		tooMany := left > max || bound.ReleaseBytes > 0 && bytes > bound.ReleaseBytes
-		if keep[k] || !tooMany && !tooOld(infos[i].Created, bound.ReleaseAge) {
-			continue
+	spare := a.spared(infos, keep)
+	discard := func(info *releaseInfo) error {
+		p.releases--
+		p.bytes -= info.SizeBytes
+		if p.revisions[info.revision()]--; p.revisions[info.revision()] == 0 {
+			delete(p.revisions, info.revision())
 		}
-		if err := a.discard(a.releaseDir(k)); err != nil {
+		return a.discard(a.releaseDir(info.Key))
+	}
+	var left []*releaseInfo
+	for _, info := range slices.Backward(infos) {
+		if spare[info.Key] || p.releases <= max && !p.tooLarge() {
+			left = append(left, info)
+		} else if err := discard(info); err != nil {
 			return err
 		}
-		left--
-		bytes -= infos[i].SizeBytes
+	}
+	needed := map[string]bool{}
+	for _, info := range left {
+		needed[info.revision()] = needed[info.revision()] || keep[info.Key]
+	}
+	for _, info := range oldestRevisionFirst(left) {
+		tooMany := len(p.revisions) > max && !needed[info.revision()]
+		if keep[info.Key] || !tooMany && !p.tooLarge() && !tooOld(info.Created, bound.ReleaseAge) {
+			continue
+		}
+		if err := discard(info); err != nil {
+			return err
+		}
 	}
 	if err := a.retainJournals(groupID, keep); err != nil {
 		return err
 	}
 	return a.retainOutput(groupID, keep, bound)
+}
+
+// pile counts the releases of a group while some are removed.
+type pile struct {
+	bytesMax  int64
+	releases  int
+	bytes     int64
+	revisions map[string]int // releases of each
+}
+
+func (p *pile) tooLarge() bool { return p.bytesMax > 0 && p.bytes > p.bytesMax }
+
+// revision names what a release is of: its spec. One that comes from no config
+// repository is a revision of its own, as CodeDeploy's agent counts deployments.
+func (r *releaseInfo) revision() string {
+	if r.SpecHash == "" {
+		return "deployment " + r.Key.name()
+	}
+	return "spec " + r.SpecHash
+}
+
+// spared lists the releases that are no repetitions of others: of each revision
+// the newest that ran well, and the newest of all if none did or if no deployment
+// has used it yet; and what is to be kept anyway. The releases come newest first.
+func (a *Applier) spared(infos []*releaseInfo, keep map[Key]bool) map[Key]bool {
+	spare, well, seen := maps.Clone(keep), map[string]bool{}, map[string]bool{}
+	for _, info := range infos {
+		if info.WasGood && !well[info.revision()] {
+			well[info.revision()], spare[info.Key] = true, true
+		}
+	}
+	for _, info := range infos {
+		newest := !seen[info.revision()]
+		seen[info.revision()] = true
+		if newest && (!well[info.revision()] || !exists(a.deploymentDir(info.Key))) {
+			spare[info.Key] = true
+		}
+	}
+	return spare
+}
+
+// oldestRevisionFirst sorts releases, which come oldest first, by the newest of
+// their revision.
+func oldestRevisionFirst(infos []*releaseInfo) []*releaseInfo {
+	newest := map[string]int{}
+	for i, info := range infos {
+		newest[info.revision()] = i
+	}
+	sorted := slices.Clone(infos)
+	slices.SortStableFunc(sorted, func(x, y *releaseInfo) int { return newest[x.revision()] - newest[y.revision()] })
+	return sorted
 }
 
 // tooOld tells whether something is older than a bound; 0 is none.

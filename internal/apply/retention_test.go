@@ -137,6 +137,96 @@ func TestBoundsSpareRunningAndLastGood(t *testing.T) {
 	}
 }
 
+// ofSpec is a deployment of a spec of the config repository.
+func (w *workbench) ofSpec(id, spec string, files map[string]string) Deployment {
+	d := w.deployment(id, w.bundle(files))
+	d.SpecHash = spec
+	return d
+}
+
+// A revision that fails and is rolled back, again and again, was five releases
+// soon: the one before the last good one was gone with its bundle.
+func TestRepeatedDeploymentsDisplaceNoRevision(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := keeping(t, w, Retention{})
+	good, bad := version("good", "HOOK"), version("bad", "HOOK; exit 1")
+	w.apply(a, w.ofSpec("d-1", "one", good))
+	w.apply(a, w.ofSpec("d-4", "four", good))
+	for i := range 4 {
+		w.apply(a, w.ofSpec(fmt.Sprintf("d-5%d", i), "five", bad))
+		if got := len(strings.Fields(releaseIDs(t, a))); got > 5 {
+			t.Errorf("%d releases of three revisions stay: %s", got, releaseIDs(t, a))
+		}
+		w.apply(a, w.ofSpec(fmt.Sprintf("d-4%d", i), "four", good))
+	}
+	if got := releaseIDs(t, a); got != "d-43 d-53 d-42 d-52 d-1" {
+		t.Errorf("releases %s", got)
+	}
+	w.apply(a, w.ofSpec("d-6", "six", good))
+	w.apply(a, w.ofSpec("d-7", "seven", good))
+	if got := releaseIDs(t, a); got != "d-7 d-6 d-43 d-53 d-1" {
+		t.Errorf("releases of five revisions %s", got)
+	}
+	w.apply(a, w.ofSpec("d-8", "eight", bad))
+	if got := releaseIDs(t, a); got != "d-8 d-7 d-6 d-43 d-53" {
+		t.Errorf("the last five revisions are not %s", got)
+	}
+}
+
+// What ran well is kept rather than a later deployment of it that failed: a host
+// goes back alone only to what ran well on it.
+func TestReleaseThatRanWellOutlivesFailuresOfItsRevision(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := keeping(t, w, Retention{})
+	good, bad := version("good", "HOOK"), version("bad", "HOOK; exit 1")
+	for _, d := range []Deployment{
+		w.ofSpec("d-1", "one", good), w.ofSpec("d-1-bad", "one", bad), w.ofSpec("d-2", "two", good), w.ofSpec("d-3", "three", good),
+	} {
+		d.MaxRevisions = 3
+		w.apply(a, d)
+	}
+	if got := releaseIDs(t, a); got != "d-3 d-2 d-1" {
+		t.Errorf("releases %s", got)
+	}
+}
+
+// A release that is unpacked for a deployment to come is no repetition.
+func TestPreparedReleaseStaysBesideTheOneBefore(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := keeping(t, w, Retention{})
+	for i := range 3 {
+		d := w.ofSpec(fmt.Sprintf("d-%d", i), fmt.Sprint("spec-", i), version("good", "HOOK"))
+		d.MaxRevisions = 3
+		w.apply(a, d)
+	}
+	for _, i := range []int{0, 2} {
+		d := w.ofSpec(fmt.Sprintf("prepare-%d", i), fmt.Sprint("spec-", i), version("good", "HOOK"))
+		d.MaxRevisions = 3
+		if _, err := a.Preflight(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := releaseIDs(t, a); got != "prepare-2 prepare-0 d-2 d-1 d-0" {
+		t.Errorf("releases %s", got)
+	}
+}
+
+// Beyond the bytes repetitions go first, too.
+func TestRepetitionsGoBeforeRevisionsBeyondTheBytes(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := keeping(t, w, Retention{ReleaseBytes: 3500})
+	for i, spec := range []string{"one", "two", "two", "two"} {
+		w.apply(a, w.ofSpec(fmt.Sprintf("d-%d", i), spec, sized(1000)))
+	}
+	if got := releaseIDs(t, a); got != "d-3 d-2 d-0" {
+		t.Errorf("releases %s", got)
+	}
+}
+
 // logged tells of which deployments there is output.
 func logged(a *Applier, ids []string) string {
 	var out []string
