@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
@@ -20,7 +21,7 @@ func checkBundleArchive(hints io.Writer, archive *archiveFile, group string) err
 		return fmt.Errorf("cannot look into %s: %w", archive.Name(), err)
 	}
 	defer os.RemoveAll(scratch)
-	if err := outline(archive, scratch); err != nil {
+	if err := outline(archive, scratch, appspecName, appspecAltName); err != nil {
 		return fmt.Errorf("cannot look into %s: %w", archive.Name(), refusal(archive.told(err)))
 	}
 	named := func(text string) string { return strings.ReplaceAll(text, scratch, archive.Name()) }
@@ -36,8 +37,8 @@ func checkBundleArchive(hints io.Writer, archive *archiveFile, group string) err
 	return err
 }
 
-// outline makes the folders, links and files of an archive below dir. Files are empty, but for those that may be the AppSpec file.
-func outline(archive *archiveFile, dir string) error {
+// outline makes the folders, links and files of an archive below dir. Files are empty, but for those named as one of appspecs, which may be the AppSpec file.
+func outline(archive *archiveFile, dir string, appspecs ...string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -53,12 +54,12 @@ func outline(archive *archiveFile, dir string) error {
 			}
 			return root.Symlink(e.Link, e.Name)
 		}
-		return outlineFile(root, e)
+		return outlineFile(root, e, slices.ContainsFunc(appspecs, func(name string) bool { return filepath.Base(name) == filepath.Base(e.Name) }))
 	})
 }
 
-// outlineFile makes one file; whether it may be executed is kept. A hard link is a file like any other.
-func outlineFile(root *os.Root, e *bundle.Entry) error {
+// outlineFile makes one file, empty or whole; whether it may be executed is kept. A hard link is a file like any other.
+func outlineFile(root *os.Root, e *bundle.Entry, whole bool) error {
 	if err := root.MkdirAll(filepath.Dir(e.Name), 0o700); err != nil {
 		return err
 	}
@@ -66,8 +67,7 @@ func outlineFile(root *os.Root, e *bundle.Entry) error {
 	if err != nil {
 		return err
 	}
-	base := filepath.Base(e.Name)
-	if e.Type == bundle.File && (base == appspecName || base == appspecAltName) {
+	if e.Type == bundle.File && whole {
 		_, err = io.Copy(f, io.LimitReader(e.Content, appspec.MaxSourceBytes+1))
 	}
 	return errors.Join(err, f.Close())

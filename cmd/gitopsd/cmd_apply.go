@@ -66,7 +66,7 @@ func applyCommand() *cobra.Command {
 	fl.StringVar(&f.deploymentType, "deployment-type", "IN_PLACE", "IN_PLACE or BLUE_GREEN")
 	fl.StringVar(&f.appSpec, "appspec", "", "name of the AppSpec file (default appspec.yml)")
 	fl.StringVar(&f.stopFailure, "stop-failure", "fail", "what a failing ApplicationStop leads to: fail, continue or use-new")
-	fl.IntVar(&f.maxRevisions, "max-revisions", 5, "releases to keep")
+	fl.IntVar(&f.maxRevisions, "max-revisions", 5, "releases to keep, 1 or more")
 	fl.BoolVar(&f.dry, "dry-run", false, "check everything and say what would change, but write nothing except below TMPDIR while it runs")
 	fl.StringVarP(&f.output, "output", "o", "table", "table or json")
 	return cmd
@@ -160,7 +160,7 @@ func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
 			d.Events = append(d.Events, appspec.Event(e))
 		}
 	}
-	if err := f.checkNames(d); err != nil {
+	if err := cmp.Or(f.checkNames(d), f.checkBounds()); err != nil {
 		return d, err
 	}
 	if err := f.kind(&d); err != nil {
@@ -187,17 +187,15 @@ func (f *applyFlags) deployment(path string) (apply.Deployment, error) {
 		return d, fmt.Errorf("cannot find bundle %s: %w", path, err)
 	}
 	d.Source.Path = abs
-	d.Source.Type, err = f.bundleType(abs)
-	return d, err
+	if d.Source.Type, err = f.bundleType(abs); err != nil {
+		return d, err
+	}
+	return d, f.checkOwnEvents(d)
 }
 
-// checkNames refuses names that mean nothing: an event that is mistyped would run nothing and look done. Apply refuses one that is neither
-// CodeDeploy's nor has hooks in the AppSpec file.
+// checkNames refuses names that mean nothing: an event that is mistyped would run nothing and look done.
 func (f *applyFlags) checkNames(d apply.Deployment) error {
-	var events []string
-	for _, e := range appspec.Events() {
-		events = append(events, string(e))
-	}
+	events := knownEvents()
 	for _, e := range d.Events {
 		if strict.Nearest(string(e), events) == "" {
 			continue
@@ -211,6 +209,19 @@ func (f *applyFlags) checkNames(d apply.Deployment) error {
 		checkName("creator", f.creator, "user", apply.CreatorRollback, "autoscaling", "autoscalingTermination", "CodeDeployAutoUpdate"),
 		checkName("output", f.output, "table", "json"),
 	)
+}
+
+// checkBounds refuses what would be taken for something else: CodeDeploy's agent ends where :max_revisions: is below 1.
+func (f *applyFlags) checkBounds() error {
+	switch {
+	case f.maxRevisions < 1:
+		return fmt.Errorf("cannot use --max-revisions %d: the release that runs is kept, so it is 1 or more", f.maxRevisions)
+	case !filepath.IsAbs(f.destinationRoot):
+		return fmt.Errorf("cannot use --destination-root %q: it is no absolute path", f.destinationRoot)
+	case f.stateDir == "":
+		return errors.New("cannot use --state-dir: it is empty; is a variable of the shell not set?")
+	}
+	return nil
 }
 
 // checkName refuses a value of a flag that is none of those known; empty stands for the default.

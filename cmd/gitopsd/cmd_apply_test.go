@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -136,11 +137,43 @@ func TestApplyKnowsTheNamesItIsGiven(t *testing.T) {
 // TestApplyRefusesEventsNobodyHas before anything is touched.
 func TestApplyRefusesEventsNobodyHas(t *testing.T) {
 	source := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /a}]\n", "f": "new"})
-	root := t.TempDir()
-	out, err := runApply(t, source, "--state-dir", filepath.Join(t.TempDir(), "state"), "--destination-root", root, "--events", "DownloadBundle,Install,Nonsense")
-	if want := "CodeDeploy has no lifecycle event Nonsense, and the AppSpec file appspec.yml has no hooks of that name"; !strings.Contains(out, want) || err == nil || exists(filepath.Join(root, "a")) {
-		t.Errorf("%v\n%s", err, out)
+	own := map[string]string{"appspec.yml": "version: 0.0\nos: linux\nhooks: {Mine: [{location: f}], Empty: []}\n", "f": "#!/bin/sh\n"}
+	root, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
+	for _, c := range []struct{ bundle, events, want string }{
+		{source, "DownloadBundle,Install,Nonsense", `cannot use --events "Nonsense": there are no hooks for it; CodeDeploy knows BeforeBlockTraffic, `},
+		{tarOf(t, source), "DownloadBundle,Install,Nonsense", "appspec.yml has hooks for no others"},
+		{writeTree(t, own), "Mine,Empty", `cannot use --events "Empty": there are no hooks for it`},
+		{tarOf(t, writeTree(t, own)), "Nonsense", "and appspec.yml has hooks for Mine as well"},
+		{tarOf(t, writeTree(t, map[string]string{"site/other.yml": own["appspec.yml"], "site/appspec.yml": ""})), "Nonsense", "and appspec.yml has hooks for Mine as well"},
+	} {
+		for _, dry := range []string{"--dry-run=false", "--dry-run"} {
+			out, err := runApply(t, c.bundle, "--state-dir", state, "--destination-root", root, "--events", c.events, "--appspec", "other.yml", dry)
+			coded, _ := err.(exitError)
+			if coded.code != codeUsage || !strings.Contains(err.Error(), c.want) || out != "" || exists(filepath.Join(root, "a")) || exists(state) {
+				t.Errorf("%s of %s: exit %d, %v\n%s", c.events, c.bundle, coded.code, err, out)
+			}
+		}
 	}
+	broken := writeTree(t, map[string]string{"appspec.yml": "version: 0.0\n"})
+	if out, err := runApply(t, broken, "--state-dir", state, "--destination-root", root, "--events", "Nonsense"); err == nil || err.(exitError).code != codeFailed {
+		t.Errorf("of a bundle that is refused itself: %v\n%s", err, out)
+	}
+}
+
+// tarOf is a tar of a tree.
+func tarOf(t *testing.T, tree string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "bundle.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := tar.NewWriter(f)
+	if err := errors.Join(w.AddFS(os.DirFS(tree)), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // TestApplyNeedsTheBehaviorWhereAFileExists alone, as the agent does; a warning tells of one that is none.

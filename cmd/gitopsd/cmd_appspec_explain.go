@@ -45,6 +45,9 @@ func appspecExplainCommand() *cobra.Command {
 			if x.behavior = appspec.FileExistsBehavior(strings.ToUpper(behavior)); x.behavior != appspec.Disallow && x.behavior != appspec.Overwrite && x.behavior != appspec.Retain {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot use --file-exists-behavior %q: it takes DISALLOW, OVERWRITE or RETAIN", behavior)}
 			}
+			if !filepath.IsAbs(x.destinationRoot) {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot use --destination-root %q: it is no absolute path", x.destinationRoot)}
+			}
 			if appspec.Order(x.kind) == nil {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot explain a deployment of kind %q: --kind takes %s", kind, kindNames())}
 			}

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"fmt"
+	"regexp"
+
 	"github.com/gitopsd/gitopsd/internal/status"
 	"github.com/spf13/cobra"
 )
+
+// digestBegins is a digest or its first digits; how many are enough depends on what there is.
+var digestBegins = regexp.MustCompile(`^(sha256:)?[0-9a-fA-F]{1,64}$`)
 
 // bundlePeersCommand shows where a bundle is.
 func bundlePeersCommand() *cobra.Command {
@@ -19,6 +25,9 @@ func bundlePeersCommand() *cobra.Command {
 			client, err := flags.client()
 			if err != nil {
 				return err
+			}
+			if !digestBegins.MatchString(args[0]) {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot look for bundle %.80q: write the first digits of its digest, 0 to 9 and a to f, or all 64, with or without sha256: before them", args[0])}
 			}
 			d, err := client.Bundle(cmd.Context(), args[0])
 			if err != nil {

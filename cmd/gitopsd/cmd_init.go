@@ -45,6 +45,9 @@ func initCommand() *cobra.Command {
 			options := desired.InitOptions{Fleet: name}
 			for _, text := range signers {
 				signer, err := parseSigner(text)
+				if missing := (*fs.PathError)(nil); errors.As(err, &missing) { // the command is well formed
+					return err
+				}
 				if err != nil {
 					return exitError{code: codeUsage, err: err}
 				}
@@ -257,15 +260,13 @@ func groupAddCommand() *cobra.Command {
 			if o.Name == "" {
 				o.Name = strings.ReplaceAll(path.Clean(o.Folder), "/", "-")
 			}
-			for _, h := range hosts {
-				o.Hosts = append(o.Hosts, desired.HostName(h))
-			}
+			o.Hosts = hostNames(hosts)
 			for _, t := range tags {
 				o.TagSets = append(o.TagSets, strings.Split(t, ","))
 			}
 			files, err := desired.GroupFiles(o)
-			if err != nil {
-				return fmt.Errorf("cannot add group %s: %w", o.Folder, err)
+			if err != nil { // of the arguments: nothing was read yet
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot add group %s: %w", o.Folder, err)}
 			}
 			state, _ := desired.Load(os.DirFS(dir))
 			problems := desired.TargetProblems(o, state)
@@ -354,21 +355,25 @@ func coordinatorsInitCommand() *cobra.Command {
 			if n := len(voters); !slices.Contains([]int{1, 3, 5, 7}, n) {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot make coordinator set %s: --voters names %s; write 1, 3, 5 or 7, such as --voters web-1,web-2,web-3", args[0], counted(n, "host"))}
 			}
+			if err := desired.CheckSet(args[0], hostNames(voters)); err != nil {
+				return exitError{code: codeUsage, err: err}
+			}
 			dir := "."
 			if len(args) == 2 {
 				dir = args[1]
 			}
+			if err := checkRepositoryFolder(dir); err != nil {
+				return fmt.Errorf("cannot write coordinator set %s: %w", args[0], err)
+			}
 			state, problems := desired.Load(os.DirFS(dir))
-			names := make([]desired.HostName, 0, len(voters))
 			for _, v := range voters {
-				names = append(names, desired.HostName(v))
 				for _, p := range desired.Bad(problems) {
 					if p.File == "hosts/"+v+".yaml" {
 						fmt.Fprintln(cmd.ErrOrStderr(), p)
 					}
 				}
 			}
-			files, err := desired.CoordinatorsFile(args[0], names, state.Hosts)
+			files, err := desired.CoordinatorsFile(args[0], hostNames(voters), state.Hosts)
 			if err != nil {
 				return err
 			}
@@ -380,6 +385,27 @@ func coordinatorsInitCommand() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&voters, "voters", nil, "1, 3, 5 or 7 hosts with an address")
 	return cmd
+}
+
+// hostNames turns words into names of hosts.
+func hostNames(words []string) []desired.HostName {
+	names := make([]desired.HostName, 0, len(words))
+	for _, word := range words {
+		names = append(names, desired.HostName(word))
+	}
+	return names
+}
+
+// checkRepositoryFolder says that the folder of the config repository is missing, which would look as if everything in it were.
+func checkRepositoryFolder(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is no folder; name that of the config repository", dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no folder %s; name that of the config repository, which `gitopsd init` makes", dir)
+	}
+	return err
 }
 
 // hostCommand groups the verbs for this host's identity.
@@ -407,6 +433,9 @@ func hostInitCommand() *cobra.Command {
 				if err := desired.CheckAddress(h.Address, false); err != nil {
 					return exitError{code: codeUsage, err: fmt.Errorf("cannot use --address: %w", err)}
 				}
+			}
+			if err := checkHostOptions(h); err != nil {
+				return exitError{code: codeUsage, err: err}
 			}
 			key, storage, err := hostIdentity(dataDir, rand.Reader)
 			if errors.Is(err, fs.ErrPermission) {
@@ -436,6 +465,17 @@ func hostInitCommand() *cobra.Command {
 	cmd.Flags().StringVar(&h.Site, "site", "", "datacenter")
 	cmd.Flags().StringToStringVar(&tags, "tag", nil, "KEY=VALUE,... that groups select by")
 	return cmd
+}
+
+// checkHostOptions refuses what no file of the inventory may hold, before anything is written. The identity, which is not there yet, is invented.
+func checkHostOptions(h desired.Host) error {
+	key, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	h.Keys, h.Storage = []ed25519.PublicKey{key}, "0123456789abcdef"
+	_, err = desired.HostFile(h)
+	return err
 }
 
 // hostIdentity reads the key and the storage id in dataDir, and makes what is missing.

@@ -241,10 +241,13 @@ func TestInitWithSigner(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(dir, "trust.yaml")); err != nil || !strings.Contains(string(text), line) {
 		t.Errorf("the user's own key is not in trust.yaml: %v\n%s", err, text)
 	}
-	for _, bad := range []string{"anna", "anna=", "=x", "anna=/no/such/file", "anna=ssh-ed25519 AAAA", "anna=ssh-dss\nx y"} {
+	for _, bad := range []string{"anna", "anna=", "=x", "anna=ssh-ed25519 AAAA", "anna=ssh-dss\nx y"} {
 		if _, _, code := offline(t, "init", filepath.Join(t.TempDir(), "c"), "--signer", bad); code != codeUsage {
 			t.Errorf("--signer %q: exit %d", bad, code)
 		}
+	}
+	if _, hints, code := offline(t, "init", filepath.Join(t.TempDir(), "c"), "--signer", "anna=/no/such/file"); code != codeError || !strings.Contains(hints, "/no/such/file: no such file or directory") {
+		t.Errorf("a file that is not there: exit %d, %s", code, hints)
 	}
 }
 

@@ -39,9 +39,25 @@ func (f *readFlags) add(cmd *cobra.Command, follow bool) {
 func (f *readFlags) client() (*status.Client, error) {
 	switch f.output {
 	case "table", "json", "yaml":
-		return status.NewClient(f.addr), nil
+	default:
+		return nil, exitError{code: codeUsage, err: fmt.Errorf("cannot print %q: -o takes table, json or yaml", f.output)}
 	}
-	return nil, exitError{code: codeUsage, err: fmt.Errorf("cannot print %q: -o takes table, json or yaml", f.output)}
+	if err := checkSocket(f.addr); err != nil {
+		return nil, exitError{code: codeUsage, err: err}
+	}
+	return status.NewClient(f.addr), nil
+}
+
+// checkSocket refuses what can be no socket's path: an agent is asked on its own host only.
+func checkSocket(addr string) error {
+	path := strings.TrimPrefix(addr, "unix://")
+	switch scheme, _, isURL := strings.Cut(path, "://"); {
+	case path == "":
+		return fmt.Errorf("cannot use the address %q, of --addr or GITOPSD_ADDR: write the path of the agent's socket, such as %s", addr, defaultSocket)
+	case isURL && !strings.Contains(scheme, "/"):
+		return fmt.Errorf("cannot use the address %q, of --addr or GITOPSD_ADDR: it is only a path or unix://PATH, such as unix://%s", addr, defaultSocket)
+	}
+	return nil
 }
 
 // statusCommand shows every group, or one.

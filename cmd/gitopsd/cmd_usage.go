@@ -110,6 +110,9 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		if _, told := err.(exitError); err == nil || told {
 			return err
 		}
+		if len(args) > 0 && check(cmd, nil) == nil && check(cmd, args[:1]) != nil { // cobra takes it for a verb that there is not
+			err = fmt.Errorf("%s takes no argument, and was given %.60q", cmd.CommandPath(), args[0])
+		}
 		return exitError{code: codeUsage, err: fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
 	}
 }

@@ -84,6 +84,8 @@ func TestUnknownVerbsAreWrongUsage(t *testing.T) {
 		"bundle push a --gruop g": "unknown flag: --gruop: did you mean --group?",
 		"wait g --timeout 5":      `cannot use --timeout "5": write 5s`,
 		"wait g --timeout soon":   "write for example 10s, 5m or 2h",
+		"sync x":                  `gitopsd sync takes no argument, and was given "x"; usage: gitopsd sync`,
+		"host init web-1":         `gitopsd host init takes no argument, and was given "web-1"`,
 	} {
 		if text, code := typed(t, strings.Fields(line)...); code != codeUsage || !strings.Contains(text, want) {
 			t.Errorf("%s: exit %d, %s; want %s", line, code, text, want)
@@ -117,6 +119,52 @@ func answering(t *testing.T, h http.Handler) {
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	t.Setenv("GITOPSD_ADDR", path)
+}
+
+// TestWhatCannotBeMeantIsWrongUsage is told before anything is asked, which would hang here, or written.
+func TestWhatCannotBeMeantIsWrongUsage(t *testing.T) {
+	answering(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("the agent was asked for %s", r.URL) }))
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for line, want := range map[string]string{
+		"wait g --timeout -5s":                                "cannot use --timeout -5s: ",
+		"wait g --timeout 0":                                  "or look once with `gitopsd status`",
+		"status --addr=":                                      "write the path of the agent's socket",
+		"status --addr unix://":                               "write the path of the agent's socket",
+		"status --addr tcp://127.0.0.1:1":                     "it is only a path or unix://PATH",
+		"pause g --addr https://web-1":                        "it is only a path or unix://PATH",
+		"bundle peers zzz":                                    `cannot look for bundle "zzz": write the first digits`,
+		"bundle peers sha256:":                                "write the first digits",
+		"bundle peers sha512:abcd":                            "write the first digits",
+		"host init --data-dir d --name a+b":                   `cannot name the host: "a+b" is not a host name (1 to 63 letters, digits, dots, dashes or underscores, beginning and ending with a letter or digit)`,
+		"host init --data-dir d --name a --zone a/b":          `"a/b" is not a name`,
+		"coordinators init ../x --voters a":                   `cannot name the coordinator set: "../x" is not a name`,
+		"coordinators init x --voters a,a,b":                  "a is named twice",
+		"group add ../x --application a":                      "name a folder inside the repository",
+		"group add a/b --application a --tags foo":            `"foo" is not KEY=VALUE`,
+		"group add a/b --application a --digest foo":          `"foo" is not a digest`,
+		"group add a/b --application a --size -1":             "cannot use the size -1",
+		"apply . --state-dir s --destination-root relative":   `cannot use --destination-root "relative": it is no absolute path`,
+		"apply . --state-dir s --destination-root=":           "it is no absolute path",
+		"apply . --state-dir=":                                "is a variable of the shell not set?",
+		"apply . --state-dir s --max-revisions 0":             "it is 1 or more",
+		"apply . --state-dir s --max-revisions -1":            "it is 1 or more",
+		"appspec explain . --destination-root relative":       "it is no absolute path",
+		"bundle peers " + strings.Repeat("0", 65):             "or all 64",
+		"init c --signer anna=ssh-ed25519":                    "cannot use --signer anna: open ssh-ed25519",
+		"coordinators init x --voters a " + dir + "/nothing/": "there is no folder " + dir + "/nothing/",
+	} {
+		wanted := codeUsage
+		if strings.Contains(want, "there is no folder") || strings.Contains(want, "open ") {
+			wanted = codeError // nothing is wrong with the words
+		}
+		if text, code := typed(t, strings.Fields(line)...); code != wanted || !strings.Contains(text, want) || strings.HasSuffix(text, " ") {
+			t.Errorf("%s: exit %d, %q; want %d, %s", line, code, text, wanted, want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("written: %v, %v", left, err)
+	}
 }
 
 // TestAPathThatIsNotThereIsNoWrongUsage: scripts tell a mistyped command from a file that was not built by the exit code, whatever the verb.

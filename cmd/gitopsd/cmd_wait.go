@@ -31,6 +31,9 @@ func waitCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if timeout <= 0 {
+				return exitError{code: codeUsage, err: fmt.Errorf("cannot use --timeout %s: nothing could be answered in that; write for example 10s, 5m or 2h, or look once with `gitopsd status`", timeout)}
+			}
 			if commit != "" && !fullCommit.MatchString(commit) {
 				return exitError{code: codeUsage, err: fmt.Errorf("cannot wait for %.60q: write a full commit id, as `git rev-parse HEAD` prints it", commit)}
 			}

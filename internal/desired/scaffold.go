@@ -176,6 +176,9 @@ func GroupFiles(o GroupOptions) (Files, error) {
 	if top, _, _ := strings.Cut(folder, "/"); top == "hosts" || top == "coordinators" || top == "schema" || strings.HasPrefix(top, ".") {
 		return nil, fmt.Errorf("cannot make a group in %q: %s/ holds something else", o.Folder, top)
 	}
+	if o.Size < 0 {
+		return nil, fmt.Errorf("cannot use the size %d: a bundle has one byte or more", o.Size)
+	}
 	name := path.Join(folder, groupYAML)
 	files := Files{
 		name: modeline(name, "group") + groupText(o),
@@ -252,7 +255,7 @@ func targetsText(o GroupOptions) string {
 // HostFile makes hosts/NAME.yaml of a host's identity.
 func HostFile(h Host) (Files, error) {
 	if message, suggestion := HostNameRule().Test(string(h.Name)); message != "" {
-		return nil, fmt.Errorf("cannot name the host: %s %s", message, suggestion)
+		return nil, fmt.Errorf("cannot name the host: %s", strings.TrimSpace(message+" "+suggestion))
 	}
 	name := "hosts/" + string(h.Name) + ".yaml"
 	var b strings.Builder
@@ -286,22 +289,33 @@ func HostFile(h Host) (Files, error) {
 	return files, checkFiles(files, map[string]strict.Type{name: hostTable(&f)})
 }
 
-// CoordinatorsFile makes coordinators/NAME.yaml with epoch 1 out of hosts of the inventory.
-func CoordinatorsFile(name string, voters []HostName, hosts map[HostName]Host) (Files, error) {
+// CheckSet says what is wrong with a new coordinator set, whatever the inventory holds.
+func CheckSet(name string, voters []HostName) error {
 	if message, _ := setNameRule().Test(name); message != "" {
-		return nil, fmt.Errorf("cannot name the coordinator set: %s", message)
+		return fmt.Errorf("cannot name the coordinator set: %s", message)
 	}
 	if n := len(voters); n != 1 && n != 3 && n != 5 && n != 7 {
-		return nil, fmt.Errorf("cannot make coordinator set %s of %d voters: 1, 3, 5 or 7 are wanted", name, n)
+		return fmt.Errorf("cannot make coordinator set %s of %d voters: 1, 3, 5 or 7 are wanted", name, n)
+	}
+	for i, v := range voters {
+		if slices.Contains(voters[:i], v) {
+			return fmt.Errorf("cannot make coordinator set %s: %s is named twice", name, v)
+		}
+	}
+	return nil
+}
+
+// CoordinatorsFile makes coordinators/NAME.yaml with epoch 1 out of hosts of the inventory.
+func CoordinatorsFile(name string, voters []HostName, hosts map[HostName]Host) (Files, error) {
+	if err := CheckSet(name, voters); err != nil {
+		return nil, err
 	}
 	file := "coordinators/" + name + ".yaml"
 	var b strings.Builder
 	b.WriteString(modeline(file, "coordinators") + "# Rises by one whenever the voters change.\nepoch: 1\nvoters:\n")
-	for i, v := range voters {
+	for _, v := range voters {
 		host, ok := hosts[v]
 		switch {
-		case slices.Contains(voters[:i], v):
-			return nil, fmt.Errorf("cannot make coordinator set %s: %s is named twice", name, v)
 		case !ok:
 			return nil, fmt.Errorf("cannot make coordinator set %s: there is no usable hosts/%s.yaml; gitopsd host init prints it", name, v)
 		case host.Address == "":
