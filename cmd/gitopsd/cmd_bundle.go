@@ -97,7 +97,7 @@ func bundlePackCommand() *cobra.Command {
 
 // withoutType takes the ending that names a type of archive off a file's name.
 func withoutType(name string) string {
-	for _, ending := range []string{".tar.gz", ".tgz", ".tar", ".zip"} {
+	for _, ending := range []string{".tar.zst", ".tzst", ".tar.gz", ".tgz", ".tar", ".zip"} {
 		if len(name) > len(ending) && strings.EqualFold(name[len(name)-len(ending):], ending) {
 			return name[:len(name)-len(ending)]
 		}
@@ -411,10 +411,12 @@ func bundleVerifyCommand() *cobra.Command {
 
 // typedDigest reads a digest as people have it: as group.yaml pins it, or as sha256sum prints it.
 func typedDigest(text string) (bundle.Digest, error) {
-	if digest, err := bundle.ParseDigest("sha256:" + text); err == nil {
-		return digest, nil
+	const prefix = "sha256:"
+	digest, err := bundle.ParseDigest(prefix + strings.TrimPrefix(text, prefix))
+	if err != nil {
+		return "", fmt.Errorf("cannot parse digest %.80q: write the 64 hexadecimal digits in lower case that sha256sum prints, with or without %s before them", text, prefix)
 	}
-	return bundle.ParseDigest(text)
+	return digest, nil
 }
 
 func verifyArchive(archive *archiveFile) (*bundle.Index, bundle.Digest, error) {

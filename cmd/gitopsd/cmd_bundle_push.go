@@ -69,6 +69,7 @@ func bundlePushCommand() *cobra.Command {
 			"Refused, with 10, is a bundle that could never be deployed: with an appspec.yml that is missing or bad, or that names scripts or sources\n" +
 			"which neither it nor the overlay of --group has.\n" +
 			"Credentials come from --credentials-file, else from where every AWS tool looks for them. A location may also be an absolute path.\n" +
+			"Its name may not end as that of another type of archive; what is made of DIR is a tar.zst.\n" +
 			"Repeated after an interruption, it goes on with the parts that arrived.",
 		Args: usageArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -170,6 +171,11 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 	if err != nil {
 		return rev, fmt.Errorf("cannot push: %w", err)
 	}
+	if info.IsDir() {
+		if err := checkTypeNamed(to, bundle.TypeTarZst, "what push makes of a folder"); err != nil {
+			return rev, err
+		}
+	}
 	if err := checkFolderOf(to); err != nil {
 		return rev, err
 	}
@@ -195,6 +201,9 @@ func (f *pushFlags) push(ctx context.Context, hints io.Writer, source string, to
 		return rev, err
 	}
 	defer archive.Close()
+	if err := checkTypeNamed(to, archive.kind, source); err != nil {
+		return rev, err
+	}
 	if err := os.RemoveAll(scratch); err != nil { // what is open stays readable: sending takes long, and may be killed
 		return rev, fmt.Errorf("cannot push: %w", err)
 	}
@@ -255,6 +264,15 @@ func (f *pushFlags) checkGroup(to origin.Location) error {
 	trial.Digest, trial.Index = bundle.DigestBytes(nil), bundle.DigestBytes(nil)
 	if _, err := editRevision(text, trial); err != nil {
 		return exitError{code: codeInvalid, err: fmt.Errorf("cannot edit %s, so nothing is stored: %w; without --group the revision to put into it is printed", f.groupFile(), err)}
+	}
+	return nil
+}
+
+// checkTypeNamed refuses to store an archive under a name that ends as another type's do: whoever takes it from there believes the name.
+func checkTypeNamed(to origin.Location, kind bundle.Type, what string) error {
+	name := to.String()
+	if named, ok := bundle.TypeOfName(name); ok && named != kind {
+		return exitError{code: codeUsage, err: fmt.Errorf("cannot push to %s: %s is a %s, whatever its name; write %s", to, what, kind, shellWord(withoutType(name)+"."+string(kind)))}
 	}
 	return nil
 }

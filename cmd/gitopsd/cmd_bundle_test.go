@@ -132,6 +132,35 @@ func TestBundleVerbsRefuse(t *testing.T) {
 	}
 }
 
+// TestBundlePushStoresNothingUnderAnotherTypesName, of a folder and of a file, whatever the kind of location.
+func TestBundlePushStoresNothingUnderAnotherTypesName(t *testing.T) {
+	dir, to := bundleTree(t, "x"), t.TempDir()
+	file := filepath.Join(t.TempDir(), "web.tar.zst")
+	if out, code := bundleVerb(t, "pack", dir, "-o", file); code != 0 {
+		t.Fatal(out)
+	}
+	archive := tarOf(t, dir)
+	for _, c := range []struct{ source, to, want string }{
+		{dir, to + "/site.zip", "what push makes of a folder is a tar.zst, whatever its name; write " + to + "/site.tar.zst"},
+		{dir, to + "/site.TGZ", "write " + to + "/site.tar.zst"},
+		{dir, "s3://b/web/1.10.tar", "write s3://b/web/1.10.tar.zst"},
+		{file, to + "/site.zip", file + " is a tar.zst, whatever its name; write " + to + "/site.tar.zst"},
+		{archive, "s3://b/site.tar.zst", archive + " is a tar, whatever its name; write s3://b/site.tar"},
+	} {
+		if out, code := bundleVerb(t, "push", c.source, c.to, "--endpoint", "http://127.0.0.1:1"); code != codeUsage || !strings.Contains(out, c.want) {
+			t.Errorf("%s to %s: exit %d, %s; want %s", c.source, c.to, code, out, c.want)
+		}
+	}
+	if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
+		t.Errorf("stored: %v, %v", left, err)
+	}
+	for source, name := range map[string]string{dir: "a.tzst", file: "b", archive: "c.tar"} {
+		if out, code := bundleVerb(t, "push", source, filepath.Join(to, name)); code != 0 {
+			t.Errorf("%s: exit %d, %s", name, code, out)
+		}
+	}
+}
+
 func TestBundlePushToADirectoryEditsTheGroup(t *testing.T) {
 	releases := t.TempDir()
 	to := filepath.Join(releases, "web-1.tar.zst")
@@ -480,9 +509,9 @@ func TestBundleVerifyTakesWhatSha256sumPrints(t *testing.T) {
 	if out, code := bundleVerb(t, "verify", file, strings.Repeat("0", 64)); code != codeInvalid || !strings.Contains(out, "expected sha256:"+strings.Repeat("0", 64)) {
 		t.Errorf("another: exit %d, %s", code, out)
 	}
-	for _, wrong := range []string{"0123", "SHA256:" + digest.Hex(), "sha256:" + strings.ToUpper(digest.Hex()), digest.Hex() + "0"} {
+	for _, wrong := range []string{"0123", "SHA256:" + digest.Hex(), "sha256:" + strings.ToUpper(digest.Hex()), digest.Hex() + "0", "sha256:sha256:" + digest.Hex()} {
 		for _, name := range []string{file, file + ".none"} {
-			if out, code := bundleVerb(t, "verify", name, wrong); code != codeUsage || !strings.Contains(out, "cannot parse digest") {
+			if out, code := bundleVerb(t, "verify", name, wrong); code != codeUsage || !strings.Contains(out, fmt.Sprintf("cannot parse digest %.80q: write the 64 hexadecimal digits", wrong)) || !strings.Contains(out, "with or without sha256: before them") {
 				t.Errorf("%q of %s: exit %d, %s", wrong, name, code, out)
 			}
 		}
