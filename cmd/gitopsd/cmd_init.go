@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gitopsd/gitopsd/internal/agent"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/transport"
@@ -422,8 +423,9 @@ func hostInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init --name NAME",
 		Short: "Make this host's key and storage id, and print the hosts/NAME.yaml to commit",
-		Long:  "Make this host's key and storage id in the data directory and print the hosts/NAME.yaml to commit. What exists already is kept, so the verb may be repeated.",
-		Args:  usageArgs(cobra.NoArgs),
+		Long: "Make this host's key and storage id in the data directory and print the hosts/NAME.yaml to commit. What exists already is kept, so the verb may be repeated.\n" +
+			"Refused, with 10, is the data directory of another host, once its agent has worked with it.",
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			h.Name, h.Tags = desired.HostName(name), tags
 			if name == "" {
@@ -436,6 +438,9 @@ func hostInitCommand() *cobra.Command {
 			}
 			if err := checkHostOptions(h); err != nil {
 				return exitError{code: codeUsage, err: err}
+			}
+			if owner := agent.OwnerOf(dataDir); owner != "" && owner != name {
+				return exitError{code: codeInvalid, err: fmt.Errorf("cannot make the identity of host %s: %s belongs to host %s, whose agent ran with it; two hosts never share a data directory, nor a copy of one: name an empty one with --data-dir", name, dataDir, owner)}
 			}
 			key, storage, err := hostIdentity(dataDir, rand.Reader)
 			if errors.Is(err, fs.ErrPermission) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/configrepo/sign"
 	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/gitopsd/gitopsd/internal/transport"
 	"github.com/spf13/cobra"
 )
@@ -280,6 +282,37 @@ func TestHostInitKeepsWhatIsThere(t *testing.T) {
 		if _, _, code := offline(t, append([]string{"host", "init", "--data-dir", t.TempDir()}, args...)...); code == 0 {
 			t.Errorf("%v was accepted", args)
 		}
+	}
+}
+
+// TestHostInitKeepsOutOfAnotherHostsDataDirectory as the agent would, and as soon as it can be told: the key and the storage id name no host.
+func TestHostInitKeepsOutOfAnotherHostsDataDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	init := func(name string) (stdout, stderr string, code int) {
+		return offline(t, "host", "init", "--data-dir", dir, "--name", name)
+	}
+	first, hints, code := init("web-1")
+	if code != 0 {
+		t.Fatal(hints)
+	}
+	slots, _, err := durable.OpenSlots(filepath.Join(dir, "member.state"), 100)
+	if err == nil {
+		err = errors.Join(slots.Write([]byte("\x01{\"version\":1,\"host\":\"web-1\"}")), slots.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, hints, code := init("web-2"); code != codeInvalid || out != "" || !strings.Contains(hints, "cannot make the identity of host web-2: "+dir+" belongs to host web-1, whose agent ran with it") {
+		t.Errorf("exit %d, %s%s", code, out, hints)
+	}
+	if again, hints, code := init("web-1"); code != 0 || again != first {
+		t.Errorf("its own: exit %d, %s", code, hints)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "member.state"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, hints, code := init("web-2"); code != 0 {
+		t.Errorf("whose it is cannot be told: exit %d, %s", code, hints)
 	}
 }
 

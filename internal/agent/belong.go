@@ -2,12 +2,16 @@ package agent
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/desired/strict"
+	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/gitopsd/gitopsd/internal/rollout"
 	"github.com/gitopsd/gitopsd/internal/status"
 )
 
@@ -46,6 +50,19 @@ func stranger(w *world, self, dataDir string, key ed25519.PublicKey) string {
 		return at + fmt.Sprintf("correct `host:` in its gitopsd.yaml%s, or commit the hosts/%s.yaml that %s prints", hint, self, print)
 	}
 	return at + fmt.Sprintf("commit the hosts/%s.yaml that %s prints", self, print)
+}
+
+// OwnerOf names the host whose agent has accepted grants in a data directory; "" where none has yet, or that cannot be read.
+func OwnerOf(dataDir string) string {
+	state, err := durable.ReadSlots(filepath.Join(dataDir, memberStateFile))
+	if err != nil {
+		return ""
+	}
+	var whose *rollout.StateError
+	if _, err := rollout.NewMember("", state); errors.As(err, &whose) {
+		return whose.OtherHost
+	}
+	return ""
 }
 
 // hasKey says whether a key is one of a host's.

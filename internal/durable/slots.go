@@ -65,6 +65,25 @@ func (d *Disk) OpenSlots(path string, valueBytes int) (*Slots, []byte, error) {
 	return s, value, nil
 }
 
+// ReadSlots returns the value in the file of slots at path, for whoever only
+// looks: it may be read while another process writes, and is never made.
+func ReadSlots(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, slotsBlock+2*slotMax+1))
+	if err != nil {
+		return nil, err
+	}
+	value, _, _, _, err := decodeSlots(data)
+	if err != nil && !errors.Is(err, errNoSlots) {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return value, nil
+}
+
 // errNoSlots tells that a file holds a plain value.
 var errNoSlots = errors.New("not a file of slots")
 

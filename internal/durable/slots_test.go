@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -68,6 +69,33 @@ func TestSlotsTakeOverAPlainFile(t *testing.T) {
 
 // After a cut at any operation the acknowledged value or the one in flight is
 // there, from taking over a plain file on.
+// TestReadSlotsOnlyLooks: also while somebody else has the file open, and it makes none.
+func TestReadSlotsOnlyLooks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	if _, err := ReadSlots(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of nothing: %v", err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("it was made")
+	}
+	s, _ := openSlots(t, path)
+	for _, value := range []string{"one", "two"} {
+		if err := s.Write([]byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadSlots(path); err != nil || string(got) != value {
+			t.Errorf("%q, %v; want %q", got, err, value)
+		}
+	}
+	damaged := append([]byte(slotsMagic+"\x01"), make([]byte, slotsBlock)...)
+	if err := os.WriteFile(path, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSlots(path); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("of a damaged one: %v", err)
+	}
+}
+
 func TestSlotsSurviveEveryCut(t *testing.T) {
 	for _, tear := range []bool{false, true} {
 		for n := 1; ; n++ {
