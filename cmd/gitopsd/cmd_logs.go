@@ -14,7 +14,9 @@ func logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs GROUP [HOST]",
 		Short: "Print what the hooks of a deployment wrote, on any host of the group",
-		Args:  cobra.RangeArgs(1, 2),
+		Long: "Print what the hooks of a deployment wrote, on any host of the group. With -o json or yaml: {apiVersion, group, hosts: [{name, deployment, output, error}]},\n" +
+			"where error says why a host has no output.",
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := flags.client()
 			if err != nil {
@@ -22,7 +24,14 @@ func logsCommand() *cobra.Command {
 			}
 			query.Group = args[0]
 			query.Host = strings.Join(args[1:], "")
-			return agentError(client.Logs(cmd.Context(), query, cmd.OutOrStdout()))
+			if flags.output == "table" { // the text as it comes
+				return agentError(client.Logs(cmd.Context(), query, cmd.OutOrStdout()))
+			}
+			logs, err := client.Outputs(cmd.Context(), query)
+			if err != nil {
+				return agentError(err)
+			}
+			return printDocument(cmd.OutOrStdout(), flags.output, logs)
 		},
 	}
 	flags.add(cmd, false)

@@ -182,7 +182,7 @@ func (r *reader) localLogs(ctx context.Context, q status.LogQuery, w io.Writer) 
 	}
 	out := w
 	if q.Deployment == "" { // this host's newest need not be the group's
-		out = &titled{w: w, title: "Deployment - " + key.DeploymentID + "\n"}
+		out = &titled{w: w, title: status.LogTitle(key.DeploymentID)}
 	}
 	n, err := r.copyLog(key, q.Event, out)
 	switch {
