@@ -260,11 +260,15 @@ func withLeader(why string, st consensus.Status, alive func() life) string {
 	if st.Quorum {
 		return why
 	}
-	until := fmt.Sprintf("a majority of %s is up", voterHosts(st.Voters))
+	until := ofVoters("a majority", st.Voters) + " is up"
 	if enoughLive(st.Voters, alive) {
-		until = fmt.Sprintf("one of %s is elected", voterHosts(st.Voters))
+		until = ofVoters("one", st.Voters) + " is elected"
 	}
-	return strings.TrimSpace(fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until %s. %s", st.Set, until, why))
+	without := fmt.Sprintf("coordinator set %s has no leader, so nothing new starts until %s", st.Set, until)
+	if why == "" {
+		return without
+	}
+	return without + "; " + why
 }
 
 // enoughLive says whether gossip believes a majority of voters alive, so that a set without a leader is about to elect one. Nothing but words may depend on it.
@@ -277,6 +281,14 @@ func enoughLive(voters []string, alive func() life) bool {
 		}
 	}
 	return 2*up > len(voters)
+}
+
+// ofVoters names some of the voters, such as a majority; a set of one has no others.
+func ofVoters(some string, voters []string) string {
+	if len(voters) == 1 {
+		return voterHosts(voters)
+	}
+	return some + " of " + voterHosts(voters)
 }
 
 // voterHosts names the hosts of voters without their storage ids.
@@ -457,11 +469,11 @@ func (r *reader) Operate(ctx context.Context, op status.Operation) error {
 		return fmt.Errorf("%w: %s does not follow %s; ask a host of the group", status.ErrRefused, r.self, group.Group)
 	}
 	noLeader := func(st consensus.Status) error {
-		todo := "a majority of %s must be up"
+		todo := ofVoters("a majority", st.Voters) + " must be up"
 		if enoughLive(st.Voters, r.alive) {
-			todo = "try again once one of %s is elected"
+			todo = "try again once " + ofVoters("one", st.Voters) + " is elected"
 		}
-		return fmt.Errorf("cannot %s %s: %w: "+todo, op.Verb, group.Group, status.ErrNoQuorum, voterHosts(st.Voters))
+		return fmt.Errorf("cannot %s %s: %w: %s", op.Verb, group.Group, status.ErrNoQuorum, todo)
 	}
 	if st := run.set.Status(); !st.Quorum {
 		return noLeader(st)

@@ -440,6 +440,20 @@ func (s *sets) lasting(run *setRun, problems []string, now time.Time) []string {
 	return all
 }
 
+// awaitedOf says what a set with these voters and without a leader waits for.
+func awaitedOf(voters []string, alive func() life) string {
+	hosts, live := voterHosts(voters), enoughLive(voters, alive)
+	switch {
+	case len(voters) == 1 && live:
+		return "its voter " + hosts + " is to be elected, which takes seconds"
+	case len(voters) == 1:
+		return "its voter " + hosts + " must be up"
+	case live:
+		return "one of its voters (" + hosts + ") is to be elected, which takes seconds where they reach each other"
+	}
+	return "a majority of its voters (" + hosts + ") must be up and reach each other"
+}
+
 // notices reports sets that have no leader, failed, or were described twice.
 func (s *sets) notices() []status.Notice {
 	var all []status.Notice
@@ -452,11 +466,7 @@ func (s *sets) notices() []status.Notice {
 			all = append(all, status.Notice{Kind: "CoordinatorSet", Host: s.self, Message: fmt.Sprintf("set %s stopped on this host: %s; mend that, and restart the agent here if it stays so", name, st.Failed)})
 		}
 		if !st.Quorum {
-			todo := "a majority of its voters (%s) must be up and reach each other"
-			if enoughLive(st.Voters, s.alive) {
-				todo = "one of its voters (%s) is to be elected, which takes seconds where they reach each other"
-			}
-			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: "+todo+"; nothing is started meanwhile", name, voterHosts(st.Voters))})
+			all = append(all, status.Notice{Kind: "NoQuorum", Host: s.self, Message: fmt.Sprintf("set %s has no leader: %s; nothing is started meanwhile", name, awaitedOf(st.Voters, s.alive))})
 		}
 	}
 	s.mu.Lock()

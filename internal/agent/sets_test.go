@@ -426,11 +426,26 @@ func TestSentenceWithoutALeaderSaysWhatIsWaitedFor(t *testing.T) {
 		alive func() life
 		want  string
 	}{
-		{up("web-1", "db-1", "db-2"), "coordinator set web has no leader, so nothing new starts until a majority of web-1, web-2, web-3 is up. 3 of 5 done"},
-		{up("web-1", "web-3"), "coordinator set web has no leader, so nothing new starts until one of web-1, web-2, web-3 is elected. 3 of 5 done"},
+		{up("web-1", "db-1", "db-2"), "coordinator set web has no leader, so nothing new starts until a majority of web-1, web-2, web-3 is up; 3 of 5 done"},
+		{up("web-1", "web-3"), "coordinator set web has no leader, so nothing new starts until one of web-1, web-2, web-3 is elected; 3 of 5 done"},
 	} {
 		if got := withLeader("3 of 5 done", st, c.alive); got != c.want {
 			t.Errorf("%s", got)
+		}
+	}
+	alone := consensus.Status{Set: "web", Voters: st.Voters[:1]}
+	for _, c := range []struct {
+		alive        func() life
+		want, notice string
+	}{
+		{up("web-1"), "coordinator set web has no leader, so nothing new starts until web-1 is elected", "its voter web-1 is to be elected, which takes seconds"},
+		{up("db-1"), "coordinator set web has no leader, so nothing new starts until web-1 is up", "its voter web-1 must be up"},
+	} {
+		if got := withLeader("", alone, c.alive); got != c.want {
+			t.Errorf("one voter: %s", got)
+		}
+		if got := awaitedOf(alone.Voters, c.alive); got != c.notice {
+			t.Errorf("one voter: %s", got)
 		}
 	}
 	st.Quorum = true
