@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/user"
 	"strings"
 
@@ -46,7 +47,8 @@ func operateCommand(verb, short string, takesGroup bool) *cobra.Command {
 				return err
 			}
 			op.Group = strings.Join(args, "")
-			if u, err := user.Current(); err == nil {
+			op.Actor = fmt.Sprintf("uid %d", os.Getuid()) // of one that has no name on this host
+			if u, err := user.Current(); err == nil && u.Username != "" {
 				op.Actor = u.Username
 			}
 			if err := client.Operate(cmd.Context(), op); err != nil {

@@ -43,6 +43,11 @@ func (r *reader) Logs(ctx context.Context, q status.LogQuery, w io.Writer) error
 	return err
 }
 
+// unknownOutput says what of a question there is not.
+func unknownOutput(format string, args ...any) error {
+	return &status.UnknownOutputError{Message: fmt.Sprintf(format, args...)}
+}
+
 // knownEvent refuses an event whose hooks never run.
 func knownEvent(event string) error {
 	if event == "" || appspec.Event(event).Scriptable() {
@@ -54,7 +59,7 @@ func knownEvent(event string) error {
 			known = append(known, string(e))
 		}
 	}
-	return fmt.Errorf("cannot show hook output of event %.60q: no hooks run in it; %s", event, strict.DidYouMean(event, known))
+	return unknownOutput("cannot show hook output of event %.60q: no hooks run in it; %s", event, strict.DidYouMean(event, known))
 }
 
 // unknownDeployment says that a group has no deployment of the id that was asked for, and which it has; nil where it has it, or that cannot be told.
@@ -76,9 +81,9 @@ func (r *reader) unknownDeployment(ctx context.Context, q status.LogQuery, group
 		}
 	}
 	if len(known) == 0 {
-		return fmt.Errorf("cannot show hook output of deployment %.60q: %s has had no deployment yet", q.Deployment, group.Group)
+		return unknownOutput("cannot show hook output of deployment %.60q: %s has had no deployment yet", q.Deployment, group.Group)
 	}
-	return fmt.Errorf("cannot show hook output of deployment %.60q: %s has none of that id; its newest are %s, and `gitopsd history %s` lists them all",
+	return unknownOutput("cannot show hook output of deployment %.60q: %s has none of that id; its newest are %s, and `gitopsd history %s` lists them all",
 		q.Deployment, group.Group, strings.Join(known, ", "), group.Group)
 }
 
@@ -92,9 +97,9 @@ func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Gro
 	case q.Host == "" || q.Host == r.self:
 		return r.localLogs(ctx, q, w)
 	case r.ask == nil:
-		return fmt.Errorf("cannot show hook output of %s: this is %s", q.Host, r.self)
+		return unknownOutput("cannot show hook output of %s: this is %s", q.Host, r.self)
 	case !known:
-		return fmt.Errorf("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
+		return unknownOutput("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
 	}
 	return r.ask(q.Host).Logs(ctx, q, w)
 }

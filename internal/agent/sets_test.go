@@ -381,8 +381,14 @@ func TestReaderAsksOtherSetsVoters(t *testing.T) {
 	}
 	for host, want := range map[string]string{"web-22": "did you mean web-2?", "zzz": "known here: web-1, web-2"} {
 		err := r.Logs(ctx, status.LogQuery{Group: "shop/far", Host: host}, &bytes.Buffer{})
-		if err == nil || !strings.Contains(err.Error(), "it is no host of shop/far") || !strings.Contains(err.Error(), want) {
+		if unknown := (*status.UnknownOutputError)(nil); !errors.As(err, &unknown) || !strings.Contains(err.Error(), "it is no host of shop/far") || !strings.Contains(err.Error(), want) {
 			t.Errorf("logs of %s: %v", host, err)
+		}
+	}
+	for _, q := range []status.LogQuery{{Group: "shop/far", Event: "AfterInstal"}, {Group: "shop/far", Deployment: "d-none"}} {
+		err := r.Logs(ctx, q, &bytes.Buffer{})
+		if unknown := (*status.UnknownOutputError)(nil); !errors.As(err, &unknown) {
+			t.Errorf("logs of %+v: %v", q, err)
 		}
 	}
 	if err := r.Logs(ctx, status.LogQuery{Group: "shop/near", Host: "web-2"}, &bytes.Buffer{}); err == nil {

@@ -183,6 +183,8 @@ func refusal(resp *http.Response) error {
 		return &UnknownGroupError{p.Error}
 	case codeUnknownBundle:
 		return &UnknownBundleError{p.Error}
+	case codeUnknownOutput:
+		return &UnknownOutputError{p.Error}
 	case codeNoQuorum:
 		return refusedError{p.Error, ErrNoQuorum}
 	case codeRefused:

@@ -226,6 +226,10 @@ func (h handler) operate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if missing := op.missing(); len(missing) > 0 {
+		h.fail(w, http.StatusBadRequest, "cannot do the operation: it lacks "+strings.Join(missing, ", "))
+		return
+	}
 	if err := h.Source.Operate(r.Context(), op); err != nil {
 		h.answer(w, nil, err)
 		return
@@ -251,6 +255,7 @@ type problem struct {
 const (
 	codeUnknownGroup  = "unknown-group"
 	codeUnknownBundle = "unknown-bundle"
+	codeUnknownOutput = "unknown-output"
 	codeNoQuorum      = "no-quorum"
 	codeRefused       = "refused"
 )
@@ -264,6 +269,7 @@ var (
 func (h handler) answer(w http.ResponseWriter, document any, err error) {
 	var unknown *UnknownGroupError
 	var noBundle *UnknownBundleError
+	var noOutput *UnknownOutputError
 	switch {
 	case err == nil:
 		w.Header().Set("Content-Type", "application/json")
@@ -274,6 +280,8 @@ func (h handler) answer(w http.ResponseWriter, document any, err error) {
 		h.failCode(w, http.StatusNotFound, codeUnknownGroup, err.Error())
 	case errors.As(err, &noBundle):
 		h.failCode(w, http.StatusNotFound, codeUnknownBundle, err.Error())
+	case errors.As(err, &noOutput):
+		h.failCode(w, http.StatusNotFound, codeUnknownOutput, err.Error())
 	case errors.Is(err, ErrNoQuorum):
 		h.failCode(w, http.StatusServiceUnavailable, codeNoQuorum, err.Error())
 	case errors.Is(err, ErrRefused):

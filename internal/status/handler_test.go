@@ -38,6 +38,10 @@ func TestEveryEndpointAnswers(t *testing.T) {
 		{"GET", "/v1/wait?group=g&commit=c", "", 200, "wait g c", `"done":true`},
 		{"POST", "/v1/operate", `{"verb":"pause","group":"g","actor":"anna","reason":"lunch"}`, 200, "operate pause", `{"ok":true}`},
 		{"POST", "/v1/operate", `{"verb":"pause","who":"anna"}`, 400, "", "unknown field"},
+		{"POST", "/v1/operate", `{"verb":"pause","group":"g"}`, 400, "", `"cannot do the operation: it lacks actor (who asks)"`},
+		{"POST", "/v1/operate", `{"verb":"pause"}`, 400, "", "it lacks group, actor"},
+		{"POST", "/v1/operate", `{}`, 400, "", "it lacks verb, group, actor"},
+		{"POST", "/v1/operate", `{"verb":"sync"}`, 200, "operate sync", `{"ok":true}`},
 		{"POST", "/v1/operate", `{`, 400, "", "cannot read the operation"},
 		{"POST", "/v1/operate", `{"verb":"` + strings.Repeat("x", requestBytesMax) + `"}`, 400, "", "too large"},
 		{"GET", "/v1/operate", "", 405, "", ""},
@@ -52,7 +56,7 @@ func TestEveryEndpointAnswers(t *testing.T) {
 			t.Errorf("%s %s: %d, asked %q, answered %.200q; want %d %q %q", c.method, c.target, code, asked, answer, c.code, c.asked, c.answer)
 		}
 	}
-	if len(f.ops) != 1 || f.ops[0] != (Operation{Verb: "pause", Group: "g", Actor: "anna", Reason: "lunch"}) {
+	if len(f.ops) != 2 || f.ops[0] != (Operation{Verb: "pause", Group: "g", Actor: "anna", Reason: "lunch"}) {
 		t.Errorf("operations %+v", f.ops)
 	}
 	f.ready = errors.New("no verified commit yet")
@@ -82,6 +86,8 @@ func TestErrorsHaveCodes(t *testing.T) {
 		code   string
 	}{
 		{&UnknownGroupError{"cannot find it"}, 404, codeUnknownGroup},
+		{&UnknownBundleError{"cannot find it"}, 404, codeUnknownBundle},
+		{fmt.Errorf("it: %w", &UnknownOutputError{"cannot find it"}), 404, codeUnknownOutput},
 		{fmt.Errorf("%w: set web", ErrNoQuorum), 503, codeNoQuorum},
 		{fmt.Errorf("%w: it is paused", ErrRefused), 409, codeRefused},
 		{errors.New("something else"), 500, ""},
@@ -91,7 +97,7 @@ func TestErrorsHaveCodes(t *testing.T) {
 		for _, target := range []string{"/v1/status", "/v1/status?follow=1", "/v1/history", "/v1/logs", "/v1/wait", "/v1/operate"} {
 			method, body := "GET", ""
 			if target == "/v1/operate" {
-				method, body = "POST", `{"verb":"stop"}`
+				method, body = "POST", `{"verb":"stop","group":"g","actor":"anna"}`
 			}
 			code, answer := ask(t, h, method, target, body)
 			var p problem

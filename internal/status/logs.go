@@ -24,6 +24,11 @@ type HostLog struct {
 	Error      string `json:"error,omitempty"` // why there is none
 }
 
+// UnknownOutputError says that a question for hook output names a host, a deployment or an event that there is not, and which there are.
+type UnknownOutputError struct{ Message string }
+
+func (e *UnknownOutputError) Error() string { return e.Message }
+
 // logsBytesMax bounds the output in one document. As text it goes through without being kept.
 const logsBytesMax = 64 << 20
 
@@ -50,10 +55,11 @@ func (c *Client) Outputs(ctx context.Context, q LogQuery) (Logs, error) {
 		one := q
 		one.Host = host
 		log, n, err := c.output(ctx, one, left)
+		var unknown *UnknownOutputError // the next host would say the same
 		switch {
 		case errors.Is(err, errTooMuchOutput):
 			return Logs{}, errTooMuchOutput
-		case err != nil && (errors.Is(err, ErrUnreachable) || n > 0 || ctx.Err() != nil): // whoever has none has not begun to answer
+		case err != nil && (errors.As(err, &unknown) || errors.Is(err, ErrUnreachable) || n > 0 || ctx.Err() != nil): // whoever has none has not begun to answer
 			return Logs{}, err
 		case err != nil:
 			errs = append(errs, err)

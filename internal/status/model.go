@@ -147,10 +147,24 @@ type LogQuery struct {
 
 // Operation is a write of an operator: it steers execution, never what should run.
 type Operation struct {
-	Verb   string `json:"verb"` // sync | stop | pause | resume | retry
+	Verb   string `json:"verb"` // sync | stop | pause | resume | retry | skip
 	Group  string `json:"group,omitempty"`
 	Actor  string `json:"actor,omitempty"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// missing names the fields without which an operation means nothing: sync steers no group, and nobody is kept with it.
+func (op Operation) missing() []string {
+	var names []string
+	for _, f := range []struct {
+		name, value string
+		ofGroup     bool
+	}{{"verb", op.Verb, false}, {"group", op.Group, true}, {"actor (who asks)", op.Actor, true}} {
+		if f.value == "" && !(f.ofGroup && op.Verb == "sync") {
+			names = append(names, f.name)
+		}
+	}
+	return names
 }
 
 // Awaited answers one question of `gitopsd wait`.
