@@ -308,14 +308,14 @@ func TestABundleOfTwoGroupsStaysUntilBothLetGo(t *testing.T) {
 	deploy("g2", "d-2", "b", digest)
 	here(true, "while both run it,", "g1", "g2")
 	for n := range 6 {
-		deploy("g1", fmt.Sprintf("d-1%d", n), "c", digestOf("c"))
+		deploy("g1", fmt.Sprintf("d-1%d", n), fmt.Sprint(n), digestOf(fmt.Sprint(n)))
 	}
 	here(true, "while one runs it,", "g1", "g2")
 	here(true, "while one that is gone from git runs it,", "g1")
 	deploy("g2", "d-3", "d", digestOf("d"))
 	here(true, "while it is the last good release of one,", "g1", "g2")
 	for n := range 6 {
-		deploy("g2", fmt.Sprintf("d-2%d", n), "e", digestOf("e"))
+		deploy("g2", fmt.Sprintf("d-2%d", n), fmt.Sprint(n), digestOf(fmt.Sprint(n)))
 	}
 	here(false, "after both have let go", "g1", "g2")
 }
