@@ -260,7 +260,8 @@ func TestApplyFlags(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := applyFlags{group: "g", application: "a", events: "BeforeBlockTraffic, Install", behavior: "overwrite", creator: "codeDeployRollback", deploymentType: "BLUE_GREEN", s3: "bucket=b,key=k,etag=e"}
+	f := applyFlags{group: "g", application: "a", events: "BeforeBlockTraffic, Install", behavior: "overwrite", creator: "codeDeployRollback", deploymentType: "BLUE_GREEN", s3: "bucket=b,key=k,etag=e",
+		maxRevisions: 5, destinationRoot: "/", stateDir: t.TempDir()}
 	d, err := f.deployment(path)
 	if err != nil {
 		t.Fatal(err)
