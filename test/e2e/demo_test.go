@@ -325,7 +325,7 @@ func TestDemoSaysWhyItCannotStart(t *testing.T) {
 	}{
 		"a full folder": {[]string{"--dir", "/proc"}, "is not empty"},
 		"too many":      {[]string{"--hosts", "1000"}, "choose 1 to 25"},
-		"an argument":   {[]string{"now"}, "unknown command"},
+		"an argument":   {[]string{"now"}, "takes no argument"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := startDemo(t, os.Getuid(), c.args...)
