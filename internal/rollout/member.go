@@ -384,7 +384,6 @@ func (m *Member) end(g *memberGroup, o *openGrant, done Done) {
 	case done.Outcome == OutcomeFailed && done.Stopped:
 		g.Running, g.Whole = o.Grant.Spec, false
 	}
-	g.check, g.proof = "", ""
 	m.persist()
 }
 

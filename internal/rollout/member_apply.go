@@ -58,6 +58,7 @@ func (m *Member) applied(ev EvApplied) {
 	if len(events) == 0 {
 		events = g.events
 	}
+	g.check, g.proof = "", "" // of what ran before; who applied says the verdict anew. One that came since the start stays where the result was lost
 	m.end(g, o, Done{
 		Group: g.ID, Grant: o.Grant.Token, Outcome: ev.Outcome, Stopped: o.Stopped, Event: ev.Event, ExitCode: ev.ExitCode,
 		ErrorCode: ev.ErrorCode, Message: head(ev.Message, maxSentence), Events: clipEvents(events),

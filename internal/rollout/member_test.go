@@ -470,6 +470,14 @@ func TestMemberHealth(t *testing.T) {
 	p.expect(EvHealth{Group: "web", State: HealthHealthy})
 	p.expect(EvApplied{Group: "web", Deployment: "d-1", Outcome: OutcomeSucceeded}, "persist", "submit done 5 succeeded")
 	p.expect(known(checked, func(a *Assignment) { a.Running = specOf("B") }), "persist")
+	// One that came since the start holds where the result of a grant was lost: nobody says the same again, and the host stayed unknown (I11).
+	p = readyForB(t)
+	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "persist", "start d-1", "submit accepted 5")
+	p.restart("boot-1")
+	p.expect(EvInstalled{Group: "web", Running: specOf("A"), Whole: true})
+	p.expect(EvHealth{Group: "web", State: HealthHealthy})
+	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "persist", "verify B", "submit done 5 lapsed")
+	p.expect(known(checked), "persist", "submit health A healthy")
 }
 
 // TestMemberTokens: no grant at or below the highest persisted is acted on (I1).
