@@ -233,35 +233,29 @@ func TestTwoBundlesShareALink(t *testing.T) {
 }
 
 func TestAnotherSiteIsAskedOnlyOnceTheOwnWasHeard(t *testing.T) {
-	a := packed(t, 10, 200<<10)
-	bubble(t, func(t *testing.T) {
-		f := newFleet(t, "web-1")
-		defer f.close()
-		near := f.liar(t, "web-3", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
-			if strings.HasSuffix(r.URL.Path, "/news") {
-				time.Sleep(hearFirst / 2)
-			}
-			honest.ServeHTTP(w, r)
-		})
-		far := f.liar(t, "web-2", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) { honest.ServeHTTP(w, r) })
-		at := &movable{sites: map[string]Site{"web-1": {Name: "a"}, "web-2": {Name: "b"}, "web-3": {Name: "a"}}}
-		h := f.start("web-1", func(o *Options) { o.Site = at.of })
-		wait(t, a, h.fetch(t.Context(), h.job(a, nil)))
-		if near.Load() == 0 || far.Load() != 0 {
-			t.Errorf("%d requests went to the own site and %d to the other", near.Load(), far.Load())
-		}
+	onlyTheOwnSiteIsAsked(t, func(w http.ResponseWriter) http.ResponseWriter {
+		time.Sleep(hearFirst / 2)
+		return w
 	})
 }
 
 // TestThePiecesOfTheOwnSiteAreWaitedFor when a host has told of its index, and not yet of what it has: another site was asked in between, and the origin read.
 func TestThePiecesOfTheOwnSiteAreWaitedFor(t *testing.T) {
+	onlyTheOwnSiteIsAsked(t, func(w http.ResponseWriter) http.ResponseWriter {
+		return &halting{ResponseWriter: w, at: len(newsMagic) + 5 + sha256.Size, pause: hearFirst / 2}
+	})
+}
+
+// onlyTheOwnSiteIsAsked fetches what a host of the own site has, whose news go out by way of slow, and one of another site too.
+func onlyTheOwnSiteIsAsked(t *testing.T, slow func(http.ResponseWriter) http.ResponseWriter) {
+	t.Helper()
 	a := packed(t, 10, 200<<10)
 	bubble(t, func(t *testing.T) {
 		f := newFleet(t, "web-1")
 		defer f.close()
 		near := f.liar(t, "web-3", a, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
 			if strings.HasSuffix(r.URL.Path, "/news") {
-				w = &halting{ResponseWriter: w, at: len(newsMagic) + 5 + sha256.Size, pause: hearFirst / 2}
+				w = slow(w)
 			}
 			honest.ServeHTTP(w, r)
 		})

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/durable"
 )
@@ -294,12 +292,7 @@ func TestAnIndexThatComesAndGoesDuringFinish(t *testing.T) {
 func TestAPartialThatCannotBeRemovedStaysKnown(t *testing.T) {
 	archive, ref := sample(t, 1)
 	ill := false
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
-		if ill && op.Kind == "rename" {
-			return unix.EIO
-		}
-		return nil
-	}}})
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: immovable(&ill)})
 	p := begin(t, s, ref)
 	p.Rest()
 	ill = true

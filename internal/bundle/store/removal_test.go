@@ -46,12 +46,7 @@ func TestCollectOnAFullDisk(t *testing.T) {
 func TestWhatCannotBeRemovedStaysKnown(t *testing.T) {
 	archive, ref := sample(t, 1)
 	ill := false
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
-		if ill && op.Kind == "rename" {
-			return unix.EIO
-		}
-		return nil
-	}}})
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: immovable(&ill)})
 	fetchAll(t, s, archive, ref)
 	ill = true
 	if gone, err := s.Collect(t.Context(), 0); err == nil || len(gone) != 0 || s.Used() != ref.Size {
@@ -163,41 +158,39 @@ func (c *slowly) Err() error {
 
 // A check that takes long does not take for rotten what was mended meanwhile.
 func TestRecheckOfWhatWasMendedMeanwhile(t *testing.T) {
-	archive, ref := sample(t, 1)
-	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
-	fetchAll(t, s, archive, ref)
-	b, _ := s.Lookup(ref.Digest)
-	damage(t, b.Path, ref.Index.Piece(1).Offset)
-	err := s.Recheck(&slowly{Context: t.Context(), at: func(n int) {
-		if n == 2 {
-			if err := s.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
-				t.Errorf("rotten: %v", err)
-			}
-			fetchAll(t, s, archive, ref)
-		}
-	}}, ref.Digest)
-	if _, ok := s.Lookup(ref.Digest); !ok || err != nil {
-		t.Errorf("complete %v, %v", ok, err)
+	if whole, err := recheckBesideAnother(t, true); !whole || err != nil {
+		t.Errorf("complete %v, %v", whole, err)
 	}
 }
 
 // Where somebody else was quicker to find it rotten, both say so.
 func TestRecheckBesideAnother(t *testing.T) {
+	if _, err := recheckBesideAnother(t, false); !errors.Is(err, ErrMismatch) {
+		t.Errorf("rotten: %v", err)
+	}
+}
+
+// recheckBesideAnother rechecks a rotten bundle while another recheck finds it so, and it is mended or not; it says whether it is complete then.
+func recheckBesideAnother(t *testing.T, mended bool) (whole bool, err error) {
+	t.Helper()
 	archive, ref := sample(t, 1)
 	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1})
 	fetchAll(t, s, archive, ref)
 	b, _ := s.Lookup(ref.Digest)
 	damage(t, b.Path, ref.Index.Piece(1).Offset)
-	err := s.Recheck(&slowly{Context: t.Context(), at: func(n int) {
-		if n == 2 {
-			if err := s.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
-				t.Errorf("rotten: %v", err)
-			}
+	err = s.Recheck(&slowly{Context: t.Context(), at: func(n int) {
+		if n != 2 {
+			return
+		}
+		if err := s.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
+			t.Errorf("rotten: %v", err)
+		}
+		if mended {
+			fetchAll(t, s, archive, ref)
 		}
 	}}, ref.Digest)
-	if !errors.Is(err, ErrMismatch) {
-		t.Errorf("rotten: %v", err)
-	}
+	_, whole = s.Lookup(ref.Digest)
+	return whole, err
 }
 
 // What a copy or a write put there before the kernel said that it lost something does not count as here after it.
@@ -274,4 +267,14 @@ func TestCloseAfterReuse(t *testing.T) {
 	if got := begin(t, open(t, Options{Dir: dir, KeepFree: -1}), secondRef).Have().Count(); got != copied || copied == 0 {
 		t.Errorf("%d pieces were copied, %d are left", copied, got)
 	}
+}
+
+// immovable is a disk that renames nothing while it is ill.
+func immovable(ill *bool) *durable.Disk {
+	return &durable.Disk{Hook: func(op durable.Op) error {
+		if *ill && op.Kind == "rename" {
+			return unix.EIO
+		}
+		return nil
+	}}
 }
