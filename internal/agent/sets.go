@@ -22,7 +22,7 @@ const (
 	setReopenPause = 5 * time.Second        // before a set whose replica stopped is opened again
 	submitTimeout  = 10 * time.Second       // one command of this host
 	submitQueueMax = 256                    // commands waiting for one set; more are dropped, and made again by the Member
-	puzzledFor     = 10 * time.Second       // what a peer answers that is only starting or leaving is told after this long
+	puzzledFor     = 15 * time.Second       // what a peer answers that is only starting or leaving is told after this long
 	setsCheck      = 500 * time.Millisecond // how often what nothing announces is looked at: leadership, liveness
 )
 

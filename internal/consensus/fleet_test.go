@@ -115,8 +115,8 @@ func (f *fleet) end() {
 	f.net.wg.Wait()
 }
 
-// open makes the host's process up to the point where Run would be called.
-func (h *host) open(spec SetSpec) error {
+// process makes the host's process, which knows no set yet.
+func (h *host) process() error {
 	opt := Options{Host: h.name, Storage: h.storage, Dir: filepath.Join(h.fleet.dir, h.name, "raft"), Streams: h.fleet.net.start(h.name), Timing: h.fleet.timing}
 	if os.Getenv("CONSENSUS_LOG") != "" {
 		opt.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", h.name)
@@ -129,13 +129,22 @@ func (h *host) open(spec SetSpec) error {
 	if h.fleet.prepare != nil {
 		h.fleet.prepare(c)
 	}
-	m := newNotes()
-	set, err := c.Open(spec, m)
-	if err != nil {
-		c.Close()
+	h.c = c
+	return nil
+}
+
+// open makes the host's process up to the point where Run would be called.
+func (h *host) open(spec SetSpec) error {
+	if err := h.process(); err != nil {
 		return err
 	}
-	h.c, h.set, h.machine, h.err = c, set, m, nil
+	m := newNotes()
+	set, err := h.c.Open(spec, m)
+	if err != nil {
+		h.c.Close()
+		return err
+	}
+	h.set, h.machine, h.err = set, m, nil
 	return nil
 }
 

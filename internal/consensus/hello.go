@@ -234,11 +234,7 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 	}
 	s := c.lookup(h.cluster)
 	if s == nil {
-		if other := c.byName(h.set); other != nil {
-			return nil, fmt.Errorf("set %s of %s is cluster %.12s in epoch %d, here it is %.12s in epoch %d with voters %v", h.set, peer,
-				h.cluster.String(), h.epoch, other.id.String(), other.spec.Epoch, other.spec.sorted())
-		}
-		return nil, fmt.Errorf("set %s is not known here", h.set)
+		return nil, c.stranger(peer, h)
 	}
 	if h.to != s.self {
 		return nil, fmt.Errorf("this is %s, not %s", s.self, h.to)
@@ -270,6 +266,22 @@ func (c *Consensus) admit(peer, protocol string, h hello) (*Set, error) {
 		return nil, fmt.Errorf("%s is no voter of set %s, whose voters are %v", h.from, h.set, s.spec.sorted())
 	}
 	return s, nil
+}
+
+// stranger says why a greeting is for no set that is open here. It is lasting
+// only where both are in one epoch: else one of the two has yet to see the
+// commit that the other has.
+func (c *Consensus) stranger(peer string, h hello) error {
+	other := c.byName(h.set)
+	if other == nil {
+		return &absence{fmt.Sprintf("set %s is not known here", h.set)}
+	}
+	why := fmt.Sprintf("set %s of %s is cluster %.12s in epoch %d, here it is %.12s in epoch %d with voters %v", h.set, peer,
+		h.cluster.String(), h.epoch, other.id.String(), other.spec.Epoch, other.spec.sorted())
+	if other.spec.Epoch != h.epoch {
+		return &absence{why}
+	}
+	return errors.New(why)
 }
 
 // absence is why a voter does not take part at the moment.

@@ -111,9 +111,10 @@ type Set struct {
 	relayed  map[string]time.Time
 }
 
-// remark is why a voter refuses, or is refused, and whether that passes by itself.
+// remark is why a voter refuses, or is refused, when it last did, and whether that passes by itself.
 type remark struct {
 	text    string
+	at      time.Time
 	passing bool
 }
 

@@ -43,15 +43,15 @@ func TestSubmitFromAnywhere(t *testing.T) {
 		}
 		for _, name := range f.names() {
 			h := f.hosts[name]
-			until(t, "same view on "+name, func() bool {
+			until(t, "same view on "+name, func() bool { // hosts that started earlier may have asked one that knew nothing of the set yet
 				st := h.set.Status()
-				return st.Leader == leader.name && st.Quorum && st.Applied == last && st.Term == leader.set.Status().Term
+				return len(st.Problems) == 0 && st.Leader == leader.name && st.Quorum && st.Applied == last && st.Term == leader.set.Status().Term
 			})
 			st := h.set.Status()
 			if voter := strings.HasPrefix(name, "v"); (st.Role == RoleVoter) != voter || (st.StreamedFrom == "") != voter {
 				t.Errorf("%s: %+v", name, st)
 			}
-			if len(st.Problems) > 0 || st.Failed != "" || st.Leading != (h == leader) {
+			if st.Failed != "" || st.Leading != (h == leader) {
 				t.Errorf("%s: %+v", name, st)
 			}
 			if _, sum, err := h.set.Hash(); err != nil {
@@ -90,6 +90,65 @@ func TestPassingRefusalsPass(t *testing.T) {
 		f.hosts["v1"].launch()
 		f.leader().mustSubmit("a")
 		f.agree("a")
+	})
+}
+
+// Nor does one that did not know the set, or its epoch: one of the two had yet to see a commit.
+func TestRefusalsForWantOfACommitPass(t *testing.T) {
+	for _, c := range []struct {
+		name, says string
+		epoch      uint64 // that v1 has the set open in; 0: in none
+	}{
+		{"of the set", "set web is not known here", 0},
+		{"of its epoch", "in epoch 1, here it is", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			virtual(t, 3, 1, func(t *testing.T, f *fleet) {
+				f.run("o1")
+				v1, o := f.hosts["v1"], f.hosts["o1"].set
+				if err := v1.process(); err != nil {
+					t.Fatal(err)
+				}
+				defer v1.c.Close()
+				defer f.net.stop("v1")
+				if later := f.spec; c.epoch > 0 {
+					later.Epoch = c.epoch
+					if _, err := v1.c.Open(later, newNotes()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := o.dial(t.Context(), f.spec.Voters[0], ProtocolObserve, hello{follow: true}); err == nil || !strings.Contains(err.Error(), c.says) {
+					t.Error(err)
+				}
+				f.run("v2", "v3")
+				until(t, "o1 follows", func() bool { return o.Status().StreamedFrom != "" })
+				if p := o.Status().Problems; len(p) > 0 {
+					t.Error(p)
+				}
+			})
+		})
+	}
+}
+
+// A voter that has no more reason to ask another learns nothing of it any more, so what that one said goes by itself.
+func TestRefusalsOfVotersThatAreNotAskedAgainPass(t *testing.T) {
+	virtual(t, 3, 0, func(t *testing.T, f *fleet) {
+		f.run()
+		v := f.follower().set
+		other := f.names()[slices.IndexFunc(f.names(), func(n string) bool { return n != v.self.Host && n != f.leader().name })]
+		v.note(other, &refusal{peer: other, reason: "not known here", passing: true})
+		if p := v.Status().Problems; len(p) != 1 {
+			t.Errorf("at first: %v", p)
+		}
+		time.Sleep(v.passingFor() + time.Second)
+		if p := v.Status().Problems; len(p) > 0 {
+			t.Errorf("later: %v", p)
+		}
+		v.note(other, &refusal{peer: other, reason: "it lost its store"})
+		time.Sleep(v.passingFor() + time.Second)
+		if p := v.Status().Problems; len(p) != 1 {
+			t.Errorf("of one that lasts: %v", p)
+		}
 	})
 }
 

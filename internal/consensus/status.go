@@ -40,8 +40,8 @@ func (s *Set) Status() Status {
 		if text := s.kin.stale[host]; text != "" {
 			st.Problems = append(st.Problems, text)
 		}
-		if text := s.notes[host].text; text != "" {
-			st.Problems = append(st.Problems, text)
+		if n := s.notes[host]; n.text != "" && !(n.passing && time.Since(n.at) > s.passingFor()) {
+			st.Problems = append(st.Problems, n.text)
 		}
 	}
 	if s.link != nil && s.link.follow {
@@ -152,8 +152,12 @@ func (s *Set) note(host string, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.notes[host] = remark{text: text, passing: r != nil && r.passing}
+	s.notes[host] = remark{text: text, at: time.Now(), passing: r != nil && r.passing}
 }
+
+// passingFor is how long a refusal that passes by itself is told after it was
+// last heard: longer than whoever needs that voter waits until it asks again.
+func (s *Set) passingFor() time.Duration { return 6 * s.c.opt.Timing.Heartbeat }
 
 // attach and detach say which uplink serves.
 func (s *Set) attach(u *uplink) {
