@@ -211,7 +211,8 @@ func readOverlay(g desired.Group) ([]apply.OverlayFile, error) {
 	return all, nil
 }
 
-// installed says what is in place for a group, from the releases on this disk, and whether the deployment that put it there went well.
+// installed says what is in place for a group, from the releases on this disk, and whether it runs: the deployment that put it there went well, and none since stopped
+// it and failed before Install.
 func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Spec, whole, ok bool) {
 	releases, err := d.applier.Releases(group)
 	if err != nil {
@@ -220,11 +221,13 @@ func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Sp
 		}
 		return rollout.Spec{}, false, false
 	}
+	spoilt := false
 	for _, r := range releases {
+		result, known := d.result(ctx, keyOf(r))
 		if r.Installed {
-			result, known := d.result(ctx, keyOf(r))
-			return specOfRelease(r), r.WasGood || known && result.Outcome == apply.OutcomeSucceeded, true
+			return specOfRelease(r), !spoilt && (r.WasGood || known && result.Outcome == apply.OutcomeSucceeded), true
 		}
+		spoilt = spoilt || known && r.Deployed && result.Began && appliedOf(keyOf(r), result).Outcome == rollout.OutcomeFailed
 	}
 	return rollout.Spec{}, false, false
 }
@@ -304,16 +307,20 @@ func (d *deployer) pendingKey(group, deployment string) (apply.Key, bool, error)
 	return d.applier.Find(group, deployment)
 }
 
-// appliedOf turns apply's result into the Member's event.
+// appliedOf turns apply's result into the Member's event. A deployment that was given up counts as undone only if the host is back at what it ran.
 func appliedOf(key apply.Key, result apply.Result) rollout.EvApplied {
 	ev := rollout.EvApplied{Group: key.GroupID, Deployment: key.DeploymentID, Outcome: rollout.OutcomeSucceeded}
+	down := stayedDown(result)
 	switch {
-	case result.Undone:
+	case result.Undone && !installedBy(result) && down == nil:
 		ev.Outcome = rollout.OutcomeUndone
 	case result.Outcome != apply.OutcomeSucceeded:
 		ev.Outcome = rollout.OutcomeFailed
 	}
-	if e := result.Error; e != nil {
+	switch e := result.Error; {
+	case down != nil:
+		ev.Message = "it was given up in the middle, and the previous release could not be started again: " + down.Error()
+	case e != nil:
 		ev.Event, ev.ExitCode, ev.ErrorCode, ev.Message = string(e.Event), exitStatus(e), e.ErrorCode, e.Message
 	}
 	for _, r := range result.Events {
@@ -329,6 +336,16 @@ func installedBy(result apply.Result) bool {
 	return slices.ContainsFunc(result.Events, func(r apply.EventReport) bool {
 		return r.Event == appspec.Install && !r.Undo && r.Status == apply.StatusSucceeded
 	})
+}
+
+// stayedDown finds why the previous release did not start again after a deployment was given up; nil if it did, or was not to.
+func stayedDown(result apply.Result) *apply.Error {
+	for _, r := range result.Events {
+		if r.Undo && r.Status == apply.StatusFailed && r.Error != nil {
+			return r.Error
+		}
+	}
+	return nil
 }
 
 // recordOf turns one event's report into the replicated record.

@@ -588,9 +588,6 @@ func (m *member) applied(ctx context.Context, key apply.Key, result apply.Result
 		ev = appliedOf(key, result)
 		if cause != nil {
 			ev.Message = cause.Error() + "; " + ev.Message
-			if ev.Outcome == rollout.OutcomeUndone && installedBy(result) {
-				ev.Outcome = rollout.OutcomeFailed // the new files stay, so it is not the old version that is in place
-			}
 		}
 	}
 	m.send(ctx, ev)

@@ -360,6 +360,42 @@ func TestDeployerReadsWhatIsInPlace(t *testing.T) {
 	}
 }
 
+// TestDeploymentThatFailedBeforeInstallLeavesNothingWhole: the files are those that ran well, but they were stopped.
+func TestDeploymentThatFailedBeforeInstallLeavesNothingWhole(t *testing.T) {
+	d := newDisk(t)
+	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
+	whole := func(want bool, when string) {
+		t.Helper()
+		if spec, whole, ok := deploy.installed(t.Context(), "g1"); !ok || spec.SpecHash != "hash-1" || whole != want {
+			t.Errorf("%s: %+v %v %v", when, spec, whole, ok)
+		}
+	}
+	fail := func(id, hooks string, began bool) {
+		t.Helper()
+		failing := d.plain(id, id[2:])
+		failing.Source = d.source(id[2:], plainSpec+"hooks:\n"+hooks)
+		if result, err := d.applier.Apply(t.Context(), failing, nil); err != nil || result.Outcome != apply.OutcomeFailed || result.Began != began {
+			t.Fatalf("%+v %v", result, err)
+		}
+	}
+	d.deploy("d-1", "1")
+	whole(true, "at first")
+	fail("d-2", "  AfterInstall:\n    - {location: absent.sh}\n", false)
+	whole(true, "after a refusal before anything was done")
+	fail("d-3", "  BeforeInstall:\n    - {location: page}\n", true)
+	whole(false, "after a failed BeforeInstall")
+	fail("d-4", "  AfterInstall:\n    - {location: absent.sh}\n", false)
+	whole(false, "after a refusal, too")
+	open := d.plain("d-5", "5")
+	open.Begin = func(context.Context) error { return errors.New("not now") }
+	if result, err := d.applier.Apply(t.Context(), open, nil); !errors.Is(err, apply.ErrVetoed) {
+		t.Fatalf("%+v %v", result, err)
+	}
+	whole(false, "after a deployment that did not begin")
+	d.deploy("d-6", "1")
+	whole(true, "after it was deployed again")
+}
+
 func TestFence(t *testing.T) {
 	parse := func(text string) *appspec.Spec {
 		spec, _, err := appspec.Parse([]byte(text), appspec.Options{FileName: "appspec.yml"})

@@ -171,6 +171,8 @@ func TestAppliedOf(t *testing.T) {
 		"succeeded": {apply.Result{Outcome: apply.OutcomeSucceeded}, rollout.OutcomeSucceeded},
 		"failed":    {apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Events: reports}, rollout.OutcomeFailed},
 		"undone":    {apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Events: reports, Undone: true}, rollout.OutcomeUndone},
+		"given up after Install, whose files stay": {apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Undone: true,
+			Events: append([]apply.EventReport{{Event: "Install", Status: apply.StatusSucceeded}}, reports...)}, rollout.OutcomeFailed},
 	} {
 		ev := appliedOf(key, c.result)
 		if ev.Group != "g1" || ev.Deployment != "d-1" || ev.Outcome != c.want {
@@ -182,8 +184,13 @@ func TestAppliedOf(t *testing.T) {
 		if ev.Event != "ValidateService" || ev.ExitCode != 3 || ev.ErrorCode != "ScriptFailed" {
 			t.Errorf("%s: %+v", name, ev)
 		}
-		if len(ev.Events) != 1 || ev.Events[0].Diagnostics == nil || ev.Events[0].Diagnostics.LogTail != "tail" || ev.Events[0].StartTime != status.Stamp(time.Unix(1, 0)) || ev.Events[0].EndTime != "" {
+		last := ev.Events[len(ev.Events)-1]
+		if last.Event != "ValidateService" || last.Diagnostics == nil || last.Diagnostics.LogTail != "tail" || last.StartTime != status.Stamp(time.Unix(1, 0)) || last.EndTime != "" {
 			t.Errorf("%s: what ran for the previous release is among the events: %+v", name, ev.Events)
 		}
+	}
+	down := apply.Result{Outcome: apply.OutcomeFailed, Error: fault, Undone: true, Events: []apply.EventReport{{Event: "ApplicationStart", Status: apply.StatusFailed, Undo: true, Error: fault}}}
+	if ev := appliedOf(key, down); ev.Outcome != rollout.OutcomeFailed || ev.Event != "" || !strings.Contains(ev.Message, "the previous release could not be started again: ValidateService failed") {
+		t.Errorf("a host that stayed down counts as one that went back: %+v", ev)
 	}
 }

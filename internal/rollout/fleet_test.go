@@ -305,7 +305,7 @@ func (h *simHost) startApply(g Grant) {
 	if g.Kind == KindRollback && !h.unsure && h.whole && h.running.SpecHash == g.Spec.SpecHash {
 		h.f.fatalf("I9: %s is rolled back although it did not change", h.name)
 	}
-	h.last, h.unsure = g.Token, false
+	h.last = g.Token
 	h.apply = &simApply{grant: g, live: true}
 }
 
@@ -329,6 +329,12 @@ func (h *simHost) step() {
 	switch {
 	case a.undo && !a.stopped:
 		h.finish(EvApplied{Outcome: OutcomeLapsed})
+	case a.undo && a.installed(): // the new files stay
+		h.running, h.whole = a.grant.Spec, false
+		h.finish(EvApplied{Outcome: OutcomeFailed})
+	case a.undo && !h.f.calm && rapid.IntRange(0, 9).Draw(h.f.t, "previous") == 0: // it does not start again
+		h.whole = false
+		h.finish(EvApplied{Outcome: OutcomeFailed})
 	case a.undo:
 		h.finish(EvApplied{Outcome: OutcomeUndone})
 	case !a.stopped:
@@ -337,7 +343,9 @@ func (h *simHost) step() {
 	case a.started > a.ended:
 		a.ended++ // adopted, or simply over
 		if !h.f.calm && rapid.IntRange(0, 19).Draw(h.f.t, "hook") == 0 {
-			h.running, h.whole = a.grant.Spec, false
+			if h.whole = false; a.installed() {
+				h.running = a.grant.Spec
+			}
 			h.finish(EvApplied{Outcome: OutcomeFailed, Event: simHooks[a.ended-1], ExitCode: 1})
 			return
 		}
@@ -354,12 +362,18 @@ func (h *simHost) step() {
 	}
 }
 
+// installed tells whether the new files are in place.
+func (a *simApply) installed() bool {
+	return a.started > slices.Index(simHooks, "BeforeInstall")+1
+}
+
 func (h *simHost) finish(ev EvApplied) {
 	ev.Group, ev.Deployment = "web", h.apply.grant.Deployment
 	h.polled = ""
+	h.unsure = h.unsure && ev.Outcome != OutcomeSucceeded && ev.Outcome != OutcomeFailed
 	h.apply = nil
 	if !h.f.calm && rapid.IntRange(0, 19).Draw(h.f.t, "word lost") == 0 {
-		h.unsure = ev.Outcome != OutcomeSucceeded
+		h.unsure = h.unsure || ev.Outcome != OutcomeSucceeded
 		h.crash(false) // the journal is closed, but the agent dies before it is told
 		return
 	}
@@ -503,8 +517,12 @@ func (f *fleet) rests() bool {
 func (f *fleet) truth() {
 	g := f.m.s.Groups[0]
 	for _, h := range g.Hosts {
-		if real := f.host(h.Name); !real.unsure && real.running.SpecHash != h.Running.SpecHash {
+		real := f.host(h.Name)
+		if !real.unsure && real.whole && real.running.SpecHash != h.Running.SpecHash {
 			f.fatalf("%s runs %q, the state says %q", h.Name, real.running.SpecHash, h.Running.SpecHash)
+		}
+		if !real.unsure && h.Whole && !real.whole {
+			f.fatalf("%s does not run %q well, and counts as if it did", h.Name, h.Running.SpecHash)
 		}
 	}
 	one, err := f.m.Hash()
