@@ -13,12 +13,14 @@ func (g *group) outdated(h *host) bool {
 }
 
 // catchUp brings hosts that are behind to the last good spec, one at a time,
-// while no deployment is under way, and within the group's budget.
+// while no deployment is under way, and within the group's budget. A rollback
+// that nothing more can be granted in waits for hosts that it leaves alone and
+// that are down: these are brought to what it goes back to.
 func (g *group) catchUp(t *turn) {
 	if g.CatchUp != nil {
 		g.judgeCatchUp(t)
 	}
-	if g.CatchUp != nil || g.Active != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" {
+	if g.CatchUp != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" || !g.rests(g.Active) {
 		return
 	}
 	n, down, waits := 0, 0, false
@@ -32,7 +34,7 @@ func (g *group) catchUp(t *turn) {
 		}
 	}
 	for _, h := range g.Hosts {
-		if !g.outdated(h) || (g.healthy(t, h) && down >= g.Desired.Policy.Budget(n)) {
+		if !g.outdated(h) || (g.healthy(t, h) && down >= g.Desired.Policy.Budget(n)) || (g.Active != nil && !g.inTheWay(t, h)) {
 			continue
 		}
 		creator := "autoscaling" // CodeDeploy's word for a host that joined
@@ -64,6 +66,19 @@ func (g *group) catchUp(t *turn) {
 	if !waits {
 		g.Handover = 0
 	}
+}
+
+// rests says whether no host of a deployment is on its way, and none of another
+// may be meanwhile but by a rollback's leave.
+func (g *group) rests(d *deployment) bool {
+	return d == nil || d.Kind == KindRollback && d.Opened && !slices.ContainsFunc(d.Rows, g.flying)
+}
+
+// inTheWay says whether a host uses the budget of the rollback under way, which
+// does nothing about it.
+func (g *group) inTheWay(t *turn, h *host) bool {
+	r := g.Active.row(h.Name)
+	return r != nil && r.Status == rowBehind && !r.Out && g.isDown(t, r)
 }
 
 func (g *group) judgeCatchUp(t *turn) {
