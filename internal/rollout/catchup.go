@@ -15,15 +15,16 @@ func (g *group) outdated(h *host) bool {
 // catchUp brings hosts that are behind to the last good spec, one at a time,
 // while no deployment is under way, and within the group's budget. A rollback
 // that nothing more can be granted in waits for hosts that it leaves alone and
-// that are down: these are brought to what it goes back to.
-func (g *group) catchUp(t *turn) {
+// that are down: these are brought to what it goes back to. It says whether only
+// the leader's own host is left.
+func (g *group) catchUp(t *turn) (leaderNext bool) {
 	if g.CatchUp != nil {
 		g.judgeCatchUp(t)
 	}
 	if g.CatchUp != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" || !g.rests(g.Active) {
-		return
+		return false
 	}
-	n, down, waits := 0, 0, false
+	n, down := 0, 0
 	for _, mem := range g.Members {
 		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
 			continue
@@ -46,10 +47,7 @@ func (g *group) catchUp(t *turn) {
 		case no:
 			continue
 		case leaderFirst:
-			waits = true
-			if g.Handover == 0 {
-				g.Handover = max(1, t.now)
-			}
+			leaderNext = true
 			continue
 		}
 		d := g.newDeployment(t, KindCatchUp, creator, g.Running, g.Desired.Policy)
@@ -60,12 +58,9 @@ func (g *group) catchUp(t *turn) {
 		d.Reason = sentence("%s is behind and is brought to what the group runs", h.Name)
 		g.CatchUp = d
 		g.give(t, d, d.Rows[0], h)
-		g.Handover = 0
-		return
+		return false
 	}
-	if !waits {
-		g.Handover = 0
-	}
+	return leaderNext
 }
 
 // rests says whether no host of a deployment is on its way, and none of another

@@ -5,11 +5,12 @@ import (
 )
 
 // grant lets hosts of the deployment under way change, as many as the window
-// allows: first those that are down already, then healthy ones.
-func (g *group) grant(t *turn) {
+// allows: first those that are down already, then healthy ones. It says whether
+// only the leader's own host is left, which is last.
+func (g *group) grant(t *turn) (leaderNext bool) {
 	d := g.Active
 	if d == nil || !d.Opened || d.ended() || g.still() != "" || d.BakeBy > 0 || g.outage(t, d) > 0 || g.refusalsHold(d) {
-		return
+		return false
 	}
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
 	flying := d.count(func(r *row) bool { return g.flying(r) })
@@ -26,7 +27,7 @@ func (g *group) grant(t *turn) {
 	if d.Policy.MaxUnavailable.Set {
 		most = min(most, max(1, d.Policy.MaxUnavailable.Of(d.N)))
 	}
-	leaderNext, others, brokenLeft := false, 0, false
+	others, brokenLeft := 0, false
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
 		if r.Status != rowPending || r.Wave != d.Wave || g.healthy(t, h) {
@@ -68,8 +69,14 @@ func (g *group) grant(t *turn) {
 	if flying == 0 && !leaderNext {
 		leaderNext = g.pullForward(t, d)
 	}
+	return leaderNext && others == 0
+}
+
+// handOver notes since when nothing but the leader's own host is left to be
+// changed; leadership should leave it before.
+func (g *group) handOver(t *turn, leaderNext bool) {
 	switch {
-	case !leaderNext || others > 0: // the leader's own host is last
+	case !leaderNext:
 		g.Handover = 0
 	case g.Handover == 0:
 		g.Handover = max(1, t.now)

@@ -20,8 +20,8 @@ func (g *group) advance(t *turn) bool {
 			break
 		}
 	}
-	g.grant(t)
-	g.catchUp(t)
+	leaderNext := g.grant(t)
+	g.handOver(t, g.catchUp(t) || leaderNext)
 	g.explain(t)
 	g.prune()
 	return had || g.Active != nil || g.CatchUp != nil
