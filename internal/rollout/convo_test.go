@@ -289,6 +289,9 @@ func (c *convo) target(names []string, kv map[string]string) []string {
 				}
 				p.Waves = append(p.Waves, wave)
 			}
+		case "zonal": // FIRST-BAKE/BAKE/MINIMUM
+			w := strings.Split(v, "/")
+			p.Zonal = &Zonal{FirstMonitor: c.duration(w[0]), Monitor: c.duration(w[1]), PerZone: Minimum{Type: HostCount, Value: c.number(w[2])}}
 		case "unreachable":
 			p.Unreachable = Unreachable(v)
 		case "supersede":

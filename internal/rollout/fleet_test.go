@@ -26,6 +26,7 @@ type fleet struct {
 	policy Policy
 	specs  map[string]bool // committed
 	ended  map[string]string
+	trial  map[string]string        // host -> what it was brought to and no deployment has made good
 	bakes  map[string]time.Duration // deployment/wave -> when its last host was done
 	waves  map[string]int
 	skips  bool
@@ -74,7 +75,7 @@ var simHooks = []string{"ApplicationStop", "BeforeInstall", "AfterInstall", "App
 func newFleet(t *rapid.T, n, voters int, policy Policy) *fleet {
 	f := &fleet{
 		t: t, m: NewMachine(), twin: NewMachine(), policy: policy, specs: map[string]bool{}, ended: map[string]string{},
-		bakes: map[string]time.Duration{}, waves: map[string]int{}, joined: n,
+		bakes: map[string]time.Duration{}, trial: map[string]string{}, waves: map[string]int{}, joined: n,
 	}
 	for i := 1; i <= n; i++ {
 		h := &simHost{f: f, name: fmt.Sprintf("h%d", i), up: true, boot: 1, hooks: map[string]int{}}
@@ -148,16 +149,38 @@ func (f *fleet) watch() {
 			if was, ok := f.ended[d.ID]; ok && was != d.Status {
 				f.fatalf("I9: deployment %s ended %s and is %s now", d.ID, was, d.Status)
 			}
+			if _, ok := f.ended[d.ID]; !ok {
+				f.watchEnd(d)
+			}
 			f.ended[d.ID] = d.Status
 			if d.Status == StateSucceeded && d.Kind == KindForward && d.count(func(r *row) bool { return r.Status == rowFailed }) > max(0, d.B) && d.N > 1 {
 				f.fatalf("I9: deployment %s succeeded with more failures than its budget", d.ID)
 			}
 		}
 		f.watchWaves(g.Active)
+		clear(f.trial)
 		for _, h := range g.Hosts {
+			if h.Touched {
+				f.trial[h.Name] = h.Running.SpecHash
+			}
 			if h.Check != HealthHealthy && g.Desired.Policy.Checks > 0 && g.healthy(&turn{m: f.m}, h) {
 				f.fatalf("I12: %s counts as healthy, its checks say %q", h.Name, h.Check)
 			}
+		}
+	}
+}
+
+// watchEnd is I8 over a whole deployment: none ends well sooner than the bake of
+// a wave with a host that was brought to its spec, also where another deployment
+// did that and was stopped.
+func (f *fleet) watchEnd(d *deployment) {
+	if d.Status != StateSucceeded || d.Kind != KindForward || f.skips {
+		return
+	}
+	for _, r := range d.Rows {
+		bake, took := d.Waves[r.Wave].Bake, f.m.s.Now-d.Created
+		if r.Status == rowSucceeded && f.trial[r.Host] == d.Spec.SpecHash && took < bake {
+			f.fatalf("I8: %s ended well after %s although %s was to be watched for %s", d.ID, took, r.Host, bake)
 		}
 	}
 }

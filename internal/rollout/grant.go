@@ -121,10 +121,12 @@ func (g *group) zoneRoom(t *turn, w wave, d *deployment) bool {
 	return down < size-w.ZoneM
 }
 
-// zoneShut says whether the minimum of the wave's zone lets no healthy host go down.
+// zoneShut says whether the minimum of the wave's zone lets no healthy host go
+// down, while one has its turn there.
 func (g *group) zoneShut(d *deployment) bool {
 	w := d.Waves[d.Wave]
-	return w.Zonal && w.ZoneM >= d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
+	turn := d.count(func(r *row) bool { return r.Wave == d.Wave && r.Status == rowPending })
+	return w.Zonal && turn > 0 && w.ZoneM >= d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
 }
 
 // zoneBroken bounds how many broken hosts of a zone are tried at once.

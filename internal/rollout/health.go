@@ -117,7 +117,7 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Reason = rowLost, sentence("silent for %s in the middle", silent.Round(time.Second))
 		case r.Status != rowPending:
 		case g.runs(h, d.Spec):
-			r.Status, r.Unmoved = rowSucceeded, true
+			r.Status, r.Unmoved = rowSucceeded, !g.onTrial(h, d)
 		case dead && silent >= d.Policy.lostAfter() && h.Grant == nil:
 			r.Status, r.Reason = rowBehind, sentence("silent for %s", silent.Round(time.Second))
 		}

@@ -50,6 +50,9 @@ func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	r := &row{Host: mem.Host, Zone: mem.Zone, Status: rowPending}
 	silent, dead := t.m.deadFor(mem.Host)
 	carried := h.Grant != nil || h.Settle
+	if g.runs(h, d.Spec) && g.onTrial(h, d) && g.onlyChecksRed(t, h) {
+		h.Whole = false // as if the watch over it had gone on
+	}
 	r.Broken = !carried && !g.healthy(t, h)
 	r.ChecksOnly = r.Broken && g.onlyChecksRed(t, h)
 	switch {
@@ -58,34 +61,46 @@ func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	case dead && silent >= d.Policy.deadAfter() && !carried && d.Policy.unreachable() == UnreachableFail:
 		r.Status, r.Reason = rowFailed, "unreachable when the deployment began"
 	case g.runs(h, d.Spec):
-		r.Status, r.Unmoved = rowSucceeded, true
+		r.Status, r.Unmoved = rowSucceeded, !g.onTrial(h, d)
 	case d.Kind == KindRollback && !h.Touched && !carried:
 		r.Status, r.Reason = rowBehind, "not changed by what is rolled back"
 	}
 	return r
 }
 
-// class is CodeDeploy's pick order: unhealthy, unknown, old, current.
+// class is CodeDeploy's pick order: unhealthy, unknown, old, current. What is on
+// trial already comes before healthy hosts, so that it has the places it had.
 func (g *group) class(r *row) int {
 	h := g.host(r.Host)
 	switch {
+	case r.onTrial():
+		return 2
 	case r.Status != rowPending:
-		return 4
+		return 5
 	case r.Broken && h.Known:
 		return 0
 	case r.Broken:
 		return 1
 	case h.Running.SpecHash != g.Running.SpecHash:
-		return 2
+		return 3
 	}
-	return 3
+	return 4
 }
 
-// cutWaves deals the pending rows, in their order, to the policy's waves.
+// onTrial says whether what a host runs of a deployment's spec was brought to it
+// by one before that did not end well, as one that was stopped: nobody has yet
+// watched it to the end.
+func (g *group) onTrial(h *host, d *deployment) bool { return h.Touched && !d.fast() }
+
+// onTrial says whether the row's host was so when the deployment was planned.
+func (r *row) onTrial() bool { return r.Status == rowSucceeded && !r.Unmoved }
+
+// cutWaves deals the rows that are pending or to be watched, in their order, to
+// the policy's waves.
 func (g *group) cutWaves(d *deployment) {
 	var left []*row
 	for _, r := range d.Rows {
-		if r.Status == rowPending {
+		if r.Status == rowPending || r.onTrial() {
 			left = append(left, r)
 		}
 	}
@@ -189,7 +204,8 @@ func (g *group) impossible(d *deployment) string {
 	for _, w := range d.Waves {
 		size := d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
 		broken := d.count(func(r *row) bool { return r.Zone == w.Zone && r.Broken })
-		if w.Zonal && broken == 0 && w.ZoneM >= size {
+		pending := d.count(func(r *row) bool { return r.Zone == w.Zone && r.Status == rowPending })
+		if w.Zonal && pending > 0 && broken == 0 && w.ZoneM >= size {
 			return sentence("zone %q: N=%d m=%d: the minimum leaves no host that may be taken down there", w.Zone, size, w.ZoneM)
 		}
 	}

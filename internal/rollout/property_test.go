@@ -116,6 +116,9 @@ func (f *fleet) happen() {
 		verb := rapid.SampledFrom([]Verb{VerbStop, VerbPause, VerbResume, VerbRetry, VerbSkip}).Draw(t, "verb")
 		f.skips = f.skips || verb == VerbSkip
 		f.commit(h.name, Operator{Group: "web", ID: fmt.Sprint("op", f.ops), Verb: verb, Actor: "anna"})
+		if verb == VerbStop && rapid.Bool().Draw(t, "again") {
+			f.commit(h.name, Operator{Group: "web", ID: fmt.Sprint("op", f.ops, "again"), Verb: VerbRetry, Actor: "anna"})
+		}
 	default:
 		snap, err := f.twin.Snapshot()
 		if err != nil {

@@ -170,7 +170,7 @@ func (m *Machine) deploymentView(d *deployment) DeploymentView {
 		Leader: d.Leader, Term: d.Term, RollbackOf: d.RollbackOf, RolledBack: d.RolledBack, StartTime: d.StartTime, EndTime: d.EndTime,
 		N: d.N, Minimum: d.M, Budget: d.B,
 	}
-	if d.Granted > 0 || d.ended() {
+	if d.Granted > 0 || d.BakeBy > 0 || d.Wave > 0 || d.ended() {
 		v.Wave = d.Wave + 1
 	}
 	if d.BakeBy > m.s.Now {

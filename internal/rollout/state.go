@@ -184,7 +184,7 @@ type row struct {
 	ChecksOnly bool          `json:"checksOnly,omitempty"` // ... by its checks alone
 	Status     rowStatus     `json:"status"`
 	Out        bool          `json:"out,omitempty"`     // not counted in N
-	Unmoved    bool          `json:"unmoved,omitempty"` // succeeded without being touched
+	Unmoved    bool          `json:"unmoved,omitempty"` // succeeded without being touched, and is not watched
 	Stopped    bool          `json:"stopped,omitempty"` // it passed the point of no return
 	Spent      int           `json:"spent,omitempty"`   // grants that changed nothing
 	Token      Token         `json:"token,omitzero"`
