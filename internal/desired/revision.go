@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -13,8 +12,8 @@ import (
 )
 
 var (
-	bucketForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
-	repositoryForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}$`)
+	bucketForm     = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+	repositoryForm = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}$`)
 )
 
 func revisionTable(r *revisionFile) strict.Type {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -12,16 +11,16 @@ import (
 )
 
 var (
-	hostNameForm  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-	setNameForm   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$`)
-	groupIDForm   = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
-	storageForm   = regexp.MustCompile(`^[0-9a-f]{16}$`)
-	digestForm    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	commitForm    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	unitForm      = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,255}$`)
-	groupNameForm = regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]{1,100}$`)
-	headerForm    = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-	dnsForm       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	hostNameForm  = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+	setNameForm   = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$`)
+	groupIDForm   = strict.NewPattern(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
+	storageForm   = strict.NewPattern(`^[0-9a-f]{16}$`)
+	digestForm    = strict.NewPattern(`^sha256:[0-9a-f]{64}$`)
+	commitForm    = strict.NewPattern(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	unitForm      = strict.NewPattern(`^[A-Za-z0-9:_.\\@-]{1,255}$`)
+	groupNameForm = strict.NewPattern(`^[A-Za-z0-9+=,.@_-]{1,100}$`)
+	headerForm    = strict.NewPattern(`^[A-Za-z0-9-]{1,64}$`)
+	dnsForm       = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 )
 
 // HostNameRule is what a host may be called: it is a file name, a URL's host and one half of HOST/STORAGE.

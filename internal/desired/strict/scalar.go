@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -44,8 +45,26 @@ func Text(max int) Rule {
 	}, map[string]any{"minLength": 1, "maxLength": max}}
 }
 
+// Pattern is an anchored regular expression (RE2) that is compiled when it is first matched: a long repeat that counts takes a millisecond, which every start of the
+// program would spend, a hook's supervisor's too.
+type Pattern struct {
+	text     string
+	compiled func() *regexp.Regexp
+}
+
+// NewPattern makes the pattern of a text, which must be a regular expression: matching panics otherwise.
+func NewPattern(text string) *Pattern {
+	return &Pattern{text, sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })}
+}
+
+// MatchString tells whether a text matches.
+func (p *Pattern) MatchString(s string) bool { return p.compiled().MatchString(s) }
+
+// String is the regular expression.
+func (p *Pattern) String() string { return p.text }
+
 // Match allows texts that match the anchored pattern; what says in words what is wanted.
-func Match(pattern *regexp.Regexp, what string) Rule {
+func Match(pattern *Pattern, what string) Rule {
 	return Rule{func(s string) (string, string) {
 		if len(s) > MaxText || !pattern.MatchString(s) {
 			return fmt.Sprintf("%s is not %s", quote(s), what), ""
