@@ -56,7 +56,8 @@ type simHost struct {
 	last    Token
 	sick    bool // its checks are red
 	polled  HealthState
-	unsure  bool // the outcome of its last deployment was lost, and is taken for a failure
+	ended   *EvApplied // what its disk tells of its last deployment
+	unsure  bool       // the outcome of its last deployment was lost with the disk's record of it, and may be taken for a failure
 }
 
 // simApply is an open journal.
@@ -248,6 +249,9 @@ func (h *simHost) start() {
 	h.now, h.polled = 0, ""
 	h.feed(ev)
 	h.feed(EvInstalled{Group: "web", Running: h.running, Whole: h.whole})
+	if h.ended != nil {
+		h.feed(*h.ended)
+	}
 }
 
 // crash kills the agent; hooks go on under their supervisor unless the host
@@ -395,8 +399,11 @@ func (h *simHost) finish(ev EvApplied) {
 	h.polled = ""
 	h.unsure = h.unsure && ev.Outcome != OutcomeSucceeded && ev.Outcome != OutcomeFailed
 	h.apply = nil
+	h.ended = &ev
 	if !h.f.calm && rapid.IntRange(0, 19).Draw(h.f.t, "word lost") == 0 {
-		h.unsure = h.unsure || ev.Outcome != OutcomeSucceeded
+		if rapid.Bool().Draw(h.f.t, "record lost") {
+			h.ended, h.unsure = nil, true
+		}
 		h.crash(false) // the journal is closed, but the agent dies before it is told
 		return
 	}
