@@ -237,7 +237,7 @@ func httpsTable(h *HTTPSConfig) strict.Type {
 		strict.May("proxy", strict.String(&h.Proxy), "URL; none; empty for what the environment says"),
 		strict.May("tokens", strict.List(&h.Tokens, 0, 64, func(t *TokenConfig) strict.Type {
 			return strict.Object("",
-				strict.Need("host", strict.String(&t.Host, strict.Match(strict.NewPattern(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`), "HOST or HOST:PORT")), "of the forge"),
+				strict.Need("host", strict.String(&t.Host, strict.Match(strict.NewPattern(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`, 1, 260), "HOST or HOST:PORT")), "of the forge"),
 				strict.Need("file", strict.String(&t.File, desired.AbsoluteRule()), "with the token"),
 			)
 		}), "for archives of private repositories"),
@@ -247,7 +247,7 @@ func httpsTable(h *HTTPSConfig) strict.Type {
 func repositoryTable(r *RepositoryConfig) strict.Type {
 	return strict.Object("",
 		strict.Need("urls", strict.List(&r.URLs, 0, 16, func(s *string) strict.Type { return strict.String(s, strict.Text(1024)) }), "mirrors in order; [] on a host without a route to git"),
-		strict.May("branch", strict.String(&r.Branch, strict.Match(strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`), "a branch name")), ""),
+		strict.May("branch", strict.String(&r.Branch, strict.Match(strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`, 1, 200), "a branch name")), ""),
 		strict.May("poll", strict.Duration(&r.Poll, 100*time.Millisecond, 24*time.Hour), "how often to look for a new commit"),
 		strict.May("allowLocalPath", strict.Bool(&r.AllowLocalPath), "file paths and file:// URLs, only for development"),
 		strict.Need("introduction", strict.String(&r.Introduction, desired.CommitRule()), "the commit this host's trust begins with"),

@@ -12,8 +12,8 @@ import (
 )
 
 var (
-	bucketForm     = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
-	repositoryForm = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}$`)
+	bucketForm     = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9._-]*$`, 2, 255)
+	repositoryForm = strict.NewPattern(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_.-]{1,100}$`, 3, 201)
 )
 
 func revisionTable(r *revisionFile) strict.Type {

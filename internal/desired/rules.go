@@ -11,16 +11,16 @@ import (
 )
 
 var (
-	hostNameForm  = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-	setNameForm   = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$`)
-	groupIDForm   = strict.NewPattern(`^[0-9A-Za-z][0-9A-Za-z_-]{7,63}$`)
-	storageForm   = strict.NewPattern(`^[0-9a-f]{16}$`)
-	digestForm    = strict.NewPattern(`^sha256:[0-9a-f]{64}$`)
-	commitForm    = strict.NewPattern(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	unitForm      = strict.NewPattern(`^[A-Za-z0-9:_.\\@-]{1,255}$`)
-	groupNameForm = strict.NewPattern(`^[A-Za-z0-9+=,.@_-]{1,100}$`)
-	headerForm    = strict.NewPattern(`^[A-Za-z0-9-]{1,64}$`)
-	dnsForm       = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	hostNameForm  = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`, 1, 63)
+	setNameForm   = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`, 1, 100)
+	groupIDForm   = strict.NewPattern(`^[0-9A-Za-z][0-9A-Za-z_-]*$`, 8, 64)
+	storageForm   = strict.NewPattern(`^[0-9a-f]*$`, 16, 16)
+	digestForm    = strict.NewPattern(`^sha256:[0-9a-f]*$`, len("sha256:")+64, len("sha256:")+64)
+	commitForm    = strict.NewPattern(`^([0-9a-f]{40}|[0-9a-f]{64})$`, 40, 64)
+	unitForm      = strict.NewPattern(`^[A-Za-z0-9:_.\\@-]*$`, 1, 255)
+	groupNameForm = strict.NewPattern(`^[A-Za-z0-9+=,.@_-]*$`, 1, 100)
+	headerForm    = strict.NewPattern(`^[A-Za-z0-9-]*$`, 1, 64)
+	dnsForm       = strict.NewPattern(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`, 1, 253)
 )
 
 // HostNameRule is what a host may be called: it is a file name, a URL's host and one half of HOST/STORAGE.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -45,32 +44,31 @@ func Text(max int) Rule {
 	}, map[string]any{"minLength": 1, "maxLength": max}}
 }
 
-// Pattern is an anchored regular expression (RE2) that is compiled when it is first matched: a long repeat that counts takes a millisecond, which every start of the
-// program would spend, a hook's supervisor's too.
+// Pattern is an anchored regular expression (RE2) and how many bytes a text has at least and at most. A long repeat that counts would take a millisecond of each
+// start of the program, a hook's supervisor's too.
 type Pattern struct {
-	text     string
-	compiled func() *regexp.Regexp
+	form        *regexp.Regexp
+	least, most int
 }
 
-// NewPattern makes the pattern of a text, which must be a regular expression: matching panics otherwise.
-func NewPattern(text string) *Pattern {
-	return &Pattern{text, sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })}
+// NewPattern makes a pattern; it panics if text is no regular expression.
+func NewPattern(text string, least, most int) *Pattern {
+	return &Pattern{regexp.MustCompile(text), least, most}
 }
 
 // MatchString tells whether a text matches.
-func (p *Pattern) MatchString(s string) bool { return p.compiled().MatchString(s) }
+func (p *Pattern) MatchString(s string) bool {
+	return len(s) >= p.least && len(s) <= p.most && p.form.MatchString(s)
+}
 
-// String is the regular expression.
-func (p *Pattern) String() string { return p.text }
-
-// Match allows texts that match the anchored pattern; what says in words what is wanted.
+// Match allows texts that match the pattern; what says in words what is wanted.
 func Match(pattern *Pattern, what string) Rule {
 	return Rule{func(s string) (string, string) {
-		if len(s) > MaxText || !pattern.MatchString(s) {
+		if !pattern.MatchString(s) {
 			return fmt.Sprintf("%s is not %s", quote(s), what), ""
 		}
 		return "", ""
-	}, map[string]any{"pattern": pattern.String()}}
+	}, map[string]any{"pattern": pattern.form.String(), "minLength": pattern.least, "maxLength": pattern.most}}
 }
 
 // OneOf allows exactly these texts.
