@@ -55,6 +55,7 @@ type fleet struct {
 	timing  Timing
 	tune    func(*raft.Config)
 	prepare func(*Consensus) // before the set is opened
+	log     *slog.Logger
 	hosts   map[string]*host
 }
 
@@ -117,7 +118,7 @@ func (f *fleet) end() {
 
 // process makes the host's process, which knows no set yet.
 func (h *host) process() error {
-	opt := Options{Host: h.name, Storage: h.storage, Dir: filepath.Join(h.fleet.dir, h.name, "raft"), Streams: h.fleet.net.start(h.name), Timing: h.fleet.timing}
+	opt := Options{Host: h.name, Storage: h.storage, Dir: filepath.Join(h.fleet.dir, h.name, "raft"), Streams: h.fleet.net.start(h.name), Timing: h.fleet.timing, Log: h.fleet.log}
 	if os.Getenv("CONSENSUS_LOG") != "" {
 		opt.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", h.name)
 	}

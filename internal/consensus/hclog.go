@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -21,12 +22,18 @@ var _ hclog.Logger = raftLog{}
 // Log implements hclog.Logger, as do all the following.
 func (l raftLog) Log(level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
-	if level >= hclog.Error {
+	if level >= hclog.Error && !slices.ContainsFunc(args, ends) {
 		to = slog.LevelWarn
 	}
 	if l.log.Enabled(context.Background(), to) {
 		l.log.Log(context.Background(), to, "raft: "+msg, args...)
 	}
+}
+
+// ends says whether a message's argument is what a stop makes of whatever is under way.
+func ends(arg any) bool {
+	err, ok := arg.(error)
+	return ok && isClosed(err)
 }
 
 func (l raftLog) Trace(string, ...any)          {}

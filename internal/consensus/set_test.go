@@ -1,9 +1,11 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -158,6 +160,21 @@ func TestSoleVoter(t *testing.T) {
 		f.agree("b")
 		f.hosts["o1"].insist("c")
 		f.agree("c")
+	})
+}
+
+// What a stop ends is nothing to warn an operator of.
+func TestAStopWarnsOfNothing(t *testing.T) {
+	virtual(t, 1, 1, func(t *testing.T, f *fleet) {
+		var said bytes.Buffer
+		f.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		f.run("v1")
+		f.hosts["v1"].mustSubmit("a")
+		said.Reset()
+		f.end()
+		if said.Len() > 0 {
+			t.Error(said.String())
+		}
 	})
 }
 
