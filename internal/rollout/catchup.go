@@ -82,6 +82,8 @@ func (g *group) judgeCatchUp(t *turn) {
 	h := g.host(r.Host)
 	if h == nil {
 		r.Status, r.Reason = rowBehind, "left the group"
+	} else if h.strays(r) {
+		r.Status, r.Reason = rowBehind, strayed
 	} else if gone, dead := t.m.deadFor(r.Host); dead && gone >= d.Policy.deadAfter() && r.Status.inFlight() {
 		r.Status, r.Reason = rowLost, "unreachable in the middle"
 	}

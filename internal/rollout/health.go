@@ -98,7 +98,7 @@ func (g *group) sweep(t *turn, d *deployment) {
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
 		if _, member := g.member(r.Host); !member || h == nil {
-			if r.Status == rowPending {
+			if r.Status == rowPending || (r.Status.inFlight() && (h == nil || h.Grant == nil)) {
 				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
 			} else if h == nil {
 				r.Out = true
@@ -111,7 +111,9 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Reason, h.Whole = rowFailed, sentence("failed its checks: %s", h.Proof), false
 		case r.Status == rowUnavailable && g.healthy(t, h):
 			r.Status, r.Reason = rowSucceeded, ""
-		case r.Status == rowBehind && r.Token != (Token{}) && h.Grant == nil && !dead && (!h.Whole || h.Check == HealthUnhealthy):
+		case h.strays(r):
+			r.Status, r.Reason = rowBehind, strayed
+		case r.Status == rowBehind && !r.Out && r.Token != (Token{}) && h.Grant == nil && !dead && (!h.Whole || h.Check == HealthUnhealthy):
 			r.Status, r.Reason = rowFailed, "was restarted in the middle, and what it went back to is not healthy"
 		case r.Status.inFlight() && dead && silent >= d.Policy.lostAfter():
 			r.Status, r.Reason = rowLost, sentence("silent for %s in the middle", silent.Round(time.Second))
@@ -124,6 +126,13 @@ func (g *group) sweep(t *turn, d *deployment) {
 	}
 	g.sweepRefusals(t, d)
 }
+
+// strayed is why a host's row ends that nothing more will be heard of.
+const strayed = "lost what it was brought to while its checks were waited for"
+
+// strays says whether a row waits for its host and the host for nothing: it said
+// meanwhile that it runs something else, or left the group and came back.
+func (h *host) strays(r *row) bool { return r.Status.inFlight() && h.Grant == nil && !h.Settle }
 
 // runs says whether a host runs a spec wholly and holds nothing open.
 func (g *group) runs(h *host, s Spec) bool {
