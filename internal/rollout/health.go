@@ -100,7 +100,7 @@ func (g *group) sweep(t *turn, d *deployment) {
 		if _, member := g.member(r.Host); !member || h == nil {
 			if r.Status == rowPending || (r.Status.inFlight() && (h == nil || h.Grant == nil)) {
 				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
-			} else if h == nil {
+			} else if h == nil && r.Status != rowFailed {
 				r.Out = true
 			}
 			continue
@@ -124,6 +124,7 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Reason = rowBehind, sentence("silent for %s", silent.Round(time.Second))
 		}
 	}
+	d.recount()
 	g.sweepRefusals(t, d)
 }
 

@@ -31,8 +31,7 @@ func (g *group) plan(t *turn, d *deployment) {
 	for _, mem := range g.Members {
 		d.Rows = append(d.Rows, g.planRow(t, d, mem))
 	}
-	d.N = d.count(func(r *row) bool { return !r.Out })
-	d.M, d.B = d.Policy.Minimum(d.N), d.Policy.Budget(d.N)
+	d.recount()
 	d.U = d.count(func(r *row) bool { return r.Broken && r.Status == rowPending })
 	d.First = g.Running.SpecHash == ""
 	slices.SortStableFunc(d.Rows, func(a, b *row) int {
@@ -43,6 +42,18 @@ func (g *group) plan(t *turn, d *deployment) {
 	})
 	g.cutWaves(d)
 	d.Planned = true
+}
+
+// recount is the arithmetic over the hosts that a deployment counts. Those that
+// leave the group are none of them; one that failed before stays, as a failure.
+func (d *deployment) recount() {
+	d.N = d.count(func(r *row) bool { return !r.Out })
+	d.M, d.B = d.Policy.Minimum(d.N), d.Policy.Budget(d.N)
+	for i, w := range d.Waves {
+		if w.Zonal && d.Policy.Zonal != nil {
+			d.Waves[i].ZoneM = d.Policy.Zonal.PerZone.Of(d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out }))
+		}
+	}
 }
 
 func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
