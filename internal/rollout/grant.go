@@ -20,13 +20,7 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 	if d.Policy.OneAtATime {
 		window = 1
 	}
-	most := d.N
-	if d.Policy.OneAtATime {
-		most = 1
-	}
-	if d.Policy.MaxUnavailable.Set {
-		most = min(most, max(1, d.Policy.MaxUnavailable.Of(d.N)))
-	}
+	most := d.most()
 	others, brokenLeft := 0, false
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
@@ -53,7 +47,7 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 		if brokenLeft || r.Status != rowPending || r.Wave != d.Wave || !g.healthy(t, h) {
 			continue
 		}
-		if flying >= most || down >= min(d.B, most) || !g.zoneRoom(t, w, d) {
+		if flying >= most || down >= d.B || down-failed >= most || !g.zoneRoom(t, w, d) {
 			break
 		}
 		switch g.may(t, d, h) {
@@ -70,6 +64,20 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 		leaderNext = g.pullForward(t, d)
 	}
 	return leaderNext && others == 0
+}
+
+// most is how many hosts may be in flight, or down for another reason than that
+// they failed, at once. Failures use the budget for good; if they filled this too,
+// nothing could ever be granted again and there would be no verdict.
+func (d *deployment) most() int {
+	most := d.N
+	if d.Policy.OneAtATime {
+		most = 1
+	}
+	if d.Policy.MaxUnavailable.Set {
+		most = min(most, max(1, d.Policy.MaxUnavailable.Of(d.N)))
+	}
+	return most
 }
 
 // handOver notes since when nothing but the leader's own host is left to be

@@ -84,7 +84,7 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 		return StateInProgress, sentence("%s, leadership moves away before %s itself is next", at, t.m.s.Leader)
 	case len(busy) > 0:
 		return StateQueued, sentence("%s, %s busy with another group", at, list(busy))
-	case len(next) > 0 && len(down)+failed >= d.B && len(down) > 0:
+	case len(next) > 0 && len(down) > 0 && (len(down)+failed >= d.B || len(down) >= d.most()):
 		return StateHeld, sentence("%s: %s%s not known to be healthy, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)))
 	case len(unready) > 0:
 		return StateQueued, sentence("%s, %s not Ready%s", at, list(unready), reason)

@@ -130,6 +130,27 @@ func TestOneKnobThreeJobs(t *testing.T) {
 	}
 }
 
+// TestFailuresDoNotFillMaxUnavailable: it is the window, and they are the verdict's matter.
+func TestFailuresDoNotFillMaxUnavailable(t *testing.T) {
+	p := count(1)
+	p.MaxUnavailable = Limit{Set: true, Value: 2}
+	for _, c := range []struct {
+		fail []int
+		want string
+	}{
+		{[]int{1, 2}, "Succeeded m=1 window=9 attempted=10 succeeded=8 failed=2 skipped=0"},
+		{[]int{1, 2, 3, 4, 5, 6, 7, 8, 9}, "Failed m=1 window=9 attempted=9 succeeded=0 failed=9 skipped=1"},
+	} {
+		got, err := Simulate(SimulateOptions{Hosts: 10, Policy: p, Fail: c.fail})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line(got) != c.want {
+			t.Errorf("%v: %s: %s, want %s", c.fail, line(got), got.Reason, c.want)
+		}
+	}
+}
+
 func TestSimulateZones(t *testing.T) {
 	got, err := Simulate(SimulateOptions{Hosts: 9, Zones: 3, Policy: count(6)})
 	if err != nil {
