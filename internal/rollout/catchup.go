@@ -76,6 +76,14 @@ func (g *group) inTheWay(t *turn, h *host) bool {
 	return r != nil && r.Status == rowBehind && !r.Out && g.isDown(t, r)
 }
 
+// hopeless says whether a host that a rollback leaves alone is down and stays so:
+// it was tried as often as hosts are by themselves.
+func (g *group) hopeless(t *turn, d *deployment, r *row) bool {
+	h := g.host(r.Host)
+	return d.Kind == KindRollback && r.Status == rowBehind && !r.Out && h != nil && h.Known && !h.Whole && h.Grant == nil &&
+		h.TriedOn == d.Spec.SpecHash && h.Tries >= catchUpTries && !t.m.isDead(h.Name)
+}
+
 func (g *group) judgeCatchUp(t *turn) {
 	d := g.CatchUp
 	r := d.Rows[0]

@@ -231,10 +231,17 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	// Hosts that are down already go first; when only healthy ones are left and the
 	// budget is gone for good, nothing will ever be granted again.
 	free := slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Status == rowPending && !g.healthy(t, g.host(r.Host)) })
-	stuck := pending > 0 && inFlight == 0 && !free && (failed >= d.B || g.zoneShut(d))
+	lost := g.named(d, func(r *row) bool { return g.hopeless(t, d, r) })
+	stuck := pending > 0 && inFlight == 0 && !free && (failed+len(lost) >= d.B || g.zoneShut(d))
 	switch {
 	case d.Granted > 0 && t.now-d.Granted > d.Policy.limit() && g.still() == "" && pending+inFlight > 0:
 		return "TIMEOUT", sentence("%s: not done within %s: %s", d.numbers(), d.Policy.limit(), d.culprits(4))
+	case stuck && len(lost) > 0:
+		why = list(lost) + " could not be brought to the revision that is gone back to"
+		if failed > 0 {
+			why = d.culprits(4) + "; " + why
+		}
+		return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down", d.numbers(), why)
 	case stuck && failed == 0:
 		return "HEALTH_CONSTRAINTS", sentence("%s: the minimum leaves no healthy host that may be taken down", d.numbers())
 	case d.fast():
