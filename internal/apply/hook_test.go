@@ -229,6 +229,31 @@ func TestRunAs(t *testing.T) {
 	}
 }
 
+// Who runs `gitopsd apply` in a home that nobody else may enter, as root in its own, has hooks of other users as CodeDeploy's agent has, which starts them with su.
+func TestRunAsFromADirectoryThatUserMayNotEnter(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("becoming another user needs root")
+	}
+	if _, err := user.Lookup("nobody"); err != nil {
+		t.Skip("this host has no user nobody")
+	}
+	w := newBench(t)
+	home := t.TempDir()
+	if err := os.Chmod(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := w.options()
+	o.WorkDir = home
+	a, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := strings.Join(w.apply(a, w.deployment("d-1", w.bundle(hooked("id -un; pwd -P", ", runas: nobody")))).ScriptsLog, "\n")
+	if !strings.Contains(log, "[stdout]nobody") || !strings.Contains(log, "[stdout]"+home) {
+		t.Errorf("in %s: %s", home, log)
+	}
+}
+
 func TestIDsOfAUser(t *testing.T) {
 	u := &user.User{Username: "www", Uid: "33", Gid: "34"}
 	got, err := idsOf(u, []string{"34", "4", "no number", "1000"})

@@ -243,7 +243,9 @@ func (s *supervisor) start(script *hookScript, path string) (*os.Process, []*str
 		}
 		files, readers = append(files, w), append(readers, r)
 	}
-	attr := &os.ProcAttr{Dir: s.req.WorkDir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, Credential: cred}}
+	// No Dir: the supervisor was started in WorkDir and its scripts are, too. To enter it anew after the ids
+	// are set would fail where that user may not, as in root's home, and su does not do it either.
+	attr := &os.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, Credential: cred}}
 	proc, err := s.launch(argv, attr)
 	if errors.Is(err, unix.ENOEXEC) { // no #! line
 		proc, err = s.launch(append([]string{"/bin/sh"}, argv...), attr)
