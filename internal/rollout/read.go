@@ -223,8 +223,16 @@ func (m *Machine) hostView(g *group, d *deployment, r *row, name string) HostVie
 		}
 	default:
 		v.Status = string(r.Status)
+		if r.Status == rowFailed && h != nil && !h.Whole && h.Running.SpecHash == d.Spec.SpecHash && neverInstalled(r.Events) {
+			v.Revision = "" // it is counted as the deployment's, whose files never came; whose lie there it says after its next start
+		}
 	}
 	return v
+}
+
+// neverInstalled says whether a deployment ended before its files were in place; an Install that fails is undone.
+func neverInstalled(events []EventRecord) bool {
+	return slices.ContainsFunc(events, func(e EventRecord) bool { return e.Event == "Install" && e.Status != "Succeeded" })
 }
 
 func readyOf(h *host, specHash string) (standing, bool) {
