@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,7 @@ type source struct {
 	floor    string
 	floorWhy string
 	problem  string // the last failure, already logged
+	advice   string // about it, where it is this host's own
 	since    time.Time
 	failures int
 	verified time.Time // when verify looked last
@@ -283,16 +285,33 @@ func (s *source) pullFromAnyone(ctx context.Context) error {
 		}
 		seen[host] = true
 		err := s.pullFrom(ctx, host)
-		if err == nil || ctx.Err() != nil {
+		var own ownError
+		switch {
+		case err == nil || ctx.Err() != nil:
 			return ctx.Err()
+		case errors.As(err, &own): // the next one's commits would end the same way
+			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", host, err))
 	}
 	if len(errs) == 0 {
 		return errors.New("cannot find the config repository: this host has no route to git and no peer; set repository.urls or join")
 	}
-	return fmt.Errorf("cannot get the config repository from a peer: %w", errors.Join(errs...))
+	said := make([]string, len(errs))
+	for i, err := range errs {
+		said[i] = err.Error()
+	}
+	return &peersError{text: "cannot get the config repository from a peer: " + strings.Join(said, "; "), errs: errs}
 }
+
+// peersError says on one line why no peer helped.
+type peersError struct {
+	text string
+	errs []error
+}
+
+func (e *peersError) Error() string   { return e.text }
+func (e *peersError) Unwrap() []error { return e.errs }
 
 // pullFrom takes a peer's commits and judges them. A peer that has nothing new is no failure.
 func (s *source) pullFrom(ctx context.Context, host string) error {
@@ -355,7 +374,7 @@ func (s *source) take(o configrepo.Outcome, git bool) error {
 	}
 	if ok && (accepted.ID != loaded || forked && news) {
 		if err := s.load(); err != nil {
-			return err
+			return ownError{err}
 		}
 	}
 	if git || len(s.cfg().Repository.URLs) == 0 {
@@ -472,7 +491,7 @@ func (s *source) fail(err error) {
 	s.mu.Lock()
 	s.failures++
 	news := s.problem != err.Error()
-	s.problem = err.Error()
+	s.problem, s.advice = err.Error(), sourceAdvice(err)
 	if news {
 		s.since = time.Now()
 	}
@@ -507,7 +526,11 @@ func (s *source) notices() []status.Notice {
 		all = append(all, status.Notice{Kind: string(s.refused.Reason), Host: s.self, Message: s.refused.Sentence})
 	}
 	if s.problem != "" {
-		all = append(all, status.Notice{Kind: "SourceUnreachable", Host: s.self, Message: s.problem, Since: status.Stamp(s.since)})
+		message := s.problem
+		if s.advice != "" {
+			message += "; " + s.advice
+		}
+		all = append(all, status.Notice{Kind: "SourceUnreachable", Host: s.self, Message: message, Since: status.Stamp(s.since)})
 	}
 	if s.world == nil {
 		return all

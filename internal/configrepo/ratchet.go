@@ -35,7 +35,7 @@ func loadRatchet(dir, introduction string) (*Commit, error) {
 	}
 	var r ratchet
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("cannot read the ratchet %s: %w; remove it only if you accept that older commits may return", path, err)
+		return nil, fmt.Errorf("cannot read the ratchet %s: %w; remove it only if the data directory has its effective-commit, or older commits may return (docs/how-to/restore-a-host.md)", path, err)
 	}
 	if r.Version != ratchetVersion {
 		return nil, fmt.Errorf("cannot read the ratchet %s: it has version %d, this gitopsd knows %d", path, r.Version, ratchetVersion)
