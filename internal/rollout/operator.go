@@ -85,6 +85,9 @@ func (g *group) stop(t *turn, act OperatorAction) string {
 
 // retry tries again what failed: a blocked way back first, else the desired spec.
 func (g *group) retry(t *turn) string {
+	if g.Orphaned {
+		return fmt.Sprintf("%s left git, so nothing of it is tried: commit its folder again", g.label())
+	}
 	q := g.quarantined(g.Desired.Spec.SpecHash, g.Desired.Attempt)
 	tried := slices.ContainsFunc(g.Hosts, func(h *host) bool { return h.Tries > 0 })
 	if g.Active != nil {
