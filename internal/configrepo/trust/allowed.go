@@ -156,7 +156,7 @@ func parseAllowedLine(text string) (AllowedSigner, error) {
 	}
 	key, _, options, left, err := ssh.ParseAuthorizedKey([]byte(rest))
 	if err != nil || len(options) > 0 || len(left) > 0 {
-		return e, errors.New("cannot read the public key")
+		return e, errors.New("cannot read the public key; paste the whole of it, as it stands in trust.yaml or in the .pub file")
 	}
 	e.Key = key
 	return e, nil
@@ -168,7 +168,7 @@ func (e *AllowedSigner) option(words string) error {
 		value = strings.Trim(value, `"`)
 		name = strings.ToLower(name)
 		if has != (name != "cert-authority") {
-			return fmt.Errorf("option %q: unknown, or its value is missing", opt)
+			return fmt.Errorf("option %q: unknown, or its value is missing; write NAME ssh-ed25519 AAAA..., the key as in trust.yaml", opt)
 		}
 		switch name {
 		case "cert-authority":
