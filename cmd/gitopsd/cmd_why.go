@@ -114,5 +114,5 @@ func printWhy(out io.Writer, g status.Group, notices []status.Notice) error {
 
 // diagnosis says which script failed, with its last lines.
 func diagnosis(e status.Event) string {
-	return fmt.Sprintf("%s\n%s", status.Printable(fmt.Sprintf("%s %s: %s", e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message)), status.Indented(e.Diagnostics.LogTail, 10))
+	return fmt.Sprintf("%s\n%s", status.Printable(fmt.Sprintf("%s: %s", e.Place(), e.Diagnostics.Message)), status.Indented(e.Diagnostics.LogTail, 10))
 }

@@ -41,6 +41,14 @@ type Event struct {
 	Diagnostics *Diagnostics `json:"diagnostics,omitempty"`
 }
 
+// Place names the event and, where one is to blame, its script: a supervisor that ended names none.
+func (e Event) Place() string {
+	if e.Diagnostics == nil || e.Diagnostics.ScriptName == "" {
+		return e.Event
+	}
+	return e.Event + " " + e.Diagnostics.ScriptName
+}
+
 // Host is one member of a group.
 type Host struct {
 	Name            string  `json:"name"`

@@ -201,7 +201,7 @@ func failure(b *strings.Builder, g Group, p Palette) {
 
 // diagnosis prints which script of a host failed, and its last lines.
 func diagnosis(b *strings.Builder, host string, e Event, p Palette) {
-	fmt.Fprintf(b, "  %s\n", p.paint(p.Bad, strings.TrimRight(fmt.Sprintf("── %s %s %s: %s", host, e.Event, e.Diagnostics.ScriptName, e.Diagnostics.Message), " :")))
+	fmt.Fprintf(b, "  %s\n", p.paint(p.Bad, strings.TrimRight(fmt.Sprintf("── %s %s: %s", host, e.Place(), e.Diagnostics.Message), " :")))
 	for _, line := range lastLines(e.Diagnostics.LogTail, 6) {
 		fmt.Fprintf(b, "     %s\n", line)
 	}

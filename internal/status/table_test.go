@@ -55,3 +55,13 @@ func TestLastLines(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestDiagnosisOfAnEventWithoutAScript(t *testing.T) {
+	for script, want := range map[string]string{"": "── web-1 Install: no space", "hooks/a.sh": "── web-1 Install hooks/a.sh: no space"} {
+		var b strings.Builder
+		diagnosis(&b, "web-1", Event{Event: "Install", Diagnostics: &Diagnostics{ScriptName: script, Message: "no space"}}, Palette{})
+		if got := strings.TrimSpace(b.String()); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
