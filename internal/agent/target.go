@@ -27,7 +27,8 @@ func targetOf(w *world, g desired.Group) rollout.Target {
 		SetInFlight: set.MaxHostsInFlight,
 	}
 	for _, name := range g.Members {
-		t.Members = append(t.Members, rollout.MemberInfo{Host: string(name), Zone: w.State.Hosts[name].Zone, Tags: waveTags(g.Policy.Waves, w.State.Hosts[name].Tags)})
+		h := w.State.Hosts[name]
+		t.Members = append(t.Members, rollout.MemberInfo{Host: string(name), Storage: h.Storage, Zone: h.Zone, Tags: waveTags(g.Policy.Waves, h.Tags)})
 	}
 	return t
 }

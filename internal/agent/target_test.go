@@ -84,11 +84,11 @@ func TestTargetOf(t *testing.T) {
 		SpecHash: "hash", Revision: desired.Revision{Digest: "sha256:d"},
 		Policy: desired.Policy{Attempt: 3, Waves: []desired.Wave{{Tag: &desired.TagMatch{Key: "rack", HasKey: true}}, {Rest: true}}}}
 	w := &world{Commit: configrepo.Commit{ID: "c1", Signers: []string{"anna"}, Subject: "release"}, State: &desired.State{
-		Hosts: map[desired.HostName]desired.Host{"web-1": {Zone: "z1", Tags: map[string]string{"rack": "a", "role": "web"}}, "web-2": {Tags: map[string]string{"role": "web"}}},
+		Hosts: map[desired.HostName]desired.Host{"web-1": {Storage: "0000000000000001", Zone: "z1", Tags: map[string]string{"rack": "a", "role": "web"}}, "web-2": {Tags: map[string]string{"role": "web"}}},
 		Sets:  map[string]desired.CoordinatorSet{"web": {MaxActiveDeployments: 5, MaxHostsInFlight: 7}}}}
 	want := rollout.Target{Group: "g1", Spec: rollout.Spec{Commit: "c1", SpecHash: "hash", Digest: "sha256:d"}, Attempt: 3, Application: "website", Name: "website-production", Folder: "shop/web",
 		Policy: policyOf(g.Policy), Signers: []string{"anna"}, Subject: "release", SetActive: 5, SetInFlight: 7,
-		Members: []rollout.MemberInfo{{Host: "web-1", Zone: "z1", Tags: map[string]string{"rack": "a"}}, {Host: "web-2"}}}
+		Members: []rollout.MemberInfo{{Host: "web-1", Storage: "0000000000000001", Zone: "z1", Tags: map[string]string{"rack": "a"}}, {Host: "web-2"}}}
 	if got := targetOf(w, g); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

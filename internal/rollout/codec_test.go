@@ -25,7 +25,7 @@ func everyCommand() []Command {
 		Tick{Elapsed: time.Second},
 		Liveness{Hosts: []HostLife{{Host: "web-2", For: time.Minute}, {Host: "web-3", Alive: true}}},
 		Target{Group: "01JD", Base: 3, Spec: spec, Attempt: 2, Application: "website", Name: "website-production", Folder: "shop/production/website",
-			Members: []MemberInfo{{Host: "web-1", Zone: "rack-a", Tags: map[string]string{"role": "web"}}},
+			Members: []MemberInfo{{Host: "web-1", Storage: "0123456789abcdef", Zone: "rack-a", Tags: map[string]string{"role": "web"}}},
 			Policy: Policy{ConfigName: "x", MinimumHealthy: Minimum{FleetPercent, 75}, OneAtATime: true, HalfAtATime: true, MaxUnavailable: Limit{true, true, 25},
 				MaxFailures: Limit{true, false, 1}, MinSuccess: Minimum{HostCount, 3}, Waves: []Wave{{Hosts: 1, Bake: time.Minute}, {Percent: 25}, {Tag: "rack=a"}, {Rest: true}},
 				Zonal: &Zonal{FirstMonitor: 1, Monitor: 2, PerZone: Minimum{HostCount, 1}}, Unreachable: UnreachableWait, MaxUnreachable: Limit{true, true, 20},

@@ -61,9 +61,10 @@ type HostLife struct {
 
 // MemberInfo is one member of a group, as the commit's inventory has it.
 type MemberInfo struct {
-	Host string            `json:"host"`
-	Zone string            `json:"zone,omitempty"`
-	Tags map[string]string `json:"tags,omitempty"` // only those that waves name need be here
+	Host    string            `json:"host"`
+	Storage string            `json:"storage,omitempty"` // its storage id; with another one it is another machine, of which nothing is known
+	Zone    string            `json:"zone,omitempty"`
+	Tags    map[string]string `json:"tags,omitempty"` // only those that waves name need be here
 }
 
 // Target proposes what a group should run. Leader only, and only when its tip

@@ -255,7 +255,8 @@ func (c *convo) target(names []string, kv map[string]string) []string {
 			t.Members = nil
 			for _, h := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) {
 				name, zone, _ := strings.Cut(h, "/")
-				t.Members = append(t.Members, MemberInfo{Host: name, Zone: zone, Tags: map[string]string{"role": "web"}})
+				name, storage, _ := strings.Cut(name, "#")
+				t.Members = append(t.Members, MemberInfo{Host: name, Storage: storage, Zone: zone, Tags: map[string]string{"role": "web"}})
 			}
 		case "commit":
 			t.Spec.Commit = v

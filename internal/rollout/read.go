@@ -207,8 +207,11 @@ func (m *Machine) hostView(g *group, d *deployment, r *row, name string) HostVie
 	switch r.Status {
 	case rowGranted, rowInProgress, rowVerifying:
 		v.Status = "InProgress"
-	case rowUnavailable:
+	case rowSucceeded, rowUnavailable:
 		v.Status = "Succeeded"
+		if d.ended() && h != nil && !h.Known && h.Running.SpecHash == "" { // another machine has its name by now
+			v.Status, v.Reason = "Behind", "it has not said yet what it runs"
+		}
 	case rowBehind:
 		v.Status = "Behind"
 		if h != nil && g.runs(h, g.Running) {

@@ -79,6 +79,7 @@ func (g *group) take(t *turn, c Target) {
 	g.TargetVersion++
 	g.Orphaned = false
 	g.Application, g.Name, g.Folder = c.Application, c.Name, c.Folder
+	g.forgetReplaced(c.Members)
 	g.Suspended, g.SuspendReason, g.Members = c.Suspend, c.SuspendWhy, c.Members
 	moved := c.Spec.SpecHash != g.Desired.Spec.SpecHash || c.Attempt != g.Desired.Attempt
 	if moved {
@@ -104,6 +105,18 @@ func (g *group) take(t *turn, c Target) {
 		_, member := g.member(h.Name)
 		return !member && h.Grant == nil
 	})
+}
+
+// forgetReplaced forgets what hosts ran whose names other machines have by now:
+// these say it themselves. One with a grant keeps it, for the new machine to
+// answer that it knows nothing of it.
+func (g *group) forgetReplaced(members []MemberInfo) {
+	replaced := map[string]bool{}
+	for _, mem := range members {
+		before, ok := g.member(mem.Host)
+		replaced[mem.Host] = ok && before.Storage != "" && mem.Storage != "" && before.Storage != mem.Storage
+	}
+	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool { return replaced[h.Name] && h.Grant == nil })
 }
 
 func (g *group) forgetTries() {
