@@ -410,6 +410,48 @@ func TestUndoWaitsAndStartsThePreviousRelease(t *testing.T) {
 	w.once()
 }
 
+// What is in place is not the last good release where the group has yet to call it good.
+func TestUndoStartsWhatIsInPlace(t *testing.T) {
+	t.Parallel()
+	release := func(w *workbench, id, says string) Deployment {
+		d := w.deployment(id, w.bundle(map[string]string{
+			"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  ApplicationStart: [{location: s.sh}]\n",
+			"s.sh":        "echo " + says + " $LIFECYCLE_EVENT; HOOK", "f": says,
+		}))
+		d.HoldGood = true
+		return d
+	}
+	for name, good := range map[string]bool{"an older one is good": true, "none is good": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newBench(t)
+			if good {
+				d := release(w, "d-0", "oldest")
+				w.succeed(d)
+				if err := w.applier().MarkGood(d.Key()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.succeed(release(w, "d-1", "old"))
+			before := w.tree()
+			started, goOn := filepath.Join(w.dir, "started"), filepath.Join(w.dir, "go-on")
+			d := w.deployment("d-2", w.bundle(map[string]string{
+				"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  BeforeInstall: [{location: s.sh}]\n",
+				"s.sh":        "HOOK; touch " + started + "; while [ ! -e " + goOn + " ]; do sleep 0.02; done", "f": "new",
+			}))
+			interrupted(t, w, d, started)
+			os.WriteFile(goOn, nil, 0o600)
+			res, err := w.applier().Resume(context.Background(), d.Key(), Undo, nil)
+			if err != nil || !res.Undone || w.tree() != before {
+				t.Fatalf("%v %+v", err, res)
+			}
+			if log := strings.Join(res.ScriptsLog, "\n"); !strings.Contains(log, "[stdout]old ApplicationStart") || strings.Contains(log, "oldest") {
+				t.Errorf("%s\n%s", statuses(res), log)
+			}
+			w.once()
+		})
+	}
+}
+
 // Giving up a deployment that began and did nothing does not start again what
 // was never stopped.
 func TestUndoOfNothing(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 // Continue goes on at the next unstarted step: it waits for a hook that runs,
 // and begins an unfinished Install again after restoring the old version. Undo
 // waits for a hook that runs, restores the old files if Install did not finish,
-// and then runs ApplicationStart and ValidateService of the last good release,
+// and then runs ApplicationStart and ValidateService of the release in place,
 // unless neither a hook nor Install had begun. After an Install that finished the new
 // files stay: going back is a new deployment.
 func (a *Applier) Resume(ctx context.Context, k Key, decision Decision, observe func(EventUpdate)) (Result, error) {
@@ -230,13 +230,15 @@ func (r *run) giveUp(ctx context.Context, rep EventReport, fault *Error) (EventR
 	return r.finish(rep, r.a.fault(r.key, rep.Event, v, res), record{})
 }
 
-// startPrevious starts the last good release again, whose files are in place.
+// startPrevious starts again the release whose files are in place: the last good
+// one, or a later one that nobody has called good yet.
 func (r *run) startPrevious(ctx context.Context) error {
-	if r.c.previous == nil {
+	previous := r.inPlace()
+	if previous == nil {
 		return nil
 	}
 	for _, e := range []appspec.Event{appspec.ApplicationStart, appspec.ValidateService} {
-		scripts := r.c.previous.spec.Hooks[e]
+		scripts := previous.spec.Hooks[e]
 		if len(scripts) == 0 {
 			continue
 		}
@@ -248,7 +250,7 @@ func (r *run) startPrevious(ctx context.Context) error {
 				rep = EventReport{Event: e, Undo: true, Status: StatusInProgress, Start: time.Now().UTC()}
 			}
 			var err error
-			if rep, err = r.hook(ctx, rep, scripts, r.c.previous.info, known); err != nil {
+			if rep, err = r.hook(ctx, rep, scripts, previous.info, known); err != nil {
 				return err
 			}
 		}
@@ -258,4 +260,25 @@ func (r *run) startPrevious(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// inPlace reads the release whose files are in place, nil if there is none. Where
+// that is not known, or it cannot be read any more, it is the last good one.
+func (r *run) inPlace() *revision {
+	installed, err := r.a.installedHead(r.d.GroupID)
+	if err == nil && (installed.Release == Key{} || r.c.previous != nil && installed.Release == r.c.previous.info.Key) {
+		return r.c.previous
+	}
+	var info *releaseInfo
+	if err == nil {
+		info, err = r.a.release(installed.Release)
+	}
+	if err == nil {
+		var spec *appspec.Spec
+		if spec, _, err = info.spec(); err == nil {
+			return &revision{info, spec}
+		}
+	}
+	r.warnings = append(r.warnings, fmt.Sprintf("the release whose files are in place cannot be started again, the last good one is: %v", err))
+	return r.c.previous
 }
