@@ -12,6 +12,7 @@ type network struct {
 	mu    sync.Mutex
 	nodes map[string]*node
 	cuts  map[[2]string]bool
+	mute  map[string]bool // hosts whose packets are lost, so that a dial takes its whole time
 	conns map[*pipe]bool
 	wg    sync.WaitGroup
 }
@@ -61,6 +62,13 @@ func (x *node) HandleStream(protocol string, handler func(context.Context, Strea
 }
 
 func (x *node) DialStream(ctx context.Context, host, protocol string) (Stream, error) {
+	x.net.mu.Lock()
+	mute := x.net.mute[host]
+	x.net.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return x.dialAs(x.host, host, protocol)
 }
 

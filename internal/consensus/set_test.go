@@ -127,6 +127,27 @@ func TestRefusalsForWantOfACommitPass(t *testing.T) {
 	}
 }
 
+// Who still looks for a voter tells what the last answer was, however long its round through the others takes.
+func TestRefusalsStayWhileNoOtherVoterAnswers(t *testing.T) {
+	virtual(t, 3, 1, func(t *testing.T, f *fleet) {
+		f.net.mute = map[string]bool{"v2": true, "v3": true}
+		f.run("o1")
+		v1, o := f.hosts["v1"], f.hosts["o1"].set
+		if err := v1.process(); err != nil {
+			t.Fatal(err)
+		}
+		defer v1.c.Close()
+		defer f.net.stop("v1")
+		until(t, "v1 is asked", func() bool { return len(o.Status().Problems) > 0 })
+		for range 60 {
+			time.Sleep(time.Second)
+			if p := o.Status().Problems; len(p) != 1 || !strings.Contains(p[0], "not known here") {
+				t.Fatalf("%v", p)
+			}
+		}
+	})
+}
+
 // A voter that has no more reason to ask another learns nothing of it any more, so what that one said goes by itself.
 func TestRefusalsOfVotersThatAreNotAskedAgainPass(t *testing.T) {
 	virtual(t, 3, 0, func(t *testing.T, f *fleet) {

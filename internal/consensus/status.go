@@ -35,12 +35,13 @@ func (s *Set) Status() Status {
 	if s.kin.passive != "" && at.index == 0 && (s.v == nil || s.v.raft.LastIndex() == 0) {
 		st.Problems = append(st.Problems, fmt.Sprintf("coordinator set %s: this host has no state of it, but %s; it waits for a leader instead of founding the set again", s.spec.Name, s.kin.passive))
 	}
+	looking := s.role == RoleObserver && s.link == nil // for a voter, so that it asks each again
 	for _, voter := range s.spec.sorted() {
 		host, _, _ := strings.Cut(voter, "/")
 		if text := s.kin.stale[host]; text != "" {
 			st.Problems = append(st.Problems, text)
 		}
-		if n := s.notes[host]; n.text != "" && !(n.passing && time.Since(n.at) > s.passingFor()) {
+		if n := s.notes[host]; n.text != "" && !(n.passing && !looking && time.Since(n.at) > s.passingFor()) {
 			st.Problems = append(st.Problems, n.text)
 		}
 	}
@@ -156,7 +157,8 @@ func (s *Set) note(host string, err error) {
 }
 
 // passingFor is how long a refusal that passes by itself is told after it was
-// last heard: longer than whoever needs that voter waits until it asks again.
+// last heard: longer than a voter that needs that one waits until it asks again.
+// An observer that looks for a voter takes as long as the others let it wait.
 func (s *Set) passingFor() time.Duration { return 6 * s.c.opt.Timing.Heartbeat }
 
 // attach and detach say which uplink serves.
