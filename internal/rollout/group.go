@@ -213,6 +213,10 @@ func (g *group) judge(t *turn) bool {
 		return false
 	}
 	g.sweep(t, d)
+	if d.N == 0 && !d.fast() {
+		g.finish(t, d, StateStopped, "NO_INSTANCES", "every host of it left the group")
+		return true
+	}
 	if code, why := g.broken(t, d); why != "" {
 		g.fail(t, d, code, why)
 		return true
