@@ -33,6 +33,11 @@ type fleet struct {
 	calm   bool // no faults any more
 	joined int
 	ops    int
+	most   int // hosts that may be down at once, by any policy so far; 0: by policy
+
+	gone     map[string]bool // left the group
+	retarget func(name string, attempt int)
+	granted  map[string]Token
 }
 
 type message struct {
@@ -76,7 +81,7 @@ var simHooks = []string{"ApplicationStop", "BeforeInstall", "AfterInstall", "App
 func newFleet(t *rapid.T, n, voters int, policy Policy) *fleet {
 	f := &fleet{
 		t: t, m: NewMachine(), twin: NewMachine(), policy: policy, specs: map[string]bool{}, ended: map[string]string{},
-		bakes: map[string]time.Duration{}, trial: map[string]string{}, waves: map[string]int{}, joined: n,
+		granted: map[string]Token{}, bakes: map[string]time.Duration{}, trial: map[string]string{}, waves: map[string]int{}, joined: n,
 	}
 	for i := 1; i <= n; i++ {
 		h := &simHost{f: f, name: fmt.Sprintf("h%d", i), up: true, boot: 1, hooks: map[string]int{}}
@@ -142,6 +147,11 @@ func (f *fleet) apply(msg message) Response {
 
 // watch checks the replicated state: I4, I8, I9, and that nothing froze.
 func (f *fleet) watch() {
+	if len(f.m.s.Groups) == 0 { // forgotten: the next begins anew
+		clear(f.ended)
+		clear(f.bakes)
+		clear(f.waves)
+	}
 	for _, g := range f.m.s.Groups {
 		if g.Frozen != "" {
 			f.fatalf("frozen: %s", g.Frozen)
@@ -159,6 +169,7 @@ func (f *fleet) watch() {
 			}
 		}
 		f.watchWaves(g.Active)
+		f.watchGrants(g)
 		clear(f.trial)
 		for _, h := range g.Hosts {
 			if h.Touched {
@@ -182,6 +193,39 @@ func (f *fleet) watchEnd(d *deployment) {
 		bake, took := d.Waves[r.Wave].Bake, f.m.s.Now-d.Created
 		if r.Status == rowSucceeded && f.trial[r.Host] == d.Spec.SpecHash && took < bake {
 			f.fatalf("I8: %s ended well after %s although %s was to be watched for %s", d.ID, took, r.Host, bake)
+		}
+	}
+}
+
+// watchGrants is I2 at the moment of a grant, among the hosts that are in the
+// group by then.
+func (f *fleet) watchGrants(g *group) {
+	tn := &turn{m: f.m, now: f.m.s.Now}
+	for _, h := range g.Hosts {
+		if h.Grant == nil || f.granted[h.Name] == h.Grant.Token {
+			continue
+		}
+		f.granted[h.Name] = h.Grant.Token
+		d := g.deploymentOf(h.Grant.Deployment)
+		before := *h
+		before.Grant = nil
+		if !g.healthy(tn, &before) || d == nil || d.Kind == KindCatchUp {
+			continue
+		}
+		n, down := 0, 0
+		for _, r := range d.Rows {
+			if _, member := g.member(r.Host); member && !r.Out {
+				n++
+				if r.Status == rowFailed || !g.healthy(tn, g.host(r.Host)) {
+					down++
+				}
+			}
+		}
+		if down > max(0, d.Policy.Budget(n)) {
+			f.fatalf("I2: %s was granted and %d of %d hosts are down, %d may be", h.Name, down, n, d.Policy.Budget(n))
+		}
+		if d.Policy.MaxUnavailable.Set && d.count(g.flying) > max(1, d.Policy.MaxUnavailable.Of(d.N)) {
+			f.fatalf("maxUnavailable: %d in flight", d.count(g.flying))
 		}
 	}
 }
@@ -214,6 +258,10 @@ func (f *fleet) watchWaves(d *deployment) {
 
 // target proposes a spec as the leader's git would.
 func (f *fleet) target(name string, attempt int) {
+	if f.retarget != nil {
+		f.retarget(name, attempt)
+		return
+	}
 	f.specs[name] = true
 	t := Target{Group: "web", Folder: "shop/web", Spec: specOf(name), Attempt: attempt, Policy: f.policy}
 	for _, h := range f.hosts[:f.joined] {
@@ -228,7 +276,7 @@ func (f *fleet) target(name string, attempt int) {
 func (f *fleet) inFlight() int {
 	n := 0
 	for _, h := range f.hosts {
-		if h.apply != nil && h.apply.stopped {
+		if h.apply != nil && h.apply.stopped && !f.gone[h.name] {
 			n++
 		}
 	}
@@ -342,6 +390,7 @@ func (f *fleet) checkBudget() {
 	if f.policy.OneAtATime {
 		allowed = 1
 	}
+	allowed = max(allowed, f.most)
 	if n := f.inFlight(); n > allowed {
 		f.fatalf("I2: %d hosts are down at once, %d may be", n, allowed)
 	}
@@ -527,7 +576,7 @@ func (f *fleet) rests() bool {
 	}
 	g := f.m.s.Groups[0]
 	for _, h := range g.Hosts {
-		if h.Grant != nil || h.Settle {
+		if h.Grant != nil || h.Settle || !h.Known {
 			return false
 		}
 	}
@@ -538,7 +587,14 @@ func (f *fleet) rests() bool {
 	case StateFailed, StateStopped, StateBlocked:
 		return true
 	case StateSucceeded, StateHeldBack:
-		return !slices.ContainsFunc(g.Hosts, func(h *host) bool { return g.outdated(h) })
+		down := 0
+		for _, h := range g.Hosts {
+			if !g.healthy(&turn{m: f.m}, h) {
+				down++
+			}
+		}
+		none := g.Desired.Policy.Budget(len(g.Members)) <= down // that a healthy host could be taken down for
+		return !slices.ContainsFunc(g.Hosts, func(h *host) bool { return g.outdated(h) && !(none && g.healthy(&turn{m: f.m}, h)) })
 	}
 	return false
 }

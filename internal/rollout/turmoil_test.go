@@ -1,0 +1,165 @@
+package rollout
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// turmoil is what people do to a group while it rolls out: hosts leave and join,
+// the policy changes, the group is suspended, leaves git and comes back, and
+// hosts are restored from backups.
+type turmoil struct {
+	*fleet
+	away    map[string]bool
+	suspend bool
+	backups map[string]backup
+	spec    string
+	attempt int
+}
+
+// backup is a host as it was.
+type backup struct {
+	disk    []byte
+	running Spec
+	whole   bool
+	ended   *EvApplied
+	last    Token
+}
+
+func (w *turmoil) target(name string, attempt int) {
+	w.specs[name], w.spec, w.attempt = true, name, attempt
+	t := Target{Group: "web", Folder: "shop/web", Spec: specOf(name), Attempt: attempt, Policy: w.policy, Suspend: w.suspend}
+	for i, h := range w.hosts {
+		if !w.away[h.name] {
+			t.Members = append(t.Members, MemberInfo{Host: h.name, Zone: fmt.Sprint("z", i%2), Tags: map[string]string{"odd": fmt.Sprint(i % 2)}})
+		}
+	}
+	if t, needed := w.m.TargetNeeded(t); needed {
+		w.commit(w.leader, t)
+	}
+}
+
+func (w *turmoil) drawPolicy() {
+	t, n := w.t, len(w.hosts)
+	p := drawPolicy(t, n)
+	switch rapid.IntRange(0, 3).Draw(t, "shape") {
+	case 0:
+		p.Waves, p.Zonal = nil, &Zonal{FirstMonitor: time.Duration(rapid.IntRange(-1, 20).Draw(t, "first")) * time.Second,
+			Monitor: time.Duration(rapid.IntRange(0, 20).Draw(t, "monitor")) * time.Second, PerZone: Minimum{Type: HostCount, Value: rapid.IntRange(0, 2).Draw(t, "zone")}}
+	case 1:
+		p.Waves = []Wave{{Tag: "odd=1", Bake: 5 * time.Second}, {Rest: true}}
+	case 2:
+		p.MaxUnavailable = Limit{Set: true, Value: 1}
+	}
+	w.policy = p
+	w.most = max(w.most, 1, p.Budget(n))
+	if p.OneAtATime {
+		w.most = max(w.most, 1)
+	}
+}
+
+func (w *turmoil) happen() {
+	t := w.t
+	h := w.hosts[rapid.IntRange(0, len(w.hosts)-1).Draw(t, "whose")]
+	leads := w.host(w.leader).up
+	switch what := rapid.IntRange(0, 99).Draw(t, "turmoil"); {
+	case what < 3:
+		if leads && !(w.away[h.name] && w.open(h)) { // who comes back in the middle was not counted
+			w.away[h.name] = !w.away[h.name]
+			w.target(w.spec, w.attempt)
+		}
+	case what < 4:
+		if leads {
+			w.drawPolicy()
+			w.target(w.spec, w.attempt)
+		}
+	case what < 6:
+		if leads {
+			w.target(rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "spec"), rapid.IntRange(0, 1).Draw(t, "attempt"))
+		}
+	case what < 7:
+		if leads {
+			w.suspend = !w.suspend && rapid.Bool().Draw(t, "suspend")
+			w.target(w.spec, w.attempt)
+		}
+	case what < 8:
+		if o, needed := w.m.OrphanNeeded("web"); needed && leads && rapid.Bool().Draw(t, "orphan") {
+			w.commit(w.leader, o)
+		}
+	case what < 9:
+		if h.apply == nil {
+			w.backups[h.name] = backup{h.disk, h.running, h.whole, h.ended, h.last}
+		}
+	case what < 10:
+		if b, ok := w.backups[h.name]; ok && rapid.Bool().Draw(t, "restore") {
+			h.apply, h.unsure = nil, true
+			h.disk, h.running, h.whole, h.ended, h.last = b.disk, b.running, b.whole, b.ended, b.last
+			clear(h.hooks) // of what the machine did since then nothing is left
+			h.up = true
+			h.crash(true)
+		}
+	case what < 12:
+		h.sick = !h.sick
+		h.poll()
+	case what < 13:
+		w.ops++
+		w.commit(h.name, Operator{Group: "web", ID: fmt.Sprint("op", w.ops), Verb: rapid.SampledFrom([]Verb{VerbStop, VerbRetry}).Draw(t, "verb"), Actor: "anna"})
+	default:
+		w.fleet.happen()
+	}
+}
+
+// open says whether a host is in the middle of a deployment.
+func (w *turmoil) open(h *simHost) bool {
+	return h.apply != nil || slices.ContainsFunc(w.m.s.Groups, func(g *group) bool { return g.host(h.name) != nil && g.host(h.name).Grant != nil })
+}
+
+func (w *turmoil) heal() {
+	w.calm = true
+	for _, h := range w.hosts {
+		h.up = true
+	}
+	for range 100 { // who left in the middle comes to an end before it comes back
+		w.seen()
+		w.round()
+		w.pass(2 * time.Second)
+		if !slices.ContainsFunc(w.hosts, func(h *simHost) bool { return w.away[h.name] && w.open(h) }) {
+			break
+		}
+	}
+	clear(w.away)
+	w.suspend = false
+	w.target(w.spec, w.attempt)
+	w.fleet.heal()
+}
+
+func TestFleetTurmoil(t *testing.T) {
+	reached := map[string]bool{}
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 5).Draw(rt, "hosts")
+		w := &turmoil{away: map[string]bool{}, backups: map[string]backup{}}
+		w.fleet = newFleet(rt, n, min(n, rapid.SampledFrom([]int{1, 3}).Draw(rt, "voters")), Policy{})
+		w.drawPolicy()
+		w.retarget, w.gone = w.target, w.away
+		w.target("A", 0)
+		if rapid.Bool().Draw(rt, "settled") {
+			w.heal()
+			w.calm = false
+		}
+		for range rapid.IntRange(0, 100).Draw(rt, "steps") * 4 {
+			w.happen()
+		}
+		w.heal()
+		w.truth()
+		for _, what := range w.summary() {
+			reached[what] = true
+		}
+	})
+	t.Logf("deployments that ended: %s", strings.Join(slices.Sorted(maps.Keys(reached)), ", "))
+}
