@@ -594,7 +594,9 @@ func (f *fleet) rests() bool {
 			}
 		}
 		none := g.Desired.Policy.Budget(len(g.Members)) <= down // that a healthy host could be taken down for
-		return !slices.ContainsFunc(g.Hosts, func(h *host) bool { return g.outdated(h) && !(none && g.healthy(&turn{m: f.m}, h)) })
+		return !slices.ContainsFunc(g.Hosts, func(h *host) bool {
+			return g.outdated(h) && !(f.retarget != nil && none && g.healthy(&turn{m: f.m}, h))
+		})
 	}
 	return false
 }
