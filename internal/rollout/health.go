@@ -120,6 +120,8 @@ func (g *group) sweep(t *turn, d *deployment) {
 		case r.Status != rowPending:
 		case g.runs(h, d.Spec):
 			r.Status, r.Unmoved = rowSucceeded, !g.onTrial(h, d)
+		case d.Kind == KindRollback && !h.Touched && h.Grant == nil && !h.Settle: // what it was in the middle of was no part of that
+			r.Status, r.Reason = rowBehind, unchanged
 		case dead && silent >= d.Policy.lostAfter() && h.Grant == nil:
 			r.Status, r.Reason = rowBehind, sentence("silent for %s", silent.Round(time.Second))
 		}

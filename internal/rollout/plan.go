@@ -56,6 +56,9 @@ func (d *deployment) recount() {
 	}
 }
 
+// unchanged is why a rollback leaves a host alone.
+const unchanged = "not changed by what is rolled back"
+
 func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	h := g.host(mem.Host)
 	r := &row{Host: mem.Host, Zone: mem.Zone, Status: rowPending}
@@ -74,7 +77,7 @@ func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	case g.runs(h, d.Spec):
 		r.Status, r.Unmoved = rowSucceeded, !g.onTrial(h, d)
 	case d.Kind == KindRollback && !h.Touched && !carried:
-		r.Status, r.Reason = rowBehind, "not changed by what is rolled back"
+		r.Status, r.Reason = rowBehind, unchanged
 	}
 	return r
 }
