@@ -11,24 +11,53 @@ import (
 // diffTrees calls visit for every path that differs between two trees, by
 // comparing hashes from the root down: what is equal is never read.
 func (o *objects) diffTrees(a, b plumbing.Hash, visit func(path string, old, new entry) error) error {
-	return o.diffDir(a, b, "", 0, visit)
+	d := differ{o: o, visit: visit}
+	return d.dir(a, b, "", 0)
 }
 
-func (o *objects) diffDir(a, b plumbing.Hash, dir string, depth int, visit func(string, entry, entry) error) error {
+type differ struct {
+	o     *objects
+	held  nested
+	visit func(path string, old, new entry) error
+}
+
+// nested counts the bytes of trees that are held while one below them is read.
+type nested int64
+
+// hold adds trees, and says how to take them off again.
+func (n *nested) hold(trees ...[]entry) (release func(), err error) {
+	var size nested
+	for _, t := range trees {
+		for _, e := range t {
+			size += nested(len(e.name)) + 28 // mode, id and what separates them
+		}
+	}
+	if *n += size; *n > nestedBytesMax {
+		return nil, permanent("folders that lie in one another have entries of more than the %d bytes allowed", nestedBytesMax)
+	}
+	return func() { *n -= size }, nil
+}
+
+func (d *differ) dir(a, b plumbing.Hash, dir string, depth int) error {
 	if a == b {
 		return nil
 	}
 	if depth > treeDepthMax {
-		return fmt.Errorf("folder %s lies deeper than %d", dir, treeDepthMax)
+		return fmt.Errorf("folder %s lies deeper than %d", oneLine(dir), treeDepthMax)
 	}
-	was, err := o.tree(a)
+	was, err := d.o.tree(a)
 	if err != nil {
 		return err
 	}
-	is, err := o.tree(b)
+	is, err := d.o.tree(b)
 	if err != nil {
 		return err
 	}
+	release, err := d.held.hold(was, is)
+	if err != nil {
+		return err
+	}
+	defer release()
 	old := make(map[string]entry, len(was))
 	for _, e := range was {
 		old[e.name] = e
@@ -36,13 +65,13 @@ func (o *objects) diffDir(a, b plumbing.Hash, dir string, depth int, visit func(
 	for _, e := range is {
 		before := old[e.name]
 		delete(old, e.name)
-		if err := o.diffEntry(before, e, dir+e.name, depth, visit); err != nil {
+		if err := d.entry(before, e, dir+e.name, depth); err != nil {
 			return err
 		}
 	}
 	for _, e := range was {
 		if _, gone := old[e.name]; gone {
-			if err := o.diffEntry(e, entry{}, dir+e.name, depth, visit); err != nil {
+			if err := d.entry(e, entry{}, dir+e.name, depth); err != nil {
 				return err
 			}
 		}
@@ -50,8 +79,8 @@ func (o *objects) diffDir(a, b plumbing.Hash, dir string, depth int, visit func(
 	return nil
 }
 
-// diffEntry compares what one name means on both sides; a zero entry is absence.
-func (o *objects) diffEntry(was, is entry, path string, depth int, visit func(string, entry, entry) error) error {
+// entry compares what one name means on both sides; a zero entry is absence.
+func (d *differ) entry(was, is entry, path string, depth int) error {
 	if was.id == is.id && was.mode == is.mode {
 		return nil
 	}
@@ -64,12 +93,12 @@ func (o *objects) diffEntry(was, is entry, path string, depth int, visit func(st
 	}
 	// An empty folder has no leaf to be reported by, so it is reported itself.
 	if was.isTree() && was.id == emptyTree || is.isTree() && is.id == emptyTree {
-		if err := visit(path, was, is); err != nil {
+		if err := d.visit(path, was, is); err != nil {
 			return err
 		}
 	}
 	if was.isTree() || is.isTree() {
-		if err := o.diffDir(oldTree, newTree, path+"/", depth+1, visit); err != nil {
+		if err := d.dir(oldTree, newTree, path+"/", depth+1); err != nil {
 			return err
 		}
 	}
@@ -83,15 +112,19 @@ func (o *objects) diffEntry(was, is entry, path string, depth int, visit func(st
 	if leafWas == (entry{}) && leafIs == (entry{}) {
 		return nil
 	}
-	return visit(path, leafWas, leafIs)
+	return d.visit(path, leafWas, leafIs)
 }
 
 // changedPaths lists the paths that differ, sorted.
 func (o *objects) changedPaths(a, b plumbing.Hash) ([]string, error) {
 	var paths []string
+	bytes := 0
 	err := o.diffTrees(a, b, func(path string, _, _ entry) error {
 		if len(paths) >= pathsMax {
 			return fmt.Errorf("more than %d paths changed at once", pathsMax)
+		}
+		if bytes += len(path); bytes > pathBytesMax {
+			return fmt.Errorf("the names of paths changed at once have more than %d bytes", pathBytesMax)
 		}
 		paths = append(paths, path)
 		return nil

@@ -13,6 +13,7 @@ import (
 type graph struct {
 	mu      sync.Mutex
 	parents map[plumbing.Hash][]plumbing.Hash
+	held    int // commits and parents in it: a commit may name a thousand
 }
 
 func newGraph() *graph { return &graph{parents: map[plumbing.Hash][]plumbing.Hash{}} }
@@ -30,32 +31,39 @@ func (g *graph) of(o *objects, id plumbing.Hash) ([]plumbing.Hash, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.parents) >= commitsMax {
-		g.parents = map[plumbing.Hash][]plumbing.Hash{}
+	if g.held >= graphMax {
+		g.parents, g.held = map[plumbing.Hash][]plumbing.Hash{}, 0
 	}
-	g.parents[id] = c.parents
+	if _, ok := g.parents[id]; !ok {
+		g.parents[id] = slices.Clip(c.parents)
+		g.held += 1 + len(c.parents)
+	}
 	return c.parents, nil
 }
 
 // reach gives everything reachable from the tips, without passing `stop`.
 func (g *graph) reach(o *objects, stop map[plumbing.Hash]bool, tips ...plumbing.Hash) (map[plumbing.Hash]bool, error) {
 	seen := map[plumbing.Hash]bool{}
-	queue := tips
-	for len(queue) > 0 {
+	var queue []plumbing.Hash
+	add := func(ids []plumbing.Hash) {
+		for _, id := range ids {
+			if !seen[id] && !stop[id] {
+				seen[id] = true
+				queue = append(queue, id)
+			}
+		}
+	}
+	for add(tips); len(queue) > 0; {
 		id := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
-		if seen[id] || stop[id] {
-			continue
-		}
-		if len(seen) >= commitsMax {
+		if len(seen) > commitsMax {
 			return nil, fmt.Errorf("history has more than %d commits", commitsMax)
 		}
-		seen[id] = true
 		parents, err := g.of(o, id)
 		if err != nil {
 			return nil, err
 		}
-		queue = append(queue, parents...)
+		add(parents)
 	}
 	return seen, nil
 }
@@ -64,7 +72,7 @@ func (g *graph) reach(o *objects, stop map[plumbing.Hash]bool, tips ...plumbing.
 // after its first parent.
 func (g *graph) upwards(o *objects, stop map[plumbing.Hash]bool, tip plumbing.Hash) ([]plumbing.Hash, error) {
 	var list []plumbing.Hash
-	seen := map[plumbing.Hash]bool{}
+	seen, queued := map[plumbing.Hash]bool{}, map[plumbing.Hash]bool{}
 	queue := []plumbing.Hash{tip}
 	for len(queue) > 0 {
 		id := queue[len(queue)-1]
@@ -83,7 +91,12 @@ func (g *graph) upwards(o *objects, stop map[plumbing.Hash]bool, tip plumbing.Ha
 			if len(parents) == 0 {
 				break
 			}
-			queue = append(queue, parents[1:]...)
+			for _, p := range parents[1:] {
+				if !seen[p] && !stop[p] && !queued[p] {
+					queued[p] = true
+					queue = append(queue, p)
+				}
+			}
 			id = parents[0]
 		}
 		slices.Reverse(list[begin:])

@@ -51,6 +51,20 @@ func TestMemoryDoesNotFollowABlob(t *testing.T) {
 // it and its child had resident, in KiB.
 func (f *fixture) peakOf(step, tip string) (self, child int64) {
 	f.t.Helper()
+	self, child, _ = f.runAsHost(step, tip)
+	return self, child
+}
+
+// refusalOf lets a process of its own receive a pack that it must not accept, and
+// returns the most memory that it had resident, in KiB, and what it said.
+func (f *fixture) refusalOf(tip string) (self int64, said string) {
+	f.t.Helper()
+	self, _, said = f.runAsHost("refuse", tip)
+	return self, said
+}
+
+func (f *fixture) runAsHost(step, tip string) (self, child int64, said string) {
+	f.t.Helper()
 	o := f.o
 	o.Log = nil
 	j, err := json.Marshal(memoryJob{Step: step, Tip: tip, Options: o, Scratch: f.src + ".pack"})
@@ -65,7 +79,8 @@ func (f *fixture) peakOf(step, tip string) (self, child int64) {
 	if err != nil {
 		f.t.Fatalf("%s: %v", step, err)
 	}
-	if self, err = strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64); err != nil {
+	text, said, _ := strings.Cut(string(out), "\n")
+	if self, err = strconv.ParseInt(text, 10, 64); err != nil {
 		f.t.Fatalf("%s: %v", step, err)
 	}
 	if text, err := os.ReadFile(childs); err == nil {
@@ -73,7 +88,7 @@ func (f *fixture) peakOf(step, tip string) (self, child int64) {
 			f.t.Fatal(err)
 		}
 	}
-	return self, child
+	return self, child, said
 }
 
 type memoryJob struct {
@@ -92,57 +107,72 @@ func memoryMain() error {
 		return err
 	}
 	j.Options.Child = testChild()
-	if err := j.do(); err != nil {
+	said, err := j.do()
+	if err != nil {
 		return err
 	}
 	self, err := residentPeak()
 	if err == nil {
-		fmt.Println(self)
+		fmt.Printf("%d\n%s", self, said)
 	}
 	return err
 }
 
 // do is what one process of the host does.
-func (j memoryJob) do() error {
+func (j memoryJob) do() (said string, err error) {
 	if j.Step == "take" {
 		j.Options.Dir, j.Options.URLs = j.Options.Dir+"-taker", nil
 	}
 	r, err := New(j.Options)
 	if err != nil {
-		return err
+		return "", err
 	}
 	switch j.Step {
 	case "sync", "inspect":
 		out, err := r.Sync(context.Background())
 		if err != nil || out.Accepted.ID != j.Tip {
-			return fmt.Errorf("accepted %s: %w", out.Accepted.ID, err)
+			return "", fmt.Errorf("accepted %s: %w", out.Accepted.ID, err)
 		}
 	case "give":
 		f, err := os.Create(j.Scratch)
 		if err != nil {
-			return err
+			return "", err
 		}
 		_, err = r.Pack("", f)
-		return errors.Join(err, f.Close())
+		return "", errors.Join(err, f.Close())
 	case "take":
 		f, err := os.Open(j.Scratch)
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer f.Close()
 		out, err := r.Receive(context.Background(), f, j.Tip)
 		if err != nil || out.Accepted.ID != j.Tip {
-			return fmt.Errorf("accepted %s: %w", out.Accepted.ID, err)
+			return "", fmt.Errorf("accepted %s: %w", out.Accepted.ID, err)
 		}
+	case "refuse":
+		f, err := os.Open(j.Scratch)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		out, err := r.Receive(context.Background(), f, j.Tip)
+		switch {
+		case err != nil:
+			return err.Error(), nil
+		case out.Refused == nil:
+			return "", errors.New("nothing was refused")
+		}
+		return out.Refused.Sentence, nil
 	case "compact":
 		id, err := parseID(j.Tip)
 		if err != nil {
-			return err
+			return "", err
 		}
 		r.o.Limits.Packs = 0
-		return r.compact(id)
+		return "", r.compact(id)
 	}
-	return nil
+	return "", nil
 }
 
 // residentPeak is VmHWM: unlike ru_maxrss it does not begin with what the parent had.

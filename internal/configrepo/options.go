@@ -65,8 +65,11 @@ const (
 	commitBytesMax  = 1 << 20   // one commit object
 	treeBytesMax    = 16 << 20  // one tree object
 	treeDepthMax    = 64        // folders below one another
+	nestedBytesMax  = 40 << 20  // trees on the way from the root to one folder, before and after a change: two of the largest and some
 	commitsMax      = 1 << 20   // commits walked for one question
+	graphMax        = 2 << 20   // commits and parents remembered
 	pathsMax        = 1 << 20   // changed paths of one commit
+	pathBytesMax    = 64 << 20  // all of these together
 	secretBytesMax  = 64 << 10  // a credentials file
 	signersBytesMax = 256 << 10 // allowed_signers
 	urlsMax         = 16

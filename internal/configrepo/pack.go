@@ -60,6 +60,7 @@ func newObjects(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, 
 type lister struct {
 	o     *objects
 	seen  map[plumbing.Hash]bool
+	held  nested
 	limit int64
 	check func(plumbing.Hash, plumbing.ObjectType) error
 }
@@ -94,6 +95,11 @@ func (w *lister) tree(a, b plumbing.Hash, depth int) error {
 	if err != nil {
 		return err
 	}
+	release, err := w.held.hold(was, is)
+	if err != nil {
+		return err
+	}
+	defer release()
 	old := make(map[string]entry, len(was))
 	for _, e := range was {
 		old[e.name] = e

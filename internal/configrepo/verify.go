@@ -57,7 +57,7 @@ func (v *verifier) judge(accepted *Commit, tip plumbing.Hash) (verdict, error) {
 	if err != nil || refusal != nil {
 		return verdict{refused: refusal}, err
 	}
-	line, err := v.line(start.c.id, tipCommit)
+	line, err := v.line(start.c.id, tip)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -205,20 +205,21 @@ func (v *verifier) policyFile(e entry) ([]byte, error) {
 
 // line gives the first-parent commits that descend from base, oldest first. If
 // base came in by another parent of a merge, the line begins at that merge.
-func (v *verifier) line(base plumbing.Hash, tip *commit) ([]*commit, error) {
-	var line []*commit
-	for c := tip; c.id != base; {
+func (v *verifier) line(base, tip plumbing.Hash) ([]plumbing.Hash, error) {
+	var line []plumbing.Hash
+	for id := tip; id != base; {
 		if len(line) >= commitsMax {
 			return nil, fmt.Errorf("more than %d commits since %s", commitsMax, base)
 		}
-		line = append(line, c)
-		if len(c.parents) == 0 {
-			return v.above(base, line)
-		}
-		var err error
-		if c, err = v.o.commit(c.parents[0]); err != nil {
+		line = append(line, id)
+		parents, err := v.g.of(v.o, id)
+		if err != nil {
 			return nil, err
 		}
+		if len(parents) == 0 {
+			return v.above(base, line)
+		}
+		id = parents[0]
 	}
 	slices.Reverse(line)
 	return line, nil
@@ -227,10 +228,10 @@ func (v *verifier) line(base plumbing.Hash, tip *commit) ([]*commit, error) {
 // above cuts a first-parent line, newest first, down to what descends from
 // base, and turns it round. Whether a commit descends never changes back on the
 // way up, so the place is found by halving.
-func (v *verifier) above(base plumbing.Hash, line []*commit) ([]*commit, error) {
+func (v *verifier) above(base plumbing.Hash, line []plumbing.Hash) ([]plumbing.Hash, error) {
 	var fault error
 	n := sort.Search(len(line), func(i int) bool {
-		on, err := v.g.isAncestor(v.o, base, line[i].id)
+		on, err := v.g.isAncestor(v.o, base, line[i])
 		fault = errors.Join(fault, err)
 		return !on
 	})
@@ -240,11 +241,15 @@ func (v *verifier) above(base plumbing.Hash, line []*commit) ([]*commit, error) 
 }
 
 // walk moves from state to state along the line.
-func (v *verifier) walk(at checkpoint, line []*commit) (verdict, error) {
+func (v *verifier) walk(at checkpoint, line []plumbing.Hash) (verdict, error) {
 	out := verdict{at: at}
 	var run []string // signers of the trailing commits with one tree
 	var below *commit
-	for _, c := range line {
+	for _, id := range line {
+		c, err := v.o.commit(id)
+		if err != nil {
+			return out, err
+		}
 		if below == nil || below.tree != c.tree {
 			run = nil
 		}
@@ -350,14 +355,14 @@ func unsigned(c *commit, err error) *Refusal {
 func shortfallRefusal(c *commit, s *trust.Shortfall, signers []string) *Refusal {
 	var r *Refusal
 	if s.Rule == "" {
-		r = refuse(c, ReasonUnauthorised, "changes %s, which no rule of trust.yaml governs; end its rules with one for \"**\"", s.Path)
+		r = refuse(c, ReasonUnauthorised, "changes %s, which no rule of trust.yaml governs; end its rules with one for \"**\"", oneLine(s.Path))
 	} else {
 		who := strings.Join(s.Admits, ", ")
 		have := "none of them signed"
 		if len(s.Counted) > 0 {
 			have = "only " + strings.Join(s.Counted, ", ") + " signed"
 		}
-		r = refuse(c, ReasonUnauthorised, "changes %s, for which %s wants %d of %s; %s this tree (signed by %s)", s.Path, s.Rule, s.Needed, who, have, strings.Join(signers, ", "))
+		r = refuse(c, ReasonUnauthorised, "changes %s, for which %s wants %d of %s; %s this tree (signed by %s)", oneLine(s.Path), s.Rule, s.Needed, who, have, strings.Join(signers, ", "))
 	}
 	r.Path, r.Rule, r.Needed, r.Signers = s.Path, s.Rule, s.Needed, signers
 	return r
