@@ -2,6 +2,7 @@ package configrepo
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -194,4 +195,35 @@ func TestMemoryDoesNotFollowHostileHistories(t *testing.T) {
 // copyFrom is a delta's instruction to copy from its base.
 func copyFrom(at, size int) []byte {
 	return []byte{0xff, byte(at), byte(at >> 8), byte(at >> 16), byte(at >> 24), byte(size), byte(size >> 8), byte(size >> 16)}
+}
+
+// A name that a tree gives to a folder as if it were a file must not hide the folder
+// from those who look whether all is there.
+func TestAFolderThatIsNamedAsAFileToo(t *testing.T) {
+	f, intro, _ := hostileStart(t)
+	r := f.open()
+	p := newPacker()
+	lost := plumbing.ComputeHash(plumbing.BlobObject, []byte("nobody has it"))
+	folder := p.object(plumbing.TreeObject, line("100644", "f", lost))
+	c, err := r.reader().commit(intro)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := r.reader().tree(c.tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := line("100644", "a", folder)
+	for _, e := range was {
+		root = append(root, line("100644", e.name, e.id)...)
+	}
+	root = append(root, line("40000", "z", folder)...)
+	tip := p.object(plumbing.CommitObject, signedText(t, f.anna, p.object(plumbing.TreeObject, root), "x", intro))
+	out, err := r.Receive(context.Background(), bytes.NewReader(p.sealed()), tip.String())
+	if err == nil || out.Moved {
+		t.Fatalf("accepted %s without all of its files", out.Accepted.ID)
+	}
+	if c, _ := r.Accepted(); c.ID != f.intro {
+		t.Fatalf("accepted %s", c.ID)
+	}
 }

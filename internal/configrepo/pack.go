@@ -29,7 +29,7 @@ func newObjects(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, 
 	if err != nil {
 		return err
 	}
-	w := &lister{o: o, seen: map[plumbing.Hash]bool{}, limit: limit, check: check}
+	w := &lister{o: o, seen: map[plumbing.Hash]plumbing.ObjectType{}, limit: limit, check: check}
 	for _, id := range fresh {
 		if err := w.add(id, plumbing.CommitObject); err != nil {
 			return err
@@ -59,27 +59,39 @@ func newObjects(o *objects, g *graph, haves []plumbing.Hash, tip plumbing.Hash, 
 
 type lister struct {
 	o     *objects
-	seen  map[plumbing.Hash]bool
+	seen  map[plumbing.Hash]plumbing.ObjectType
 	held  nested
 	limit int64
 	check func(plumbing.Hash, plumbing.ObjectType) error
 }
 
 func (w *lister) add(id plumbing.Hash, t plumbing.ObjectType) error {
-	if w.seen[id] {
-		return nil
+	if was, ok := w.seen[id]; ok {
+		return w.same(id, was, t)
 	}
 	if int64(len(w.seen)) >= w.limit {
 		return fmt.Errorf("%w: %d objects", errTooMuch, w.limit)
 	}
-	w.seen[id] = true
+	w.seen[id] = t
 	return w.check(id, t)
+}
+
+// same refuses what is named as something that it was not before: a folder that was
+// listed as a file would be taken for one whose content is listed.
+func (w *lister) same(id plumbing.Hash, was, is plumbing.ObjectType) error {
+	if was != is {
+		return permanent("object %s is named as a %s and as a %s", id, was, is)
+	}
+	return nil
 }
 
 // tree adds what tree b holds that tree a does not hold in the same place.
 func (w *lister) tree(a, b plumbing.Hash, depth int) error {
-	if a == b || b == emptyTree || w.seen[b] {
+	if a == b || b == emptyTree {
 		return nil
+	}
+	if was, ok := w.seen[b]; ok {
+		return w.same(b, was, plumbing.TreeObject)
 	}
 	if depth > treeDepthMax {
 		return fmt.Errorf("folders lie deeper than %d", treeDepthMax)
