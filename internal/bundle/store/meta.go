@@ -32,7 +32,8 @@ func encodeRef(ref Ref) []byte {
 	return append(data, '\n')
 }
 
-// readRef reads ref and index of a bundle's directory, and when it was last used. An index that is damaged counts as none.
+// readRef reads ref and index of a bundle's directory, and when it was last used. An index that is damaged, or cannot be read, counts as none: whoever has
+// the bytes can do without.
 func readRef(dir string) (ref Ref, used time.Time, err error) {
 	file := filepath.Join(dir, "ref")
 	data, err := readBounded(file, maxMetaBytes)
@@ -55,7 +56,7 @@ func readRef(dir string) (ref Ref, used time.Time, err error) {
 		if x, err := bundle.DecodeIndex(encoded); err == nil && x.ArchiveSize() == ref.Size {
 			ref.Index = x
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if starved(err) {
 		return ref, used, err
 	}
 	return ref, used, ref.Check()

@@ -72,7 +72,7 @@ func (s *Store) resume(dir string, ref Ref) (*Partial, error) {
 	}
 	p.index = ref.Index
 	data, err := readBounded(filepath.Join(dir, "have"), maxMetaBytes)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if starved(err) {
 		_ = file.Close()
 		return nil, err
 	}

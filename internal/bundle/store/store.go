@@ -123,7 +123,7 @@ func (s *Store) load() error {
 		}
 		for _, entry := range entries {
 			err := s.loadOne(kind, entry.Name())
-			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) { // says nothing of the bundle
+			if starved(err) {
 				return err
 			}
 			if err != nil {
@@ -135,6 +135,11 @@ func (s *Store) load() error {
 		}
 	}
 	return nil
+}
+
+// starved says that this process may open no more files, or has no memory, which tells nothing of a bundle.
+func starved(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 func (s *Store) loadOne(kind, name string) error {
