@@ -257,6 +257,12 @@ func (b *bundles) settle(ctx context.Context, needs func() kept) error {
 	return errors.Join(err, collected)
 }
 
+// unread says that a pin is for a release that is in no list and lies there nevertheless: its record cannot be read just now, or is damaged and goes with the next release.
+func (b *bundles) unread(owner string) bool {
+	rest, release := strings.CutPrefix(owner, releaseOwner)
+	return release && b.applier.Unpacked(path.Dir(rest), path.Base(rest))
+}
+
 // repin does what settle says of pins. A bundle that is wanted again meanwhile is pinned afterwards.
 func (b *bundles) repin(needs func() kept) error {
 	b.pinning.Lock()
@@ -288,16 +294,18 @@ func (b *bundles) repin(needs func() kept) error {
 		}
 	}
 	var errs []error
+	read := map[string]bool{} // owners
 	for group := range groups {
 		releases, err := b.applier.Releases(group)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUnknown, err)
 		}
 		for _, r := range releases {
+			owner := releaseOwner + group + "/" + r.DeploymentID
+			read[owner] = true
 			if r.Digest == "" {
 				continue
 			}
-			owner := releaseOwner + group + "/" + r.DeploymentID
 			want(owner, r.Digest)
 			errs = append(errs, b.store.Pin(owner, r.Digest))
 		}
@@ -306,7 +314,7 @@ func (b *bundles) repin(needs func() kept) error {
 		for _, owner := range owners {
 			group, target := strings.CutPrefix(owner, targetOwner)
 			ours := target && !now.unknown[group] || strings.HasPrefix(owner, commitOwner) || strings.HasPrefix(owner, releaseOwner)
-			if ours && !wanted[digest][owner] {
+			if ours && !wanted[digest][owner] && (read[owner] || !b.unread(owner)) {
 				errs = append(errs, b.store.Unpin(owner, digest))
 			}
 		}

@@ -234,6 +234,32 @@ func TestRepeatedDeploymentsLetNoOldBundleGo(t *testing.T) {
 	}
 }
 
+// What is unpacked and cannot be read just now, as by a process without descriptors, is unpacked all the same.
+func TestABundleWhoseReleaseCannotBeReadStays(t *testing.T) {
+	d := newDisk(t)
+	d.deploy("d-1", "a")
+	d.deploy("d-2", "b")
+	settle := func() {
+		t.Helper()
+		if err := d.bundles.settle(t.Context(), func() kept { return kept{preparing: map[string][]string{"g1": nil}} }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle()
+	releases, err := d.applier.Releases("g1")
+	if err != nil || len(releases) != 2 || releases[1].DeploymentID != "d-1" {
+		t.Fatalf("%+v %v", releases, err)
+	}
+	record := filepath.Join(filepath.Dir(releases[1].Dir), "release.json")
+	if err := errors.Join(os.Rename(record, record+".away"), os.Mkdir(record, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	settle()
+	if d.pins("a") != 1 || d.pins("b") != 1 {
+		t.Errorf("pins %v", d.store.Pins())
+	}
+}
+
 func TestBundlesAreKeptAsLongAsTheyAreNeeded(t *testing.T) {
 	d := newDisk(t)
 	targets, unknown := map[string][]string{"g1": {string(digestOf("b"))}}, map[string]bool{}

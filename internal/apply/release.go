@@ -323,7 +323,7 @@ func (a *Applier) Releases(groupID string) ([]Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	good, err := a.pointed(groupID, goodFile)
+	good, err := a.pointedKey(groupID, goodFile) // the record of that release may be damaged
 	if err != nil {
 		return nil, err
 	}
@@ -336,15 +336,21 @@ func (a *Applier) Releases(groupID string) ([]Release, error) {
 		out = append(out, Release{
 			GroupID: groupID, ApplicationName: i.Application, DeploymentID: i.Key.DeploymentID, Attempt: i.Key.Attempt,
 			Commit: i.Commit, SpecHash: i.SpecHash, Digest: i.Digest, Created: i.Created, Dir: i.dir,
-			WasGood: i.WasGood, Deployed: exists(a.deploymentDir(i.Key)), Good: good != nil && good.Key == i.Key, Installed: installed.Release == i.Key,
+			WasGood: i.WasGood, Deployed: exists(a.deploymentDir(i.Key)), Good: good == i.Key, Installed: installed.Release == i.Key,
 		})
 	}
 	return out, nil
 }
 
-// releases lists what is unpacked for a group, newest first. Releases that
-// cannot be read are left out and logged.
-func (a *Applier) releases(groupID string) ([]*releaseInfo, error) {
+// Unpacked says whether a deployment's release is there, be its record readable just
+// now or not; also where that cannot be told.
+func (a *Applier) Unpacked(groupID, deploymentID string) bool {
+	keys, err := a.releaseKeys(groupID)
+	return err != nil || slices.ContainsFunc(keys, func(k Key) bool { return k.DeploymentID == deploymentID })
+}
+
+// releaseKeys lists the releases that lie there, read by nobody yet.
+func (a *Applier) releaseKeys(groupID string) (keys []Key, err error) {
 	if !fileName(groupID) {
 		return nil, fmt.Errorf("cannot list releases: %q is no group id", groupID)
 	}
@@ -355,15 +361,26 @@ func (a *Applier) releases(groupID string) ([]*releaseInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list releases: %w", err)
 	}
-	var out []*releaseInfo
 	for _, e := range entries {
-		k, ok := parseName(groupID, e.Name())
-		if !ok {
-			continue
+		if k, ok := parseName(groupID, e.Name()); ok {
+			keys = append(keys, k)
 		}
+	}
+	return keys, nil
+}
+
+// releases lists what is unpacked for a group, newest first. Releases that
+// cannot be read are left out and logged.
+func (a *Applier) releases(groupID string) ([]*releaseInfo, error) {
+	keys, err := a.releaseKeys(groupID)
+	if err != nil {
+		return nil, err
+	}
+	var out []*releaseInfo
+	for _, k := range keys {
 		info, err := a.release(k)
 		if err != nil {
-			a.log.Warn("cannot read a release", "group", groupID, "release", e.Name(), "error", err)
+			a.log.Warn("cannot read a release", "group", groupID, "release", k.name(), "error", err)
 			continue
 		}
 		out = append(out, info)

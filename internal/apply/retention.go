@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -46,6 +47,9 @@ func (a *Applier) retain(groupID string, max int, used Key) error {
 		return err
 	}
 	keep[used] = true
+	if err := a.discardDamaged(groupID, keep); err != nil {
+		return err
+	}
 	bound := a.opts.Retention()
 	p := pile{bytesMax: bound.ReleaseBytes, revisions: map[string]int{}}
 	for _, info := range infos {
@@ -87,6 +91,24 @@ func (a *Applier) retain(groupID string, max int, used Key) error {
 		return err
 	}
 	return a.retainOutput(groupID, keep, bound)
+}
+
+// discardDamaged removes releases whose record is damaged or gone: they would be in
+// no list, and so never go. What merely could not be read stays.
+func (a *Applier) discardDamaged(groupID string, keep map[Key]bool) error {
+	keys, err := a.releaseKeys(groupID)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if _, err := a.release(k); keep[k] || err == nil || !errors.Is(err, errDamaged) && !missing(err) {
+			continue
+		}
+		if err := a.discard(a.releaseDir(k)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pile counts the releases of a group while some are removed.
@@ -149,13 +171,11 @@ func tooOld(since time.Time, bound time.Duration) bool {
 func (a *Applier) kept(groupID string) (map[Key]bool, error) {
 	keep := map[Key]bool{}
 	for _, file := range []string{goodFile, recentFile} {
-		info, err := a.pointed(groupID, file)
+		key, err := a.pointedKey(groupID, file) // the release's own record may be damaged
 		if err != nil {
 			return nil, err
 		}
-		if info != nil {
-			keep[info.Key] = true
-		}
+		keep[key] = true
 	}
 	installed, err := a.installed(groupID)
 	if err != nil {

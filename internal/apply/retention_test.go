@@ -137,6 +137,43 @@ func TestBoundsSpareRunningAndLastGood(t *testing.T) {
 	}
 }
 
+// A release whose record makes no sense is of use to nobody: it goes with the next
+// ones, unless it is one that must stay, and does not keep the others from going.
+func TestReleasesWithDamagedRecords(t *testing.T) {
+	t.Parallel()
+	w := newBench(t)
+	a := keeping(t, w, Retention{})
+	damage := func(id string) string {
+		dir := a.releaseDir(Key{"g1", id, 1})
+		if err := os.WriteFile(filepath.Join(dir, "release.json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	deploy := func(id, hook string) {
+		d := w.deployment(id, w.bundle(version(id, hook)))
+		d.MaxRevisions = 2
+		w.apply(a, d)
+	}
+	deploy("d-1", "HOOK")
+	deploy("d-2", "HOOK")
+	old := damage("d-1")
+	deploy("d-3", "HOOK")
+	if exists(old) {
+		t.Error("a release that cannot be read stays")
+	}
+	good := damage("d-3")
+	for _, id := range []string{"d-4", "d-5", "d-6", "d-7"} {
+		deploy(id, "HOOK; exit 1")
+	}
+	if got := releaseIDs(t, a); len(strings.Fields(got)) > 2 {
+		t.Errorf("releases %s", got)
+	}
+	if !exists(good) || !a.Unpacked("g1", "d-3") || a.Unpacked("g1", "d-1") {
+		t.Errorf("the last good release is there: %v", exists(good))
+	}
+}
+
 // ofSpec is a deployment of a spec of the config repository.
 func (w *workbench) ofSpec(id, spec string, files map[string]string) Deployment {
 	d := w.deployment(id, w.bundle(files))

@@ -217,19 +217,25 @@ const (
 
 // pointed returns the release a group's pointer names, if it is still there.
 func (a *Applier) pointed(groupID, file string) (*releaseInfo, error) {
-	var p pointer
-	err := readState(filepath.Join(a.groupDir(groupID), file), &p)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	key, err := a.pointedKey(groupID, file)
+	if err != nil || key == (Key{}) {
 		return nil, err
 	}
-	info, err := a.release(p.Key)
+	info, err := a.release(key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return info, err
+}
+
+// pointedKey names the release that pointed reads; the zero Key if there is none.
+func (a *Applier) pointedKey(groupID, file string) (Key, error) {
+	var p pointer
+	err := readState(filepath.Join(a.groupDir(groupID), file), &p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Key{}, nil
+	}
+	return p.Key, err
 }
 
 func (a *Applier) point(file string, k Key) error {
