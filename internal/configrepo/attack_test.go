@@ -386,6 +386,34 @@ func TestADeletedRatchetIsGuardedByTheFloor(t *testing.T) {
 	}
 }
 
+// Where the disk fails while the ratchet moves, it may have moved: what it would name
+// must stay.
+func TestARatchetThatMayHaveMovedKeepsItsPack(t *testing.T) {
+	f := newFixture(t)
+	r := f.open()
+	mustSync(t, r)
+	tip := f.commit(f.anna, "next", "a", "1")
+	path := ratchetPath(f.o.Dir)
+	if err := errors.Join(os.Rename(path, path+".away"), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Sync(context.Background()); err == nil {
+		t.Fatal("the ratchet moved")
+	}
+	id, err := parseID(tip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !openObjects(r.mirrorDir(), false).has(id) {
+		t.Error("the commit is gone")
+	}
+	if err := errors.Join(os.RemoveAll(path), os.Rename(path+".away", path)); err != nil {
+		t.Fatal(err)
+	}
+	wantAccepted(t, mustSync(t, r), tip)
+	wantAccepted(t, mustSync(t, f.open()), tip)
+}
+
 func TestLeftoversAreRemoved(t *testing.T) {
 	f := newFixture(t)
 	r := f.open()

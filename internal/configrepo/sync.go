@@ -2,6 +2,7 @@ package configrepo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -187,7 +188,8 @@ func (r *Repo) attempt(ctx context.Context, j job, dir string, tip plumbing.Hash
 	}
 	out, err := r.judge(dir, tip)
 	out.Fetched = got.Bytes
-	if !fresh && (err != nil || !out.Moved) {
+	var unsure *unsureError
+	if !fresh && !errors.As(err, &unsure) && (err != nil || !out.Moved) {
 		removePack(dir, got.Name)
 		r.forget()
 	}
@@ -295,7 +297,7 @@ func (r *Repo) advance(dir string, at checkpoint, moved bool) error {
 	c := at.c.describe(at.signers)
 	if moved {
 		if err := saveRatchet(r.o.Dir, r.o.Introduction, c); err != nil {
-			return err
+			return &unsureError{err}
 		}
 	}
 	r.mu.Lock()
@@ -309,6 +311,13 @@ func (r *Repo) advance(dir string, at checkpoint, moved bool) error {
 	}
 	return nil
 }
+
+// unsureError says that the ratchet may have moved on the disk: its pack was verified,
+// and stays.
+type unsureError struct{ err error }
+
+func (e *unsureError) Error() string { return e.err.Error() }
+func (e *unsureError) Unwrap() error { return e.err }
 
 func (r *Repo) remember(out Outcome, floor plumbing.Hash) {
 	r.mu.Lock()
