@@ -134,7 +134,10 @@ func (p *Partial) complete(x *bundle.Index, losses int) error {
 	p.store.complete[p.ref.Digest] = b
 	delete(p.store.partials, p.ref.Digest)
 	p.store.mu.Unlock()
-	if p.Missing() > 0 { // the same, while it was moved
+	p.mu.Lock()
+	doubtful := p.missing > 0 || p.losses != losses
+	p.mu.Unlock()
+	if doubtful { // the same, while it was moved
 		p.store.suspect(p.ref.Digest)
 	}
 	return p.file.Close()

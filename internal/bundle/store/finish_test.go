@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -374,5 +375,28 @@ func TestWhatAFailedBeginLeavesCanBeCollected(t *testing.T) {
 	}
 	if gone, err := s.Collect(t.Context(), 0); err != nil || len(gone) != 1 || gone[0] != ref.Digest {
 		t.Errorf("collected %v, %v", gone, err)
+	}
+}
+
+// The kernel tells one of two who sync the same bytes that it lost some. If the other has completed the bundle meanwhile, it is suspect.
+func TestALossThatIsToldAfterCompletion(t *testing.T) {
+	archive, ref := sample(t, 1)
+	var armed atomic.Bool
+	var p *Partial
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if op.Kind != "sync" || filepath.Base(op.Path) != "data" || !armed.CompareAndSwap(true, false) {
+			return nil
+		}
+		if err := p.Finish(context.Background(), true); err != nil {
+			t.Error(err)
+		}
+		return unix.EIO
+	}}})
+	p = begin(t, s, ref)
+	writeAll(t, p, archive, ref)
+	armed.Store(true)
+	_ = p.Finish(t.Context(), false)
+	if _, done := s.Lookup(ref.Digest); !done || len(s.Suspects()) != 1 {
+		t.Errorf("complete %v, suspects %v", done, s.Suspects())
 	}
 }

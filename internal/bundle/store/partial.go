@@ -372,13 +372,17 @@ func (p *Partial) syncData() error {
 	return err
 }
 
-// lose takes down that nothing counts as here any more.
+// lose takes down that nothing counts as here any more; of a bundle that somebody completed meanwhile, that it is suspect.
 func (p *Partial) lose() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	done := p.done != nil
 	p.losses++
-	if p.index != nil && p.gone == nil && p.done == nil {
+	if p.index != nil && p.gone == nil && !done {
 		p.have, p.missing = NewBitmap(p.index.Len()), p.index.Len()
+	}
+	p.mu.Unlock()
+	if done {
+		p.store.suspect(p.ref.Digest)
 	}
 }
 
