@@ -159,8 +159,9 @@ func (s *Store) salvage(ctx context.Context, path string, ref Ref) (*Partial, er
 		return nil, err
 	}
 	p, err := s.resume(dir, ref)
-	if err != nil {
-		return nil, err
+	if err != nil { // nobody would know of it there before the next start, and a Begin delete it
+		_, back := s.move(dir, filepath.Dir(path))
+		return nil, errors.Join(err, back)
 	}
 	return p, p.scan(ctx) // pieces are verified when they are read, should the scan not end
 }

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // refusing marks the process in which the kernel refuses what the test names.
@@ -122,6 +124,46 @@ func TestOpenWithoutDescriptors(t *testing.T) {
 	s = open(t, Options{Dir: dir, KeepFree: -1})
 	if left := len(s.partials); left != all {
 		t.Errorf("%d of %d bundles are left", left, all)
+	}
+}
+
+// A bundle that rotted and cannot be opened just now, after it was moved to where partials are, is not forgotten: what is good of it would be fetched again.
+func TestRecheckWithoutDescriptors(t *testing.T) {
+	if inAProcess(t) {
+		return
+	}
+	archive, ref := sample(t, 1)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	armed := false
+	s := open(t, Options{Dir: t.TempDir(), KeepFree: -1, Disk: &durable.Disk{Hook: func(op durable.Op) error {
+		if none := (unix.Rlimit{Cur: 1, Max: limit.Max}); armed && op.Kind == "rename" {
+			return unix.Setrlimit(unix.RLIMIT_NOFILE, &none)
+		}
+		return nil
+	}}})
+	fetchAll(t, s, archive, ref)
+	b, _ := s.Lookup(ref.Digest)
+	archive[ref.Index.Piece(3).Offset] ^= 1
+	if err := os.WriteFile(b.Path, archive, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	armed = true
+	err := s.Recheck(t.Context(), ref.Digest)
+	armed = false
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, ErrMismatch) || !errors.Is(err, unix.EMFILE) || len(s.Suspects()) != 1 {
+		t.Errorf("rechecked: %v; suspects %v", err, s.Suspects())
+	}
+	if err := s.Recheck(t.Context(), ref.Digest); !errors.Is(err, ErrMismatch) {
+		t.Errorf("rechecked again: %v", err)
+	}
+	if p := begin(t, s, ref); p.Missing() != 1 {
+		t.Errorf("%d pieces are missing", p.Missing())
 	}
 }
 
