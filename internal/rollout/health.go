@@ -98,9 +98,10 @@ func (g *group) sweep(t *turn, d *deployment) {
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
 		if _, member := g.member(r.Host); !member || h == nil {
-			if r.Status == rowPending || (r.Status.inFlight() && (h == nil || h.Grant == nil)) {
+			gone := h == nil || h.Grant == nil // else it ends first what it is in the middle of
+			if r.Status == rowPending || (r.Status.inFlight() && gone) {
 				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
-			} else if h == nil && r.Status != rowFailed {
+			} else if gone && r.Status != rowFailed {
 				r.Out = true
 			}
 			continue
