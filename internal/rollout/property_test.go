@@ -50,20 +50,32 @@ func TestFleetInvariants(t *testing.T) {
 		if n > 2 && rapid.Bool().Draw(rt, "late joiner") {
 			f.joined = n - 1
 		}
-		f.target("A", 0)
-		if rapid.Bool().Draw(rt, "settled") {
-			f.heal()
-			f.calm = false
-		}
-		for range rapid.IntRange(0, 100).Draw(rt, "steps") * 4 {
-			f.happen()
-		}
-		f.heal()
-		f.truth()
-		for _, what := range f.summary() {
+		for _, what := range f.live(f.target, f.happen, f.heal) {
 			reached[what] = true
 		}
 	})
+	tellReached(t, reached)
+}
+
+// live takes a fleet through a deployment, everything that may happen, and the
+// end of all faults, and names the deployments that ended.
+func (f *fleet) live(target func(name string, attempt int), happen, heal func()) []string {
+	target("A", 0)
+	if rapid.Bool().Draw(f.t, "settled") {
+		heal()
+		f.calm = false
+	}
+	for range rapid.IntRange(0, 100).Draw(f.t, "steps") * 4 {
+		happen()
+	}
+	heal()
+	f.truth()
+	return f.summary()
+}
+
+// tellReached logs which deployments ended in any fleet, and wants one that succeeded.
+func tellReached(t *testing.T, reached map[string]bool) {
+	t.Helper()
 	t.Logf("deployments that ended: %s", strings.Join(slices.Sorted(maps.Keys(reached)), ", "))
 	if !reached["forward Succeeded"] {
 		t.Error("no deployment of any fleet ever succeeded")

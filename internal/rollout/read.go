@@ -227,7 +227,7 @@ func (m *Machine) hostView(g *group, d *deployment, r *row, name string) HostVie
 	default:
 		v.Status = string(r.Status)
 		if r.Status == rowFailed && h != nil && !h.Whole && h.Running.SpecHash == d.Spec.SpecHash && neverInstalled(r.Events) {
-			v.Revision = "" // it is counted as the deployment's, whose files never came; whose lie there it says after its next start
+			v.Revision = "" // it counts as the deployment's, whose files never came; which are in place it says after its next start
 		}
 	}
 	return v

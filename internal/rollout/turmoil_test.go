@@ -2,9 +2,7 @@ package rollout
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -147,19 +145,9 @@ func TestFleetTurmoil(t *testing.T) {
 		w.fleet = newFleet(rt, n, min(n, rapid.SampledFrom([]int{1, 3}).Draw(rt, "voters")), Policy{})
 		w.drawPolicy()
 		w.retarget, w.gone = w.target, w.away
-		w.target("A", 0)
-		if rapid.Bool().Draw(rt, "settled") {
-			w.heal()
-			w.calm = false
-		}
-		for range rapid.IntRange(0, 100).Draw(rt, "steps") * 4 {
-			w.happen()
-		}
-		w.heal()
-		w.truth()
-		for _, what := range w.summary() {
+		for _, what := range w.live(w.target, w.happen, w.heal) {
 			reached[what] = true
 		}
 	})
-	t.Logf("deployments that ended: %s", strings.Join(slices.Sorted(maps.Keys(reached)), ", "))
+	tellReached(t, reached)
 }
