@@ -23,6 +23,9 @@ import (
 // copyBufferBytes is the size of one read when a whole archive is hashed or imported.
 const copyBufferBytes = 1 << 20
 
+// writesBeginAt is how many bytes are written before the kernel is told to begin with them.
+const writesBeginAt = 2 << 20
+
 // Partial is a bundle on its way.
 type Partial struct {
 	store *Store
@@ -41,7 +44,8 @@ type Partial struct {
 	yielded *sync.Cond // of mu: claims or alone have changed
 	have    Bitmap
 	missing int
-	dirty   int64   // bytes written since the last durable bitmap
+	dirty   int64   // bytes written since the last durable bitmap,
+	behind  int64   // and of those, since the kernel was last told to begin with them
 	unread  bool    // a piece counts as here that nobody verified since it was opened
 	losses  int     // how often what was written ceased to count: the kernel said that it lost it, or another index came
 	gone    error   // why it cannot be written any more
@@ -301,7 +305,22 @@ func (p *Partial) put(x *bundle.Index, i int, data []byte) (due bool, err error)
 	if _, err := p.file.WriteAt(data, x.Piece(i).Offset); err != nil {
 		return false, noSpace(err)
 	}
+	p.beginWrites(len(data))
 	return p.note(c, i, 1, len(data))
+}
+
+// beginWrites lets the kernel begin with what is written, so that whoever syncs at the end has little to wait for.
+func (p *Partial) beginWrites(size int) {
+	p.mu.Lock()
+	p.behind += int64(size)
+	due := p.behind >= writesBeginAt
+	if due {
+		p.behind = 0
+	}
+	p.mu.Unlock()
+	if due {
+		beginSync(p.file, 0, 0)
+	}
 }
 
 // note enters that n claimed pieces from the i-th on are written, and that so many bytes are to be made durable before long. due says that the bitmap should be made
