@@ -234,7 +234,7 @@ func (a *Agent) buildNetwork(identity transport.Identity) error {
 	}
 	a.inventory = newInventory(join)
 	var err error
-	a.transport, err = transport.New(transport.Options{Identity: identity, Listen: c.Listen, Advertise: c.Advertise, Directory: a.inventory,
+	a.transport, err = transport.New(transport.Options{Identity: identity, Listen: c.Listen, Advertise: c.Advertise, Directory: a.inventory, Near: a.nearby,
 		Log: a.log.With("station", "transport"), Events: a.transportEvent})
 	if err != nil {
 		return err

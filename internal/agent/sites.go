@@ -17,3 +17,9 @@ func siteOf(w *world, host string) swarm.Site {
 	site := w.State.Fleet.Sites[name]
 	return swarm.Site{Name: name, Own: site.Origin == "own", Links: site.Links}
 }
+
+// nearby says whether a host is in this one's site.
+func (a *Agent) nearby(host string) bool {
+	w := a.source.current()
+	return siteOf(w, host).Name == siteOf(w, a.config().Host).Name
+}

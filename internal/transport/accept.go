@@ -71,6 +71,7 @@ func (t *Transport) welcome(ctx context.Context, raw net.Conn) (*Conn, error) {
 		c.Close()
 		return nil, err
 	}
+	t.settle(tc, c.peer)
 	if err := raw.SetDeadline(time.Time{}); err != nil {
 		c.Close()
 		return nil, err

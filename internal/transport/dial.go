@@ -67,7 +67,11 @@ func (t *Transport) dialAddress(ctx context.Context, host, addr, alpn string) (*
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout+t.patience)
 	defer cancel()
 	tcpCtx, done := context.WithTimeout(ctx, connectTimeout)
-	raw, err := t.dialTCP(tcpCtx, "tcp", addr)
+	dial := t.dialTCP
+	if t.isNear(host) {
+		dial = t.dialNear
+	}
+	raw, err := dial(tcpCtx, "tcp", addr)
 	done()
 	if err != nil {
 		return nil, trimOp(err)

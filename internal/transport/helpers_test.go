@@ -93,6 +93,16 @@ type host struct {
 // bind makes a transport that knows dir and listens, without running it.
 func bind(t testing.TB, name string, key ed25519.PrivateKey, dir Directory) *host {
 	t.Helper()
+	h := unbound(t, name, key, dir)
+	if _, err := h.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// unbound makes a transport that knows dir.
+func unbound(t testing.TB, name string, key ed25519.PrivateKey, dir Directory) *host {
+	t.Helper()
 	h := &host{key: key, events: make(chan Event, 16)}
 	tr, err := New(Options{
 		Identity:  Identity{Host: name, Key: key, Instance: NewInstance()},
@@ -106,9 +116,6 @@ func bind(t testing.TB, name string, key ed25519.PrivateKey, dir Directory) *hos
 		},
 	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tr.Bind(); err != nil {
 		t.Fatal(err)
 	}
 	h.Transport = tr

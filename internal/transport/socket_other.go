@@ -14,6 +14,10 @@ func tcpKeepAlive() net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 }
 
-func dialer() *net.Dialer {
-	return &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: tcpKeepAlive()}
+func congestionOf(syscall.RawConn) string { return "" }
+
+func setCongestion(syscall.RawConn, string) {}
+
+func dialer(control func(network, address string, c syscall.RawConn) error) *net.Dialer {
+	return &net.Dialer{Timeout: connectTimeout, KeepAliveConfig: tcpKeepAlive(), Control: control}
 }

@@ -52,11 +52,12 @@ func presented(state tls.ConnectionState) (ed25519.PublicKey, string, error) {
 // serverTLS builds the acceptor's side for the protocols served right now.
 func (t *Transport) serverTLS(protocols []string) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{t.cert},
-		ClientAuth:             tls.RequireAnyClientCert,
-		NextProtos:             protocols,
-		SessionTicketsDisabled: true,
+		MinVersion:                  tls.VersionTLS13,
+		Certificates:                []tls.Certificate{t.cert},
+		ClientAuth:                  tls.RequireAnyClientCert,
+		NextProtos:                  protocols,
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true, // small records at first are for browsers
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if state.NegotiatedProtocol == "" {
 				return errors.New("no application protocol offered")
@@ -76,10 +77,11 @@ func (t *Transport) serverTLS(protocols []string) *tls.Config {
 // clientTLS builds the dialler's side towards one host and protocol.
 func (t *Transport) clientTLS(host, alpn string) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{t.cert},
-		NextProtos:             []string{alpn},
-		SessionTicketsDisabled: true,
+		MinVersion:                  tls.VersionTLS13,
+		Certificates:                []tls.Certificate{t.cert},
+		NextProtos:                  []string{alpn},
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true, // small records at first are for browsers
 		// The name and chain checks are replaced by the pinned key below.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {

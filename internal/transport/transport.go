@@ -90,6 +90,9 @@ type Options struct {
 	// Events is called with what a person should hear of. It must not block.
 	// Optional.
 	Events func(Event)
+	// Near says whether a host is in the same local network, for the choice of
+	// congestion control; without it the kernel chooses.
+	Near func(host string) bool
 	// Listener replaces the TCP listener (tests, socket activation).
 	Listener net.Listener
 	// DialContext replaces the TCP dialler (tests, fault injection).
@@ -107,20 +110,24 @@ const (
 // Transport is one host's end of all connections. Make it with New, register
 // what it serves with HandleStream and Listener, then Run it.
 type Transport struct {
-	id        Identity
-	listen    string
-	advertise string
-	dir       Directory
-	log       *slog.Logger
-	events    *reporter
-	dialTCP   func(ctx context.Context, network, address string) (net.Conn, error)
-	cert      tls.Certificate
-	instances *instances
-	slots     *slots
-	unknown   bucket
-	wg        sync.WaitGroup // everything Run waits for
-	stopped   chan struct{}  // closed when Run begins to stop
-	patience  time.Duration  // handshakeTimeout, unless a test is in a hurry
+	id         Identity
+	listen     string
+	advertise  string
+	dir        Directory
+	log        *slog.Logger
+	events     *reporter
+	dialTCP    func(ctx context.Context, network, address string) (net.Conn, error)
+	dialNear   func(ctx context.Context, network, address string) (net.Conn, error)
+	near       func(host string) bool
+	congestion string // nearCongestion, unless a test wants another
+	usual      string // congestion control that the kernel gave the listener
+	cert       tls.Certificate
+	instances  *instances
+	slots      *slots
+	unknown    bucket
+	wg         sync.WaitGroup // everything Run waits for
+	stopped    chan struct{}  // closed when Run begins to stop
+	patience   time.Duration  // handshakeTimeout, unless a test is in a hurry
 
 	mu        sync.Mutex
 	state     runState
@@ -150,34 +157,38 @@ func New(o Options) (*Transport, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.DialContext == nil {
-		o.DialContext = dialer().DialContext
-	}
 	cert, err := selfSigned(o.Identity)
 	if err != nil {
 		return nil, fmt.Errorf("cannot set up transport: %w", err)
 	}
-	return &Transport{
-		id:        o.Identity,
-		listen:    o.Listen,
-		advertise: o.Advertise,
-		dir:       o.Directory,
-		log:       o.Log,
-		events:    &reporter{sink: o.Events, last: map[string]time.Time{}},
-		dialTCP:   o.DialContext,
-		cert:      cert,
-		instances: newInstances(),
-		slots:     newSlots(),
-		stopped:   make(chan struct{}),
-		patience:  handshakeTimeout,
-		listener:  o.Listener,
-		listeners: map[string]*Listener{},
-		handlers:  map[string]map[uint16]StreamHandler{},
-		conns:     map[*Conn]struct{}{},
-		pool:      map[string]*pooled{},
-		learned:   map[string]string{},
-		clients:   map[string]*http.Client{},
-	}, nil
+	t := &Transport{
+		id:         o.Identity,
+		listen:     o.Listen,
+		advertise:  o.Advertise,
+		dir:        o.Directory,
+		log:        o.Log,
+		events:     &reporter{sink: o.Events, last: map[string]time.Time{}},
+		dialTCP:    o.DialContext,
+		dialNear:   o.DialContext,
+		near:       o.Near,
+		congestion: nearCongestion,
+		cert:       cert,
+		instances:  newInstances(),
+		slots:      newSlots(),
+		stopped:    make(chan struct{}),
+		patience:   handshakeTimeout,
+		listener:   o.Listener,
+		listeners:  map[string]*Listener{},
+		handlers:   map[string]map[uint16]StreamHandler{},
+		conns:      map[*Conn]struct{}{},
+		pool:       map[string]*pooled{},
+		learned:    map[string]string{},
+		clients:    map[string]*http.Client{},
+	}
+	if o.DialContext == nil {
+		t.dialTCP, t.dialNear = dialer(tuneSocket).DialContext, dialer(t.tuneNear).DialContext
+	}
+	return t, nil
 }
 
 // Bind opens the listening socket without accepting yet, so that the caller
@@ -190,7 +201,7 @@ func (t *Transport) Bind() (net.Addr, error) {
 		return nil, ErrClosed
 	}
 	if t.listener == nil {
-		config := net.ListenConfig{KeepAliveConfig: tcpKeepAlive(), Control: tuneSocket}
+		config := net.ListenConfig{KeepAliveConfig: tcpKeepAlive(), Control: t.tuneListener}
 		l, err := config.Listen(context.Background(), "tcp", t.listen)
 		if err != nil {
 			return nil, fmt.Errorf("cannot listen on %s: %w", t.listen, trimOp(err))
