@@ -19,6 +19,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/appspec"
 	"github.com/gitopsd/gitopsd/internal/durable"
+	"github.com/gitopsd/gitopsd/internal/timerslack"
 )
 
 // A hook's directory holds what it and its supervisor leave behind:
@@ -331,7 +332,7 @@ func (a *Applier) startSupervisor(dir string, req *hookRequest) error {
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.ExtraFiles = []*os.File{writer}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := timerslack.Start(cmd); err != nil {
 		return fmt.Errorf("the hook's supervisor could not start, so no script of it ran: %w", err)
 	}
 	a.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/desired"
+	"github.com/gitopsd/gitopsd/internal/timerslack"
 )
 
 // Bounds of one probe.
@@ -138,7 +139,10 @@ func run(ctx context.Context, command, env []string) (string, error) {
 	cmd.WaitDelay = killGrace // a child left behind with our pipe in its hand is not waited for longer
 	out := &head{}
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
+	err := timerslack.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	return out.String(), err
 }
 
