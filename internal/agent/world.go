@@ -44,6 +44,7 @@ func readState(repo *configrepo.Repo, commit string) (*desired.State, []desired.
 	if err != nil {
 		return nil, nil, err
 	}
+	defer tree.Close()
 	state, problems := desired.Load(tree)
 	if state == nil {
 		return nil, nil, fmt.Errorf("cannot read commit %.10s: it has %d problems", commit, len(problems))

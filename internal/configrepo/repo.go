@@ -3,7 +3,6 @@ package configrepo
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -182,13 +181,15 @@ func (r *Repo) report(err error) error {
 
 // Tree gives the files of a commit, read-only and lazily; the commit must be
 // the accepted one or an ancestor of it. Symbolic links and submodules show by
-// mode (fs.ModeSymlink, fs.ModeIrregular) and cannot be opened.
-func (r *Repo) Tree(id string) (fs.FS, error) {
-	o, c, err := r.commitAt(id)
+// mode (fs.ModeSymlink, fs.ModeIrregular) and cannot be opened. Close gives
+// back the pack files that are held open for it.
+func (r *Repo) Tree(id string) (Tree, error) {
+	_, c, err := r.commitAt(id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read commit %s: %w", short(id), err)
 	}
-	t := &treeFS{o: o, root: c.tree, limit: r.o.Limits.FileBytes, reopen: r.reopen, when: c.describe(nil).When, hurt: r.hurt, trees: map[plumbing.Hash][]entry{}}
+	own := openObjects(r.mirrorDir(), true)
+	t := &treeFS{o: own, own: own, root: c.tree, limit: r.o.Limits.FileBytes, reopen: r.reopen, when: c.describe(nil).When, hurt: r.hurt, trees: map[plumbing.Hash][]entry{}}
 	return t, nil
 }
 

@@ -16,6 +16,12 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 )
 
+// Tree is the files of one commit.
+type Tree interface {
+	fs.FS
+	io.Closer
+}
+
 // treeFS is the files of one commit. Objects never change, so it stays true
 // whatever the mirror does meanwhile; it may be used by several goroutines.
 type treeFS struct {
@@ -24,6 +30,7 @@ type treeFS struct {
 	when   time.Time
 	reopen func() *objects // after the mirror's files were rewritten
 	hurt   func(error)     // told of damage, so that the next Sync repairs
+	own    *objects        // holds its packs open until Close, as many files are read one after the other
 
 	mu    sync.Mutex
 	o     *objects
@@ -31,6 +38,12 @@ type treeFS struct {
 }
 
 const treesKept = 4096
+
+// Close gives back what is held open.
+func (t *treeFS) Close() error {
+	t.own.Close()
+	return nil
+}
 
 // Open opens a file or a folder. Symbolic links and submodules are refused.
 func (t *treeFS) Open(name string) (fs.File, error) {
@@ -41,15 +54,11 @@ func (t *treeFS) Open(name string) (fs.File, error) {
 	if e.isTree() {
 		return &openDir{t: t, e: e, name: name}, nil
 	}
-	info, err := t.info(e)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
 	data, err := t.content(e)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &openFile{Reader: bytes.NewReader(data), info: info}, nil
+	return &openFile{Reader: bytes.NewReader(data), info: t.describe(e, int64(len(data)))}, nil
 }
 
 // ReadFile gives a file's content.
@@ -192,8 +201,12 @@ func (t *treeFS) list(e entry) ([]fs.DirEntry, error) {
 	return out, nil
 }
 
+func (t *treeFS) describe(e entry, size int64) fileInfo {
+	return fileInfo{name: path.Base(e.name), size: size, mode: modeOf(e), when: t.when}
+}
+
 func (t *treeFS) info(e entry) (fs.FileInfo, error) {
-	i := fileInfo{name: path.Base(e.name), mode: modeOf(e), when: t.when}
+	i := t.describe(e, 0)
 	if !e.isTree() && !isSubmodule(e) {
 		err := t.with(func(o *objects) (err error) {
 			i.size, err = o.size(e.id)
