@@ -17,7 +17,7 @@ func operateCommands() []*cobra.Command {
 		operateCommand("stop", "Stop a group's deployment; hosts inside one finish, the rest are skipped", true),
 		operateCommand("pause", "Start no further host of a group until it is resumed", true),
 		operateCommand("resume", "Go on after a pause", true),
-		operateCommand("retry", "Try a held back revision again", true),
+		operateCommand("retry", "Try a held back revision, or a blocked rollback, again", true),
 		operateCommand("skip", "End the bake of the wave that is watched now, so that the rollout goes on", true),
 	}
 }
