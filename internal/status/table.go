@@ -173,8 +173,17 @@ func cell(h Host, event string, p Palette) string {
 			case "Skipped":
 				return p.paint(p.Dim, "-    ")
 			}
-			return p.paint(p.Dim, "·    ")
+			return pending(h, p)
 		}
+	}
+	return pending(h, p)
+}
+
+// pending is the cell of an event that did not begin: a dot where it may still, nothing where the deployment is over for the host.
+func pending(h Host, p Palette) string {
+	switch h.Status {
+	case "Succeeded", "Unavailable", "Failed", "Skipped", "Behind":
+		return "     "
 	}
 	return p.paint(p.Dim, "·    ")
 }

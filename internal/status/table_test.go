@@ -24,6 +24,22 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestOnlyWhatMayStillBeginIsPending: a host that succeeded untouched, or failed early, has nothing to come.
+func TestOnlyWhatMayStillBeginIsPending(t *testing.T) {
+	ran := []Event{{Event: "Install", Status: "Succeeded"}, {Event: "ValidateService", Status: "Pending"}}
+	for status, pending := range map[string]bool{"Pending": true, "Ready": true, "InProgress": true, "Unknown": true, "Succeeded": false, "Failed": false, "Skipped": false, "Behind": false} {
+		g := Group{Hosts: []Host{{Name: "web-1", Status: "Succeeded", Events: []Event{{Event: "AfterInstall", Status: "Succeeded"}}}, {Name: "web-2", Status: status, Events: ran}}}
+		_, line, _ := strings.Cut(Table(g, Palette{}), "web-2 ")
+		want := "✔                 "
+		if pending {
+			want = "✔     ·     ·     "
+		}
+		if !strings.HasPrefix(line, want+status) {
+			t.Errorf("%s: %q", status, line)
+		}
+	}
+}
+
 func TestTableKeepsTerminalsSafe(t *testing.T) {
 	const evil = "a\x1b[2Jb\u202ec\x00d\u009be\xff\r\nf"
 	g := Group{Group: evil, ID: evil, Name: evil, State: evil, Why: evil, Desired: Revision{Commit: evil}, Running: Revision{Commit: evil},
