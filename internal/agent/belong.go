@@ -70,9 +70,14 @@ func hasKey(host desired.Host, key ed25519.PublicKey) bool {
 	return slices.ContainsFunc(host.Keys, func(k ed25519.PublicKey) bool { return k.Equal(key) })
 }
 
+// stranger is why no other host takes this one for who it says it is, "" when they do.
+func (a *Agent) stranger() string {
+	return stranger(a.source.current(), a.config().Host, a.config().DataDir, a.key)
+}
+
 // strangerNotice tells operators what warnStranger logs.
 func (a *Agent) strangerNotice() []status.Notice {
-	why := stranger(a.source.current(), a.config().Host, a.config().DataDir, a.key)
+	why := a.stranger()
 	if why == "" {
 		return nil
 	}
@@ -81,7 +86,7 @@ func (a *Agent) strangerNotice() []status.Notice {
 
 // warnStranger logs once, as long as it stays the same, that the inventory does not have this host. The source's loop calls it for each commit.
 func (a *Agent) warnStranger() {
-	why := stranger(a.source.current(), a.config().Host, a.config().DataDir, a.key)
+	why := a.stranger()
 	if why != "" && why != a.warned {
 		a.log.Warn("this host is not who the inventory says", "why", why)
 	}

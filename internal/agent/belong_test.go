@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,6 +64,9 @@ func TestHostUnderAWrongNameHearsOfIt(t *testing.T) {
 		}
 		return fmt.Sprintf("a notice of kind NotInInventory: %+v %v", report.Notices, err)
 	})
+	if code, text := h.get(t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "not ready: this host is not in the inventory of commit") {
+		t.Errorf("/readyz answers %d %q", code, text)
+	}
 	h.end()
 	if n := strings.Count(h.log.String(), "this host is not who the inventory says"); n != 1 || !strings.Contains(h.log.String(), "level=WARN") {
 		t.Errorf("logged %d times", n)

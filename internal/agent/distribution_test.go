@@ -133,20 +133,27 @@ func TestHowFastABundleComesIsSeenFromEveryHost(t *testing.T) {
 // metrics scrapes a host.
 func (h *testHost) metrics(t *testing.T) string {
 	t.Helper()
+	_, text := h.get(t, "/metrics")
+	return text
+}
+
+// get asks a host's socket for a path.
+func (h *testHost) get(t *testing.T, path string) (code int, text string) {
+	t.Helper()
 	var d net.Dialer
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return d.DialContext(ctx, "unix", h.config.Socket)
 	}}
-	resp, err := (&http.Client{Transport: transport}).Get("http://agent/metrics")
+	resp, err := (&http.Client{Transport: transport}).Get("http://agent" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text)
+	return resp.StatusCode, string(body)
 }
 
 func TestWhatOthersSayOfTheirBundlesIsBounded(t *testing.T) {

@@ -22,7 +22,7 @@ func (a *Agent) handlers() handlers {
 			all[a.config().Host] = comingHere(a.swarm)
 			return all
 		},
-		alive: a.lives, extra: a.hostNotices, changed: &a.changed, log: a.log}
+		alive: a.lives, extra: a.hostNotices, outcast: a.stranger, changed: &a.changed, log: a.log}
 	fleet := *local
 	client := a.transport.HTTPClient(transport.APIALPN)
 	fleet.remotes = newRemotes()

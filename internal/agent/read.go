@@ -38,6 +38,7 @@ type reader struct {
 	shelf   shelf
 	coming  func() map[string][]coming // how fast bundles come, by host; may be nil
 	extra   func() []status.Notice
+	outcast func() string // why no other host takes this one for who it says it is, or ""; may be nil
 	changed *signal
 	log     *slog.Logger
 	remotes *remotes // answers of other sets' voters; nil without ask
@@ -53,6 +54,11 @@ func (r *reader) Ready() error {
 	w := r.source.current()
 	if w == nil {
 		return errors.New("no verified commit yet")
+	}
+	if r.outcast != nil {
+		if why := r.outcast(); why != "" { // it follows no set, so that none lacks a leader
+			return errors.New(why)
+		}
 	}
 	if missing := r.sets.missing(w); len(missing) > 0 {
 		return fmt.Errorf("coordinator sets %v are not followed yet", missing)

@@ -28,7 +28,7 @@ type Source interface {
 	Operate(ctx context.Context, op Operation) error
 	// Changed is closed at the next change of anything reported; ask again for the one after.
 	Changed() <-chan struct{}
-	// Ready is nil once the host has a verified commit and follows its coordinator sets; the error says what is missing.
+	// Ready is nil once the host has a verified commit, is in its inventory, and follows its coordinator sets; the error says what is missing.
 	Ready() error
 }
 

@@ -40,7 +40,7 @@ func newCollector(source Source, version string) *collector {
 	return &collector{
 		source: source, version: version,
 		build:   desc("build_info", "Always 1; the labels say what runs.", "version"),
-		ready:   desc("ready", "1 when this host has a verified commit and a leader for each set it follows."),
+		ready:   desc("ready", "1 when this host has a verified commit, is in its inventory, and has a leader for each set it follows."),
 		commit:  desc("commit_info", "Always 1; the label is the accepted commit.", "commit"),
 		notices: desc("notices", "Conditions a person should know of.", "kind"),
 		group:   desc("group_state", "1 for the state each deployment group is in.", "group", "id", "state"),
