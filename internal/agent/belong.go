@@ -45,7 +45,7 @@ func stranger(w *world, self, dataDir string, key ed25519.PublicKey) string {
 	for _, name := range slices.Sorted(maps.Keys(w.State.Hosts)) {
 		names = append(names, string(name))
 	}
-	if hint := strict.DidYouMean(self, names); hint != "" {
+	if hint := strict.NearOrKnown(self, names); hint != "" {
 		hint = " (" + hint + ")"
 		return at + fmt.Sprintf("correct `host:` in its gitopsd.yaml%s, or commit the hosts/%s.yaml that %s prints", hint, self, print)
 	}

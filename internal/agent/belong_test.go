@@ -30,7 +30,8 @@ func TestStrangerIsToldWhatToDo(t *testing.T) {
 		{"web-1", 3, "another key than in the inventory of commit aaaaaaaaaa, so no other talks to it: its key is that of web-2; did you mean `host: web-2`"},
 		{"wbe-1", 1, "is not in the inventory of commit aaaaaaaaaa, so no other talks to it: its key is that of web-1; did you mean `host: web-1`"},
 		{"web-1", 7, "commit `publicKey: " + desired.FormatPublicKey(key(7)) + "` in hosts/web-1.yaml, or restore /d/host.key"},
-		{"web-3", 7, "correct `host:` in its gitopsd.yaml (did you mean web-"},
+		{"web-3", 7, "correct `host:` in its gitopsd.yaml (known here: web-1, web-2)"},
+		{"web-22", 7, "correct `host:` in its gitopsd.yaml (did you mean web-2?)"},
 		{"database", 7, "(known here: web-1, web-2), or commit the hosts/database.yaml that `gitopsd host init --name database --data-dir /d` prints"},
 		{"web-9", 7, "hosts/web-9.yaml cannot be used; mend it"},
 	} {

@@ -99,7 +99,7 @@ func (r *reader) oneLog(ctx context.Context, q status.LogQuery, group status.Gro
 	case r.ask == nil:
 		return unknownOutput("cannot show hook output of %s: this is %s", q.Host, r.self)
 	case !known:
-		return unknownOutput("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.DidYouMean(q.Host, hosts))
+		return unknownOutput("cannot show hook output of %.60q: it is no host of %s; %s", q.Host, group.Group, strict.NearOrKnown(q.Host, hosts))
 	}
 	return r.ask(q.Host).Logs(ctx, q, w)
 }

@@ -290,33 +290,60 @@ func Schema(kind, title string, t Type) map[string]any {
 	return s
 }
 
+// Names that a hint lists: all of a few, the first of many.
+const (
+	listedAll   = 12
+	listedFirst = 6
+)
+
 // DidYouMean suggests the nearest of names, or lists them when none is near and they are few.
 func DidYouMean(name string, names []string) string {
-	if best := Nearest(name, names); best != "" {
-		return fmt.Sprintf("did you mean %s?", best)
+	if len(names) > listedAll {
+		return nearest(name, names)
 	}
-	if len(names) > 0 && len(names) <= 12 {
-		return "known here: " + oneOf(slices.Sorted(slices.Values(names)))
-	}
-	return ""
+	return NearOrKnown(name, names)
 }
 
-// Nearest is the first of names that is as near as a typing mistake, else the only one that name shortens; "" if there is none.
+// NearOrKnown suggests the nearest of names, or lists them when none is near, the first of many.
+func NearOrKnown(name string, names []string) string {
+	if near := nearest(name, names); near != "" || len(names) == 0 {
+		return near
+	}
+	known, others := slices.Sorted(slices.Values(names)), ""
+	if len(known) > listedAll {
+		others = fmt.Sprintf(" and %d others", len(known)-listedFirst)
+		known = known[:listedFirst]
+	}
+	return "known here: " + oneOf(known) + others
+}
+
+// nearMost is how many letters a typing mistake changes at most; of a short name a third of them, of a shorter one.
+const nearMost = 2
+
+// Nearest is the one of names that is as near as a typing mistake, else the only one that name shortens; "" if there is none. Of several as near as each other it takes
+// the one with the same first letter, which one rarely mistypes; if that is not one, as of hosts with a number each, it guesses none.
 func Nearest(name string, names []string) string {
-	best, distance := "", 0
+	best, distance, several := "", 0, false // in halves of a letter
 	var longer []string
 	meant := fold(name)
 	for _, candidate := range names {
 		known := fold(candidate)
-		if n := edits(meant, known); best == "" || n < distance {
-			best, distance = candidate, n
+		n := 2 * edits(meant, known)
+		if meant == "" || known == "" || meant[0] != known[0] {
+			n++
+		}
+		switch {
+		case best == "" || n < distance:
+			best, distance, several = candidate, n, false
+		case n == distance && candidate != best:
+			several = true
 		}
 		if len(meant) >= 3 && strings.HasPrefix(known, meant) {
 			longer = append(longer, candidate)
 		}
 	}
 	switch {
-	case best != "" && distance <= max(1, min(len(name), len(best))/3):
+	case best != "" && !several && distance/2 <= max(1, min(nearMost, len(name)/3, len(best)/3)):
 		return best
 	case len(longer) == 1:
 		return longer[0]

@@ -261,3 +261,31 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestOnlyANearNameIsMeant: a guess at random sends one to the wrong host.
+func TestOnlyANearNameIsMeant(t *testing.T) {
+	var many []string
+	for i := range 20 {
+		many = append(many, fmt.Sprintf("database-%02d.dc1.example.org", i))
+	}
+	for _, c := range []struct {
+		name  string
+		names []string
+		want  string
+	}{
+		{"web-22", []string{"web-1", "web-2"}, "did you mean web-2?"},
+		{"wbe-1", []string{"db-1", "web-1"}, "did you mean web-1?"},
+		{"web-9", []string{"web-2", "web-1"}, "known here: web-1, web-2"},
+		{"bsh", []string{"zsh", "bash"}, "did you mean bash?"},
+		{"database-prod-eu", []string{"datastore-prod-eu"}, "known here: datastore-prod-eu"},
+		{"database-prod-ue", []string{"database-prod-eu", "web"}, "did you mean database-prod-eu?"},
+		{"databse-0.dc1.example.org", many[:1], "did you mean database-00.dc1.example.org?"},
+		{"data", []string{"database", "web"}, "did you mean database?"},
+		{"web-1", nil, ""},
+		{"database-20.dc1.example.org", many, "known here: " + strings.Join(many[:6], ", ") + " and 14 others"},
+	} {
+		if got := NearOrKnown(c.name, c.names); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
