@@ -49,6 +49,33 @@ func TestTheTroubleWithAnOriginIsKnownWhileTheFetchGoesOn(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeReadIsNamedOnce: the origin's own sentence names it, with and without a pinned index.
+func TestWhatCannotBeReadIsNamedOnce(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "out of order", http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	for what, pinned := range map[string]string{"cannot read ": "", "cannot read index of ": "  index: " + string(digestOf("d")) + "\n"} {
+		bundleType := map[bool]string{true: "zip", false: "tar.zst"}[pinned == ""]
+		revision := "  revisionType: Https\n  httpsLocation: {url: \"" + server.URL + "/a." + bundleType + "\", bundleType: " + bundleType + "}\n  digest: " + string(digestOf("a")) + "\n" + pinned + "  size: 1000\n"
+		f, d, g := newWebsite(t, revision)
+		d.config.HTTPS.Enabled = true
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); d.bundles.fetch(ctx, "01WEBSITE0", specOf(f.current().Commit, g)) }()
+		why := ""
+		eventuallyTrue(t, "what the fetch waits for", func() bool {
+			why = d.bundles.swarm.Progress(g.Revision.Digest).State
+			return strings.Contains(why, "503")
+		})
+		cancel()
+		<-ended
+		if !strings.HasPrefix(why, what+server.URL) || strings.Count(why, "cannot ") != 1 || strings.Count(why, server.URL) != 1 {
+			t.Errorf("%q", why)
+		}
+	}
+}
+
 // TestTheQueryOfAURLIsNeverShown: it may be what lets its holder read, as in a URL that was signed beforehand.
 func TestTheQueryOfAURLIsNeverShown(t *testing.T) {
 	const secret = "SIGNEDSIGNED"

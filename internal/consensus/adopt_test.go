@@ -476,7 +476,7 @@ func TestLyingVoter(t *testing.T) {
 			carried
 			want string
 		}{
-			{carried{at: position{epoch: 1, term: 99, index: 99}, machine: []byte("nonsense")}, "cannot take over its state: cannot restore a snapshot"},
+			{carried{at: position{epoch: 1, term: 99, index: 99}, machine: []byte("nonsense")}, "cannot take over its state: cannot go on from entry 0: cannot restore a snapshot"},
 			{carried{at: position{epoch: 2, term: 1, index: 1}, machine: []byte("{}")}, "it offers the impossible state of epoch 2"},
 			{carried{at: position{epoch: 1, term: 1 << 63, index: 1}, machine: []byte("{}")}, "impossible"},
 		} {
@@ -565,4 +565,12 @@ func cutWhileChangingEpoch(t *testing.T, f *fleet, victim string, n int) bool {
 		f.hosts[name].missing("a")
 	}
 	return faults.Cut()
+}
+
+// TestASnapshotThatCannotBeRestoredIsNamedOnce: the machine says itself what it cannot do.
+func TestASnapshotThatCannotBeRestoredIsNamedOnce(t *testing.T) {
+	err := newReplica(newNotes(), 1, false).restore(state{applied: 7, machine: []byte("nonsense")})
+	if err == nil || !strings.Contains(err.Error(), "entry 7: cannot restore a snapshot") || strings.Count(err.Error(), "cannot restore") != 1 {
+		t.Errorf("%v", err)
+	}
 }

@@ -26,7 +26,8 @@ type Machine interface {
 	// Snapshot encodes the whole state, at most 64 MiB. The encoding must be
 	// canonical: equal states give equal bytes, since hosts compare its hash.
 	Snapshot() ([]byte, error)
-	// Restore replaces the state by one that Snapshot encoded.
+	// Restore replaces the state by one that Snapshot encoded. Its error says that
+	// a snapshot cannot be restored.
 	Restore(snapshot []byte) error
 }
 

@@ -43,7 +43,10 @@ func (m *notes) Snapshot() ([]byte, error) { return json.Marshal(m) }
 
 func (m *notes) Restore(b []byte) error {
 	*m = notes{Count: map[string]int{}, bad: m.bad}
-	return json.Unmarshal(b, m)
+	if err := json.Unmarshal(b, m); err != nil {
+		return fmt.Errorf("cannot restore a snapshot: %w", err)
+	}
+	return nil
 }
 
 // fleet is a set with its hosts, all in this process.

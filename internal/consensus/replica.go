@@ -217,7 +217,7 @@ func (r *replica) restore(st state) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.machine.Restore(st.machine); err != nil {
-		return fmt.Errorf("cannot restore a snapshot of entry %d: %w", st.applied, err)
+		return fmt.Errorf("cannot go on from entry %d: %w", st.applied, err)
 	}
 	r.at = st
 	r.at.machine = nil

@@ -298,7 +298,7 @@ func (x *exchange) readIndex(ctx context.Context, origin Origin, where string) (
 	defer cancel()
 	data, err := origin.ReadIndex(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the index of %s: %w", where, because(ctx, err))
+		return nil, named("cannot read the index of "+where, because(ctx, err))
 	}
 	index, err := bundle.DecodeIndex(data)
 	if err != nil {
@@ -320,7 +320,7 @@ func (x *exchange) scout(ctx context.Context, origin Origin, where string) error
 	if ref.Size <= 0 {
 		var err error
 		if ref.Size, err = origin.Size(ctx); err != nil {
-			return fmt.Errorf("cannot learn the size of %s: %w", where, because(ctx, err))
+			return named("cannot learn the size of "+where, because(ctx, err))
 		}
 		w.again()
 	}
@@ -331,12 +331,12 @@ func (x *exchange) scout(ctx context.Context, origin Origin, where string) error
 	}
 	body, err := origin.ReadRange(ctx, 0, ref.Size)
 	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", where, because(ctx, err))
+		return named("cannot read "+where, because(ctx, err))
 	}
 	defer body.Close()
 	x.because("reading " + where + " for all hosts, the commit pins no index")
 	if err := x.s.o.Store.Import(ctx, ref, &meter{ctx: ctx, r: body, w: w, limit: x.s.down, note: x.countOrigin}); err != nil {
-		return fmt.Errorf("cannot read %s: %w", where, because(ctx, err))
+		return named("cannot read "+where, because(ctx, err))
 	}
 	return nil
 }

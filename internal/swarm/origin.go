@@ -347,12 +347,21 @@ func (x *exchange) readLease(ctx context.Context, origin Origin, where string, l
 		x.wrong = append(x.wrong, wrong)
 	}
 	if err != nil && ctx.Err() == nil {
-		x.failed = plain(fmt.Sprintf("cannot read %s: %v", where, err), saysMax)
+		x.failed = plain(named("cannot read "+where, err).Error(), saysMax)
 		x.why = x.failed
 		x.astray++
 	}
 	x.mu.Unlock()
 	x.changed.notify()
+}
+
+// named puts before an error what could not be done, unless the origin has said that itself.
+func named(what string, err error) error {
+	var origin interface{ Place() string }
+	if errors.As(err, &origin) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // readPieces keeps piece after piece of a run. It returns how many bytes left the origin, and the piece whose bytes were wrong, or -1.

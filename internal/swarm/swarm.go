@@ -66,7 +66,8 @@ const (
 	pastMax      = 256             // fetches whose cost is remembered
 )
 
-// Origin is the first source of a bundle's bytes, as package bundle/origin opens it.
+// Origin is the first source of a bundle's bytes, as package bundle/origin opens it. Its errors, and those of what it hands out, may have a Place() string: then they say
+// themselves what could not be read of it.
 type Origin interface {
 	Size(ctx context.Context) (int64, error)
 	ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, error)

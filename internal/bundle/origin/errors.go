@@ -33,6 +33,9 @@ func (e *Error) Error() string {
 	return text
 }
 
+// Place is the location, without secrets. Package swarm tells by it that the error names what could not be done, and repeats nothing.
+func (e *Error) Place() string { return e.Where }
+
 // Unwrap implements errors.Unwrap.
 func (e *Error) Unwrap() error { return e.Err }
 
