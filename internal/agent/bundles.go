@@ -165,11 +165,12 @@ func (b *bundles) bring(ctx context.Context, g desired.Group) error {
 		IndexDigest: r.Index,
 		Origin:      source,
 		Where:       placeOf(r),
+		PinnedIn:    g.Folder + "/group.yaml",
 		Members:     func() []string { return b.members(g, time.Since(begun) < gossipLate) },
 		Dealer:      func() string { return b.dealer(g.Coordinators) },
 	})
 	if err != nil {
-		return b.explained(r, err)
+		return b.explained(r, contradicted(g, err))
 	}
 	if progress := b.swarm.Progress(r.Digest); t.first() {
 		b.log.Info("bundle complete", "group", g.Folder, "digest", r.Digest.Short(), "fromOrigin", progress.FromOrigin, "fromPeers", progress.FromPeers)

@@ -53,7 +53,7 @@ func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spe
 	report, err := d.applier.Preflight(ctx, deployment)
 	switch {
 	case errors.Is(err, store.ErrMismatch): // it was complete, so that it rotted on this disk, or its digest and the index pinned beside it contradict each other
-		return refuse(rollout.RefusedByBytes, cmp.Or(d.bundles.store.Recheck(ctx, deployment.Source.Digest), err).Error())
+		return refuse(rollout.RefusedByBytes, d.rotten(group, spec, cmp.Or(d.bundles.store.Recheck(ctx, deployment.Source.Digest), err)))
 	case err != nil:
 		return refuse(rollout.RefusedByHost, err.Error())
 	case report.OK:
@@ -67,6 +67,14 @@ func (d *deployer) preflight(ctx context.Context, group string, spec rollout.Spe
 		return refuse(rollout.RefusedByHost, report.Refusal.Message)
 	}
 	return refuse(rollout.RefusedByHost, strings.Join(report.Problems, "; "))
+}
+
+// rotten says why the bytes of a bundle that is complete are not its digest's.
+func (d *deployer) rotten(group string, spec rollout.Spec, err error) string {
+	if g, _, unknown := d.verifier.group(group, spec.Commit); unknown == nil {
+		err = contradicted(g, err)
+	}
+	return err.Error()
 }
 
 // preflightID names the preparation of a spec before there is a deployment.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/bundle/origin"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/desired"
 	"github.com/gitopsd/gitopsd/internal/swarm"
 )
@@ -70,6 +71,14 @@ func (b *bundles) explained(r desired.Revision, err error) error {
 		return fmt.Errorf("%s: %w", own, err)
 	}
 	return err
+}
+
+// contradicted adds to an error that says that a commit pins an index which is not the digest's what to do about it.
+func contradicted(g desired.Group, err error) error {
+	if !errors.Is(err, store.ErrBadIndex) {
+		return err
+	}
+	return fmt.Errorf("%w; correct `digest:` in %s/group.yaml, if its `index:` and the archive are the ones meant", err, g.Folder)
 }
 
 // whereOf is a revision's place as package origin takes it.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -71,6 +72,9 @@ func TestAWrongPinIsNoHostsFault(t *testing.T) {
 		if !strings.Contains(why, x.Digest().Short()) || !strings.Contains(why, wrong.Short()) {
 			t.Errorf("the sentence names not both: %s", why)
 		}
+		if !strings.Contains(why, "correct `digest:` in shop/group.yaml") {
+			t.Errorf("it says not what to correct: %s", why)
+		}
 		if len(d.store.Suspects()) > 0 || d.bundles.mended(t.Context(), wrong) {
 			t.Errorf("try %d: it counts as rotten (%v), or as mended", n, d.store.Suspects())
 		}
@@ -78,4 +82,28 @@ func TestAWrongPinIsNoHostsFault(t *testing.T) {
 			t.Errorf("try %d: %d bytes left the origin for a bundle of %d", n, got, len(data))
 		}
 	}
+}
+
+// TestAWrongDigestIsSaidToBeTheCommits: an origin has another archive, of the same size, than the commit pins, and it stays so.
+func TestAWrongDigestIsSaidToBeTheCommits(t *testing.T) {
+	data := bytes.Repeat([]byte("x"), 1000)
+	var reads atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reads.Add(1)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}))
+	defer server.Close()
+	d, spec := newHTTPSDisk(t, server.URL)
+	d.config.HTTPS.Enabled = true
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); d.bundles.fetch(ctx, "01WEBSITE0", spec) }()
+	found := bundle.DigestBytes(data)
+	want := fmt.Sprintf("the digest of %s/a.zip is %s each time it is read: correct `digest:` in shop/group.yaml, which says %s, or put back the archive that it means", server.URL, found, spec.Digest)
+	eventuallyTrue(t, want, func() bool { return d.bundles.swarm.Progress(bundle.Digest(spec.Digest)).State == want })
+	if n := reads.Load(); n < 2 {
+		t.Errorf("it was read %d times", n)
+	}
+	cancel()
+	<-ended
 }

@@ -42,6 +42,7 @@ type exchange struct {
 	sizes      []int64
 	provider   string                 // who gave an index that git does not pin
 	misled     map[bundle.Digest]bool // indexes that did not lead to the bundle's digest
+	found      bundle.Digest          // of what this host read from the origin as a whole, last, and was not the bundle
 	peers      map[string]*peer
 	graph      plan.Graph  // whom it listens to
 	drawn      []plan.Host // the members among whom that was chosen,

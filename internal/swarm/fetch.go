@@ -50,6 +50,7 @@ func (s *Swarm) enter(ctx context.Context, job *Job) (x *exchange, mine bool) {
 	x = &exchange{s: s, digest: job.Ref.Digest, ref: job.Ref, pin: job.IndexDigest, order: s.opened, started: now, lastMove: now, jobs: []*Job{job}, done: make(chan struct{}),
 		peers: map[string]*peer{}, suspects: map[string]suspicion{}, misled: map[bundle.Digest]bool{}, desk: deskView{quiet: now, avoid: map[string]time.Time{}}}
 	maps.Copy(x.suspects, s.past[job.Ref.Digest].suspects)
+	x.found = s.past[job.Ref.Digest].found
 	before := s.past[job.Ref.Digest].progress
 	x.fromOrigin, x.fromPeers, x.fromFar, x.reused = before.FromOrigin, before.FromPeers, before.FromFar, before.Reused
 	seed := fnv.New64a()
@@ -74,7 +75,7 @@ func (s *Swarm) leave(x *exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.exchanges, x.digest)
-	s.past[x.digest] = past{progress: progress, suspects: x.suspects, order: x.order, ended: time.Now()}
+	s.past[x.digest] = past{progress: progress, suspects: x.suspects, found: x.found, order: x.order, ended: time.Now()}
 	for len(s.past) > pastMax {
 		oldest := x.digest
 		for digest, p := range s.past {

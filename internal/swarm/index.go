@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/bundle/store"
 	"github.com/gitopsd/gitopsd/internal/swarm/plan"
 )
 
@@ -336,9 +337,32 @@ func (x *exchange) scout(ctx context.Context, origin Origin, where string) error
 	defer body.Close()
 	x.because("reading " + where + " for all hosts, the commit pins no index")
 	if err := x.s.o.Store.Import(ctx, ref, &meter{ctx: ctx, r: body, w: w, limit: x.s.down, note: x.countOrigin}); err != nil {
+		var other *store.DigestError
+		if errors.As(err, &other) {
+			return x.another(where, other)
+		}
 		return named("cannot read "+where, because(ctx, err))
 	}
 	return nil
+}
+
+// another says of an origin that it has another archive than the commit pins. When it was read again and is the same, the commit is what is to be corrected, if not the
+// archive.
+func (x *exchange) another(where string, is *store.DigestError) error {
+	pinned := "the commit"
+	for _, job := range x.callers() {
+		if job.PinnedIn != "" {
+			pinned = job.PinnedIn
+		}
+	}
+	x.mu.Lock()
+	again := x.found == is.Got
+	x.found = is.Got
+	x.mu.Unlock()
+	if again {
+		return fmt.Errorf("the digest of %s is %s each time it is read: correct `digest:` in %s, which says %s, or put back the archive that it means", where, is.Got, pinned, is.Want)
+	}
+	return fmt.Errorf("the digest of %s is %s, and `digest:` in %s says %s", where, is.Got, pinned, is.Want)
 }
 
 // scouts notes whether this host reads the whole archive: that it takes long is no stall, for silence has a bound of its own.

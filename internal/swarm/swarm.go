@@ -80,6 +80,7 @@ type Job struct {
 	IndexDigest bundle.Digest   // of the piece index, pinned in git; "" for none
 	Origin      Origin          // nil on a host without a route to it
 	Where       string          // names the origin in messages
+	PinnedIn    string          // names the file in which Ref's digest stands, in messages; "": the commit
 	Members     func() []string // live hosts that have or want the bundle, self included; asked again and again; nil: this host alone
 	Dealer      func() string   // the host that deals pieces (the set's leader), or ""; nil: none
 }
@@ -151,6 +152,7 @@ type Swarm struct {
 type past struct {
 	progress Progress
 	suspects map[string]suspicion
+	found    bundle.Digest
 	order    uint64
 	ended    time.Time
 }

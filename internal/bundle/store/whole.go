@@ -18,10 +18,20 @@ func checkWhole(ctx context.Context, archive io.ReaderAt, size int64, want bundl
 
 func judge(sum [sha256.Size]byte, want bundle.Digest) error {
 	if got := bundle.DigestOf(sum); got != want {
-		return fmt.Errorf("its digest is %s, not %s: %w", got.Short(), want.Short(), ErrMismatch)
+		return &DigestError{Got: got, Want: want}
 	}
 	return nil
 }
+
+// DigestError says what the digest of a whole archive is instead of the one that was asked for. It is an ErrMismatch.
+type DigestError struct{ Got, Want bundle.Digest }
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("its digest is %s, not %s: %v", e.Got.Short(), e.Want.Short(), ErrMismatch)
+}
+
+// Unwrap implements errors.Unwrap.
+func (e *DigestError) Unwrap() error { return ErrMismatch }
 
 const (
 	hashedBytes  = 1 << 20 // of one block
