@@ -35,7 +35,8 @@ type fleet struct {
 	ops    int
 	most   int // hosts that may be down at once, by any policy so far; 0: by policy
 
-	gone     map[string]bool // left the group
+	gone     map[string]bool  // left the group
+	back     map[string]Token // the grant that a host came back to the group with: others may have been granted meanwhile
 	retarget func(name string, attempt int)
 	granted  map[string]Token
 }
@@ -212,7 +213,14 @@ func (f *fleet) watchGrants(g *group) {
 		if !g.healthy(tn, &before) || d == nil || d.Kind == KindCatchUp {
 			continue
 		}
-		n, down := 0, 0
+		back := 0 // members that the deployment does not count, and that are in the middle of another
+		for _, mem := range g.Members {
+			m, r := g.host(mem.Host), d.row(mem.Host)
+			if (r == nil || r.Out) && (m.Grant != nil || m.Settle) {
+				back++
+			}
+		}
+		n, down := back, back
 		for _, r := range d.Rows {
 			if _, member := g.member(r.Host); member && !r.Out {
 				n++
@@ -224,8 +232,8 @@ func (f *fleet) watchGrants(g *group) {
 		if down > max(0, d.Policy.Budget(n)) {
 			f.fatalf("I2: %s was granted and %d of %d hosts are down, %d may be", h.Name, down, n, d.Policy.Budget(n))
 		}
-		if d.Policy.MaxUnavailable.Set && d.count(g.flying) > max(1, d.Policy.MaxUnavailable.Of(d.N)) {
-			f.fatalf("maxUnavailable: %d in flight", d.count(g.flying))
+		if flying := back + d.count(g.flying); d.Policy.MaxUnavailable.Set && flying > max(1, d.Policy.MaxUnavailable.Of(d.N+back)) {
+			f.fatalf("maxUnavailable: %d in flight", flying)
 		}
 	}
 }
@@ -276,7 +284,7 @@ func (f *fleet) target(name string, attempt int) {
 func (f *fleet) inFlight() int {
 	n := 0
 	for _, h := range f.hosts {
-		if h.apply != nil && h.apply.stopped && !f.gone[h.name] {
+		if h.apply != nil && h.apply.stopped && !f.gone[h.name] && f.back[h.name] != h.apply.grant.Token {
 			n++
 		}
 	}

@@ -13,14 +13,16 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 		return false
 	}
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
-	flying := d.count(func(r *row) bool { return g.flying(r) })
-	down := g.down(t, d)
+	back := len(g.back(d))
+	flying := d.count(func(r *row) bool { return g.flying(r) }) + back
+	down := g.down(t, d) + back
+	budget := d.Policy.Budget(d.N + back)
 	w := d.Waves[d.Wave]
 	window := max(1, min(d.B, max(1, d.U))-failed)
 	if d.Policy.OneAtATime {
 		window = 1
 	}
-	most := d.most()
+	most := d.most(d.N + back)
 	others, brokenLeft := 0, false
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
@@ -47,7 +49,7 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 		if brokenLeft || r.Status != rowPending || r.Wave != d.Wave || !g.healthy(t, h) {
 			continue
 		}
-		if flying >= most || down >= d.B || down-failed >= most || !g.zoneRoom(t, w, d) {
+		if flying >= most || down >= budget || down-failed >= most || !g.zoneRoom(t, w, d) {
 			break
 		}
 		switch g.may(t, d, h) {
@@ -66,16 +68,34 @@ func (g *group) grant(t *turn) (leaderNext bool) {
 	return leaderNext && others == 0
 }
 
-// most is how many hosts may be in flight, or down for another reason than that
-// they failed, at once. Failures use the budget for good; if they filled this too,
-// nothing could ever be granted again and there would be no verdict.
-func (d *deployment) most() int {
-	most := d.N
+// back lists the members that came back to the group in the middle of what an
+// earlier deployment granted them, and that d does not count: they were none of
+// its N when it was planned, or left it. Until they are known to be healthy, or
+// have failed, each is one more host of N and one that is down.
+func (g *group) back(d *deployment) []MemberInfo {
+	var out []MemberInfo
+	for _, mem := range g.Members {
+		h := g.host(mem.Host)
+		if h == nil || h.Grant == nil && !h.Settle {
+			continue
+		}
+		if r := d.row(mem.Host); r == nil || r.Out {
+			out = append(out, mem)
+		}
+	}
+	return out
+}
+
+// most is how many of n hosts may be in flight, or down for another reason than
+// that they failed, at once. Failures use the budget for good; if they filled this
+// too, nothing could ever be granted again and there would be no verdict.
+func (d *deployment) most(n int) int {
+	most := n
 	if d.Policy.OneAtATime {
 		most = 1
 	}
 	if d.Policy.MaxUnavailable.Set {
-		most = min(most, max(1, d.Policy.MaxUnavailable.Of(d.N)))
+		most = min(most, max(1, d.Policy.MaxUnavailable.Of(n)))
 	}
 	return most
 }
@@ -124,9 +144,20 @@ func (g *group) zoneRoom(t *turn, w wave, d *deployment) bool {
 	if !w.Zonal {
 		return true
 	}
-	size := d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
-	down := d.count(func(r *row) bool { return r.Zone == w.Zone && g.isDown(t, r) })
-	return down < size-w.ZoneM
+	back, budget := g.zoneBudget(w, d)
+	return back+d.count(func(r *row) bool { return r.Zone == w.Zone && g.isDown(t, r) }) < budget
+}
+
+// zoneBudget is how many hosts of the wave's zone may be down at once, with those
+// that came back to it.
+func (g *group) zoneBudget(w wave, d *deployment) (back, budget int) {
+	for _, mem := range g.back(d) {
+		if mem.Zone == w.Zone {
+			back++
+		}
+	}
+	size := back + d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
+	return back, size - d.Policy.Zonal.PerZone.Of(size)
 }
 
 // zoneShut says whether the minimum of the wave's zone lets no healthy host go
@@ -142,8 +173,8 @@ func (g *group) zoneBroken(w wave, d *deployment) bool {
 	if !w.Zonal {
 		return true
 	}
-	size := d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
-	return d.count(func(r *row) bool { return r.Zone == w.Zone && g.flying(r) }) < max(1, size-w.ZoneM)
+	back, budget := g.zoneBudget(w, d)
+	return back+d.count(func(r *row) bool { return r.Zone == w.Zone && g.flying(r) }) < max(1, budget)
 }
 
 type may int

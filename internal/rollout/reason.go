@@ -78,13 +78,18 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 		return status, why
 	}
 	down := g.named(d, func(r *row) bool { return g.isDown(t, r) && r.Status != rowFailed })
+	back := g.back(d)
+	for _, mem := range back {
+		down = append(down, mem.Host)
+	}
+	n := d.N + len(back)
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
 	switch {
 	case g.Handover > 0:
 		return StateInProgress, sentence("%s, leadership moves away before %s itself is next", at, t.m.s.Leader)
 	case len(busy) > 0:
 		return StateQueued, sentence("%s, %s busy with another group", at, list(busy))
-	case len(next) > 0 && len(down) > 0 && (len(down)+failed >= d.B || len(down) >= d.most()):
+	case len(next) > 0 && len(down) > 0 && (len(down)+failed >= d.Policy.Budget(n) || len(down) >= d.most(n)):
 		return StateHeld, sentence("%s: %s%s not known to be healthy, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)))
 	case len(unready) > 0:
 		return StateQueued, sentence("%s, %s not Ready%s", at, list(unready), reason)

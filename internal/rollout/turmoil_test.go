@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -68,8 +67,9 @@ func (w *turmoil) happen() {
 	leads := w.host(w.leader).up
 	switch what := rapid.IntRange(0, 99).Draw(t, "turmoil"); {
 	case what < 3:
-		if leads && !(w.away[h.name] && w.open(h)) { // who comes back in the middle was not counted
+		if leads {
 			w.away[h.name] = !w.away[h.name]
+			w.returns(h)
 			w.target(w.spec, w.attempt)
 		}
 	case what < 4:
@@ -113,9 +113,20 @@ func (w *turmoil) happen() {
 	}
 }
 
-// open says whether a host is in the middle of a deployment.
-func (w *turmoil) open(h *simHost) bool {
-	return h.apply != nil || slices.ContainsFunc(w.m.s.Groups, func(g *group) bool { return g.host(h.name) != nil && g.host(h.name).Grant != nil })
+// returns notes what a host that comes back to the group is in the middle of.
+func (w *turmoil) returns(h *simHost) {
+	if w.away[h.name] {
+		return
+	}
+	delete(w.back, h.name)
+	for _, a := range w.m.Assignments(h.name) {
+		if a.Grant != nil {
+			w.back[h.name] = a.Grant.Token
+		}
+	}
+	if h.apply != nil {
+		w.back[h.name] = h.apply.grant.Token
+	}
 }
 
 func (w *turmoil) heal() {
@@ -123,15 +134,12 @@ func (w *turmoil) heal() {
 	for _, h := range w.hosts {
 		h.up = true
 	}
-	for range 100 { // who left in the middle comes to an end before it comes back
-		w.seen()
-		w.round()
-		w.pass(2 * time.Second)
-		if !slices.ContainsFunc(w.hosts, func(h *simHost) bool { return w.away[h.name] && w.open(h) }) {
-			break
+	for _, h := range w.hosts {
+		if w.away[h.name] {
+			w.away[h.name] = false
+			w.returns(h)
 		}
 	}
-	clear(w.away)
 	w.suspend = false
 	w.target(w.spec, w.attempt)
 	w.fleet.heal()
@@ -144,7 +152,7 @@ func TestFleetTurmoil(t *testing.T) {
 		w := &turmoil{away: map[string]bool{}, backups: map[string]backup{}}
 		w.fleet = newFleet(rt, n, min(n, rapid.SampledFrom([]int{1, 3}).Draw(rt, "voters")), Policy{})
 		w.drawPolicy()
-		w.retarget, w.gone = w.target, w.away
+		w.retarget, w.gone, w.back = w.target, w.away, map[string]Token{}
 		for _, what := range w.live(w.target, w.happen, w.heal) {
 			reached[what] = true
 		}
