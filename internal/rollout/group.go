@@ -344,7 +344,7 @@ func (g *group) noneHealthy(t *turn, d *deployment) bool {
 func (g *group) watched(t *turn, d *deployment) bool {
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
-		if r.Wave != d.Wave || r.Status != rowSucceeded || r.Unmoved || h == nil || t.m.isDead(r.Host) || g.healthy(t, h) || h.Grant != nil {
+		if r.Wave != d.Wave || r.Status != rowSucceeded || r.Unmoved || r.Out || h == nil || t.m.isDead(r.Host) || g.healthy(t, h) || h.Grant != nil {
 			continue
 		}
 		if t.now < d.BakeBy+d.Policy.healthDeadline() {

@@ -45,7 +45,8 @@ func (g *group) plan(t *turn, d *deployment) {
 }
 
 // recount is the arithmetic over the hosts that a deployment counts. Those that
-// leave the group are none of them; one that failed before stays, as a failure.
+// leave the group are none of them, however they end what they were in the middle
+// of; one that failed before it left stays, as a failure.
 func (d *deployment) recount() {
 	d.N = d.count(func(r *row) bool { return !r.Out })
 	d.M, d.B = d.Policy.Minimum(d.N), d.Policy.Budget(d.N)

@@ -48,7 +48,7 @@ func (g *group) rebooted(t *turn, h *host) {
 		h.SettleBy = t.now + g.Desired.Policy.healthDeadline()
 	}
 	d := g.Active
-	if r := d.row(h.Name); r != nil && d.BakeBy > 0 && r.Wave == d.Wave && r.Status == rowSucceeded && !r.Unmoved {
+	if r := d.row(h.Name); r != nil && d.BakeBy > 0 && r.Wave == d.Wave && r.Status == rowSucceeded && !r.Unmoved && !r.Out {
 		d.BakeBy = t.now + d.Waves[d.Wave].Bake
 	}
 }
@@ -268,9 +268,7 @@ func (g *group) done(t *turn, from string, c Done) string {
 		}
 	case OutcomeFailed:
 		if !stopped {
-			if r != nil {
-				r.Status, r.Reason = rowFailed, doneReason(c)
-			}
+			g.failRow(r, doneReason(c))
 			return ""
 		}
 		g.failedHere(h, grant, r, doneReason(c))
@@ -282,8 +280,19 @@ func (g *group) done(t *turn, from string, c Done) string {
 
 func (g *group) failedHere(h *host, grant *Grant, r *row, reason string) {
 	h.Running, h.Whole, h.Check, h.Proof, h.Touched = grant.Spec, false, "", "", true
-	if r != nil {
-		r.Status, r.Reason = rowFailed, reason
+	g.failRow(r, reason)
+}
+
+// failRow notes that a host failed. One that left the group before is none of the
+// deployment's hosts, whatever becomes of it there: what runs there may be on its
+// way out, and the group is not rolled back for it. r may be nil.
+func (g *group) failRow(r *row, reason string) {
+	if r == nil {
+		return
+	}
+	r.Status, r.Reason = rowFailed, reason
+	if _, member := g.member(r.Host); !member {
+		r.Status, r.Out, r.Reason = rowBehind, true, sentence("left the group, and then %s", reason)
 	}
 }
 
