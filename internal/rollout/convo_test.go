@@ -295,6 +295,8 @@ func (c *convo) target(names []string, kv map[string]string) []string {
 			p.Zonal = &Zonal{FirstMonitor: c.duration(w[0]), Monitor: c.duration(w[1]), PerZone: Minimum{Type: HostCount, Value: c.number(w[2])}}
 		case "unreachable":
 			p.Unreachable = Unreachable(v)
+		case "limit":
+			p.DeploymentLimit = c.duration(v)
 		case "supersede":
 			p.Supersede = Supersede(v)
 		case "active":

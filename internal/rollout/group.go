@@ -14,6 +14,7 @@ func (g *group) advance(t *turn) bool {
 		return false
 	}
 	had := g.Active != nil || g.CatchUp != nil
+	g.holdLimit(t)
 	g.settle(t)
 	for range 8 { // each round either ends a deployment or begins one
 		if !g.supersede(t) && !g.begin(t) && !g.judge(t) {
@@ -122,7 +123,7 @@ func (g *group) gate(t *turn, d *deployment) bool {
 		return false
 	}
 	g.plan(t, d)
-	d.Opened, d.Status, d.Reason = true, StateInProgress, ""
+	d.Opened, d.OpenedAt, d.Status, d.Reason = true, max(1, t.now), StateInProgress, ""
 	t.active++
 	if why := g.impossible(d); why != "" {
 		g.fail(t, d, "HEALTH_CONSTRAINTS_INVALID", why)
@@ -238,7 +239,10 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	lost := g.named(d, func(r *row) bool { return g.hopeless(t, d, r) })
 	stuck := pending > 0 && inFlight == 0 && !free && (failed+len(lost) >= d.B || g.zoneShut(d))
 	switch {
-	case d.Granted > 0 && t.now-d.Granted > d.Policy.limit() && g.still() == "" && pending+inFlight > 0:
+	case g.overdue(t, d) && pending+inFlight > 0:
+		if d.Granted == 0 {
+			return "TIMEOUT", sentence("no host could be taken down within %s: %s", d.Policy.limit(), d.Reason)
+		}
 		return "TIMEOUT", sentence("%s: not done within %s: %s", d.numbers(), d.Policy.limit(), d.culprits(4))
 	case stuck && len(lost) > 0:
 		why = list(lost) + " could not be brought to the revision that is gone back to"
@@ -260,6 +264,46 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 		return "HEALTH_CONSTRAINTS", sentence("N=%d minSuccess=%d: %s, so it cannot be reached", d.N, d.Policy.MinSuccess.Of(d.N), d.culprits(4))
 	}
 	return "", ""
+}
+
+// overdue says whether a deployment has reached its limit, which runs from the
+// first grant, or from its opening until there is one: as in CodeDeploy a
+// deployment ends also where nothing could begin, and whoever asked for it hears
+// why. The limit begins anew while nothing was granted and bytes are all that the
+// hosts lack: those are waited for, as before the opening, and never held against
+// a revision.
+func (g *group) overdue(t *turn, d *deployment) bool {
+	if g.still() != "" {
+		return false
+	}
+	if d.Granted > 0 {
+		return t.now-d.Granted > d.Policy.limit()
+	}
+	if !slices.ContainsFunc(d.Rows, func(r *row) bool {
+		ready, ok := readyOf(g.host(r.Host), d.Spec.SpecHash)
+		return r.Status == rowPending && !(ok && ready.Refused == RefusedByBytes)
+	}) {
+		d.OpenedAt = max(1, t.now)
+	}
+	return t.now-max(d.OpenedAt, d.Created) > d.Policy.limit()
+}
+
+// holdLimit keeps the time in which a person lets nothing be granted out of the
+// limit of the deployment under way.
+func (g *group) holdLimit(t *turn) {
+	d := g.Active
+	switch {
+	case g.still() != "":
+		if g.PauseAt == 0 {
+			g.PauseAt = max(1, t.now)
+		}
+		return
+	case g.PauseAt > 0 && d != nil && d.Granted > 0:
+		d.Granted += t.now - g.PauseAt
+	case g.PauseAt > 0 && d != nil && d.OpenedAt > 0:
+		d.OpenedAt += t.now - g.PauseAt
+	}
+	g.PauseAt = 0
 }
 
 // budgetSpent says whether after so many failures no healthy host may be taken down any more.

@@ -26,15 +26,12 @@ func (g *group) operator(t *turn, from string, c Operator) string {
 		if g.Paused != nil {
 			return fmt.Sprintf("%s is paused already, by %s", g.label(), g.Paused.Actor)
 		}
-		g.Paused, g.PauseAt = &act, t.now
+		g.Paused = &act
 	case VerbResume:
 		if g.Paused == nil {
 			return fmt.Sprintf("%s is not paused", g.label())
 		}
-		if d := g.Active; d != nil && d.Granted > 0 {
-			d.Granted += t.now - g.PauseAt // the time of a pause does not count
-		}
-		g.Paused, g.PauseAt = nil, 0
+		g.Paused = nil
 	case VerbRetry:
 		refused = g.retry(t)
 	case VerbSkip:

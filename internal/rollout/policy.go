@@ -116,7 +116,7 @@ type Policy struct {
 	LostAfter       time.Duration   `json:"lostAfter,omitempty"`       // 15 min of silence in mid-rollout: the deployment ends without it
 	OutageGrace     time.Duration   `json:"outageGrace,omitempty"`     // 60 s: reboots inside it count together as one outage
 	SupersedeQuiet  time.Duration   `json:"supersedeQuiet,omitempty"`  // 30 s without another target before one supersedes; 5 min at most
-	DeploymentLimit time.Duration   `json:"deploymentLimit,omitempty"` // 8 h from the first grant, as CodeDeploy
+	DeploymentLimit time.Duration   `json:"deploymentLimit,omitempty"` // 8 h from the first grant, or from the opening while there is none, as CodeDeploy
 	BusyRetry       time.Duration   `json:"busyRetry,omitempty"`       // 5 s before a busy host is granted again
 	HandoverWait    time.Duration   `json:"handoverWait,omitempty"`    // 30 s for leadership to move before the leader's host is granted anyhow
 }

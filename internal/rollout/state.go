@@ -89,8 +89,8 @@ type group struct {
 	Hosts    []*host       `json:"hosts,omitempty"`
 	Active   *deployment   `json:"active,omitempty"`
 	CatchUp  *deployment   `json:"catchUp,omitempty"`
-	History  []*deployment `json:"history,omitempty"` // ended ones, oldest first
-	PauseAt  time.Duration `json:"pauseAt,omitempty"`
+	History  []*deployment `json:"history,omitempty"`  // ended ones, oldest first
+	PauseAt  time.Duration `json:"pauseAt,omitempty"`  // since when a person lets nothing be granted; 0 = not
 	Handover time.Duration `json:"handover,omitempty"` // since when only the leader's own host is next; 0 = not
 }
 
@@ -160,8 +160,9 @@ type deployment struct {
 	Opened     bool          `json:"opened,omitempty"` // the gate of Ready is behind us
 	Thin       bool          `json:"thin,omitempty"`   // old: only failed hosts are kept
 	Created    time.Duration `json:"created"`
-	Granted    time.Duration `json:"granted,omitempty"` // of the first grant; 0 = none
-	Wave       int           `json:"wave"`              // index into Waves of the one under way
+	OpenedAt   time.Duration `json:"openedAt,omitempty"` // 0 also in a state that is older than it
+	Granted    time.Duration `json:"granted,omitempty"`  // of the first grant; 0 = none
+	Wave       int           `json:"wave"`               // index into Waves of the one under way
 	Waves      []wave        `json:"waves,omitempty"`
 	BakeBy     time.Duration `json:"bakeBy,omitempty"` // end of the bake under way; 0 = none
 	Rows       []*row        `json:"rows,omitempty"`   // in the order of the plan
