@@ -14,8 +14,14 @@ func (g *group) strayed(d *deployment, r *row, h *host) bool {
 
 // standing shows a member as it stands now: in the deployment that status speaks
 // of, in a catch-up after it, or behind both.
-func (m *Machine) standing(g *group, main *deployment, name string) HostView {
+func (m *Machine) standing(g *group, main *deployment, name, keptBehind string) HostView {
 	h := g.host(name)
+	whyBehind := func(d *deployment) string {
+		if keptBehind != "" && g.kept(m.turn(), h) {
+			return joined(g.whyBehind(d, h), keptBehind)
+		}
+		return g.whyBehind(d, h)
+	}
 	d, r := main, main.row(name)
 	if cr := g.CatchUp.row(name); cr != nil {
 		d, r = g.CatchUp, cr
@@ -26,7 +32,7 @@ func (m *Machine) standing(g *group, main *deployment, name string) HostView {
 	}
 	if g.strayed(d, r, h) {
 		v := m.hostView(g, nil, nil, name)
-		v.Status, v.Wave, v.Reason = "Behind", r.Wave+1, g.whyBehind(d, h)
+		v.Status, v.Wave, v.Reason = "Behind", r.Wave+1, whyBehind(d)
 		return v
 	}
 	v := m.hostView(g, d, r, name)
@@ -34,7 +40,7 @@ func (m *Machine) standing(g *group, main *deployment, name string) HostView {
 		v.Reason = "" // its checks were red when the deployment ended
 	}
 	if v.Status == "Behind" && h != nil {
-		v.Reason = g.whyBehind(d, h)
+		v.Reason = whyBehind(d)
 	}
 	return v
 }
@@ -70,18 +76,19 @@ func (g *group) whyBehind(d *deployment, h *host) string {
 }
 
 // behind names, for the group's reason, the members that do not run what the
-// group runs, each with its own reason; "" when there are none. Those that the
-// last deployment failed on are in its reason already.
-func (g *group) behind() string {
+// group runs, each with its own reason, and for whom they wait; "" when there are
+// none. Those that the last deployment failed on are in its reason already.
+func (g *group) behind(t *turn) string {
 	const most = 3
 	main := g.main()
 	var said []string
-	n := 0
+	n, kept := 0, false
 	for _, mem := range g.Members {
 		h := g.host(mem.Host)
 		if r := main.row(mem.Host); h == nil || !h.Known || h.Grant != nil || h.Settle || g.runs(h, g.Running) || r != nil && r.Status == rowFailed {
 			continue
 		}
+		kept = kept || g.kept(t, h)
 		if n++; n > most {
 			continue
 		}
@@ -97,7 +104,11 @@ func (g *group) behind() string {
 	case n > most:
 		said = append(said, fmt.Sprintf("and %d more", n-most))
 	}
-	return "behind: " + strings.Join(said, ", ")
+	behind := "behind: " + strings.Join(said, ", ")
+	if kept {
+		return joined(behind, g.keptBehind(t))
+	}
+	return behind
 }
 
 // joining names the members that came after the deployment that brought what

@@ -24,18 +24,9 @@ func (g *group) catchUp(t *turn) (leaderNext bool) {
 	if g.CatchUp != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" || !g.rests(g.Active) {
 		return false
 	}
-	n, down := 0, 0
-	for _, mem := range g.Members {
-		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
-			continue
-		}
-		n++
-		if !g.healthy(t, g.host(mem.Host)) {
-			down++
-		}
-	}
+	n, down := g.between(t)
 	for _, h := range g.Hosts {
-		if !g.outdated(h) || (g.healthy(t, h) && down >= g.Desired.Policy.Budget(n)) || (g.Active != nil && !g.inTheWay(t, h)) {
+		if !g.outdated(h) || (g.healthy(t, h) && len(down) >= g.Desired.Policy.Budget(n)) || (g.Active != nil && !g.inTheWay(t, h)) {
 			continue
 		}
 		creator := "autoscaling" // CodeDeploy's word for a host that joined
@@ -61,6 +52,39 @@ func (g *group) catchUp(t *turn) (leaderNext bool) {
 		return false
 	}
 	return leaderNext
+}
+
+// between counts the members that are not dead, for the budget while no deployment
+// is under way, and names those of them that are down.
+func (g *group) between(t *turn) (n int, down []string) {
+	for _, mem := range g.Members {
+		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
+			continue
+		}
+		n++
+		if !g.healthy(t, g.host(mem.Host)) {
+			down = append(down, mem.Host)
+		}
+	}
+	return n, down
+}
+
+// keptBehind says for which hosts healthy ones that are behind are not caught up:
+// they use the budget, as one does that failed and is not tried again by itself;
+// "" when nothing is kept so.
+func (g *group) keptBehind(t *turn) string {
+	n, down := g.between(t)
+	p := g.Desired.Policy
+	if g.Active != nil || g.CatchUp != nil || g.still() != "" || g.Blocked || len(down) == 0 || len(down) < p.Budget(n) {
+		return ""
+	}
+	return sentence("N=%d m=%d B=%d: %s%s not known to be healthy, so no other host may be taken down", n, p.Minimum(n), p.Budget(n), list(down), isOrAre(len(down)))
+}
+
+// kept says whether a host is one of those: healthy, behind, and refusing nothing.
+func (g *group) kept(t *turn, h *host) bool {
+	r, _ := readyOf(h, g.Running.SpecHash)
+	return h != nil && g.Running.SpecHash != "" && r.Refused == "" && g.outdated(h) && g.healthy(t, h)
 }
 
 // rests says whether no host of a deployment is on its way, and none of another

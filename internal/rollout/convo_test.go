@@ -423,7 +423,7 @@ func (c *convo) news() []string {
 func (c *convo) states() []string {
 	var out []string
 	for _, g := range c.m.s.Groups {
-		state, why := g.state()
+		state, why := g.state(c.m.turn())
 		what := c.rename(fmt.Sprintf("%s: %s", state, why))
 		if c.seen[g.ID+"state"] == what {
 			continue

@@ -35,6 +35,9 @@ type turn struct {
 	inFlight, voters, active int
 }
 
+// turn is for readers of the state, outside Apply.
+func (m *Machine) turn() *turn { return &turn{m: m, now: m.s.Now} }
+
 // Apply applies one command and answers with the JSON of a Response. from is
 // the authenticated host that submitted it, term the term of the log entry. It
 // never fails: a command that may not be applied is refused, on every replica

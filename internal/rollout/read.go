@@ -102,10 +102,11 @@ func (m *Machine) view(g *group) GroupView {
 	}
 	ordered := slices.Clone(g.Members)
 	slices.SortStableFunc(ordered, func(a, b MemberInfo) int { return naturalCompare(a.Host, b.Host) })
+	keptBehind := g.keptBehind(m.turn())
 	for _, mem := range ordered {
-		v.Hosts = append(v.Hosts, m.standing(g, main, mem.Host))
+		v.Hosts = append(v.Hosts, m.standing(g, main, mem.Host, keptBehind))
 	}
-	v.State, v.Reason = g.state()
+	v.State, v.Reason = g.state(m.turn())
 	v.Joining, v.JoinFailed = m.joining(g)
 	return v
 }

@@ -90,7 +90,11 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 	case len(busy) > 0:
 		return StateQueued, sentence("%s, %s busy with another group", at, list(busy))
 	case len(next) > 0 && len(down) > 0 && (len(down)+failed >= d.Policy.Budget(n) || len(down) >= d.most(n)):
-		return StateHeld, sentence("%s: %s%s not known to be healthy, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)))
+		too := ""
+		if failed > 0 {
+			too = ", and " + d.culprits(2)
+		}
+		return StateHeld, sentence("%s: %s%s not known to be healthy%s, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)), too)
 	case len(unready) > 0:
 		return StateQueued, sentence("%s, %s not Ready%s", at, list(unready), reason)
 	case len(silent) > 0:
@@ -126,7 +130,7 @@ func (g *group) gone(t *turn, d *deployment) []string {
 }
 
 // state is the group's state for people, with its reason.
-func (g *group) state() (state, reason string) {
+func (g *group) state(t *turn) (state, reason string) {
 	q := g.quarantined(g.Desired.Spec.SpecHash, g.Desired.Attempt)
 	main := g.main()
 	last := ""
@@ -160,14 +164,14 @@ func (g *group) state() (state, reason string) {
 		return StateBlocked, strings.TrimSuffix(last, ".") + "; a person is needed: mend it and run `gitopsd retry`, or commit another revision"
 	case q != nil:
 		if state, reason = g.heldBack(q); state == StateHeldBack {
-			reason = joined(reason, g.behind())
+			reason = joined(reason, g.behind(t))
 		}
 		return state, reason
 	case g.Running.SpecHash == g.Desired.Spec.SpecHash:
 		if newest := g.newest(); g.settled() && newest != nil && (newest != main || newest.Spec.SpecHash != g.Running.SpecHash) {
 			last = sentence("commit %s asks for what runs already, so there is nothing to do", short(g.Desired.Spec.Commit))
 		}
-		return StateSucceeded, joined(last, g.behind())
+		return StateSucceeded, joined(last, g.behind(t))
 	}
 	return StateQueued, last
 }
