@@ -498,14 +498,16 @@ func (m *Member) spend(g *memberGroup, token Token, answer Answer) {
 }
 
 // spentAgain: the state still shows a grant that was answered; the answer was
-// lost on the way, or with a former process.
+// lost on the way, or with a former process. If it shows it as accepted, whatever
+// was answered since, what was accepted is not known here: the host was restored
+// from a backup before its word arrived.
 func (m *Member) spentAgain(g *memberGroup, token Token) {
-	if answer, ok := g.spent[token.Seq]; ok && answer.Grant == token {
-		m.submit(g, "answer", answer)
-		return
-	}
 	if g.assign.Grant.Accepted {
 		m.submit(g, "done", lostDone(g, token))
+		return
+	}
+	if answer, ok := g.spent[token.Seq]; ok && answer.Grant == token {
+		m.submit(g, "answer", answer)
 		return
 	}
 	m.submit(g, "done", Done{Group: g.ID, Grant: token, Outcome: OutcomeLapsed})

@@ -552,6 +552,22 @@ func TestMemberThatLostItsRecordRunsNothingAgain(t *testing.T) {
 	p.expect(known(wants("B"), accepted), "verify B", "submit done 5 failed")
 }
 
+// TestMemberWhoseAcceptanceComesLate: it refuses a grant that it had accepted before
+// it was restored from a backup, and the set hears the acceptance first. It said that
+// it refuses for ever, which nobody may who accepted.
+func TestMemberWhoseAcceptanceComesLate(t *testing.T) {
+	p := readyForB(t)
+	backup := p.disk
+	p.expect(known(wants("B"), shown("B"), granted(5, "d-1", "B")), "persist", "start d-1", "submit accepted 5")
+	p.disk = backup
+	p.restart("boot-2")
+	p.expect(EvInstalled{Group: "web", Running: specOf("A"), Whole: true})
+	again := func(a *Assignment) { a.Boot = "boot-2" }
+	p.expect(known(wants("B"), again, granted(5, "d-1", "B")), "verify B")
+	p.expect(EvVerified{Group: "web", Commit: "commit-B", SpecHash: "B", OK: false, Reason: "no such commit"}, "submit ready B host", "persist", "submit refused 5 host")
+	p.expect(known(wants("B"), again, granted(5, "d-1", "B"), func(a *Assignment) { a.Grant.Accepted = true }), "submit done 5 failed")
+}
+
 // What was submitted belongs to whoever encodes it, on a goroutine of its own.
 func TestSubmittedEventsAreNotTouchedAgain(t *testing.T) {
 	p := newPupil(t)
