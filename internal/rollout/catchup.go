@@ -116,6 +116,8 @@ func (g *group) judgeCatchUp(t *turn) {
 		r.Status, r.Reason = rowBehind, "left the group"
 	} else if h.strays(r) {
 		r.Status, r.Reason = rowBehind, strayed
+	} else if r.Status.inFlight() && g.cutOff(t, d, h) {
+		r.Status, r.Reason = rowBehind, leftInTheMiddle
 	} else if gone, dead := t.m.deadFor(r.Host); dead && gone >= d.Policy.deadAfter() && r.Status.inFlight() {
 		r.Status, r.Reason = rowLost, "unreachable in the middle"
 	}

@@ -98,10 +98,13 @@ func (g *group) sweep(t *turn, d *deployment) {
 	for _, r := range d.Rows {
 		h := g.host(r.Host)
 		if _, member := g.member(r.Host); !member || h == nil {
-			gone := h == nil || h.Grant == nil // else it ends first what it is in the middle of
-			if r.Status == rowPending || (r.Status.inFlight() && gone) {
+			gone := h == nil || h.Grant == nil // else it ends first what it is in the middle of, unless it is cut off
+			switch {
+			case r.Status == rowPending || (r.Status.inFlight() && gone):
 				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
-			} else if gone && r.Status != rowFailed {
+			case r.Status.inFlight() && g.cutOff(t, d, h):
+				r.Status, r.Out, r.Reason = rowBehind, true, leftInTheMiddle
+			case (gone || !r.Status.inFlight()) && r.Status != rowFailed:
 				r.Out = true
 			}
 			continue
@@ -129,6 +132,18 @@ func (g *group) sweep(t *turn, d *deployment) {
 	}
 	d.recount()
 	g.sweepRefusals(t, d)
+}
+
+// leftInTheMiddle is why a host that left is not waited for any more.
+const leftInTheMiddle = "left the group in the middle, and did not say how that ended"
+
+// cutOff says whether a host that holds a grant left the group, or died, so long
+// ago that its word is not waited for: one that left the inventory as well can say
+// nothing, and nobody looks whether it lives.
+func (g *group) cutOff(t *turn, d *deployment, h *host) bool {
+	_, member := g.member(h.Name)
+	silent, dead := t.m.deadFor(h.Name)
+	return !member && (h.Left > 0 && t.now-h.Left >= d.Policy.lostAfter() || dead && silent >= d.Policy.lostAfter())
 }
 
 // strayed is why a host's row ends that nothing more will be heard of.

@@ -182,6 +182,9 @@ func (g *group) spent(t *turn, h *host, d *deployment, r *row) {
 		r.Status = rowSkipped
 		return
 	}
+	if r.Out { // it came back meanwhile, and its wave may have passed
+		return
+	}
 	r.Status, r.Token, r.Events = rowPending, Token{}, nil
 }
 
@@ -290,8 +293,9 @@ func (g *group) failRow(r *row, reason string) {
 	if r == nil {
 		return
 	}
-	r.Status, r.Reason = rowFailed, reason
-	if _, member := g.member(r.Host); !member {
+	_, member := g.member(r.Host)
+	r.Status, r.Out, r.Reason = rowFailed, false, reason
+	if !member {
 		r.Status, r.Out, r.Reason = rowBehind, true, sentence("left the group, and then %s", reason)
 	}
 }

@@ -123,6 +123,7 @@ type host struct {
 	Rebooted  time.Duration `json:"rebooted,omitempty"`  // of the last new boot; 0 = none
 	NotUntil  time.Duration `json:"notUntil,omitempty"`  // not granted before
 	Joined    time.Duration `json:"joined,omitempty"`    // when it became a member
+	Left      time.Duration `json:"left,omitempty"`      // when it ceased to be one, in the middle of a grant; 0 = it is one, or is older than this
 	Tries     int           `json:"tries,omitempty"`     // failed catch-ups with TriedOn
 	TriedOn   string        `json:"triedOn,omitempty"`   // spec hash that failed here
 }

@@ -103,6 +103,12 @@ func (g *group) take(t *turn, c Target) {
 	}
 	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool {
 		_, member := g.member(h.Name)
+		switch {
+		case member:
+			h.Left = 0
+		case h.Left == 0:
+			h.Left = max(1, t.now)
+		}
 		return !member && h.Grant == nil
 	})
 }
