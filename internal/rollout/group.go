@@ -348,8 +348,12 @@ func (g *group) wave(t *turn, d *deployment) bool {
 	moved := func(r *row) bool { return r.Wave == d.Wave && !r.Unmoved && !r.Out && r.Status != rowSkipped }
 	well := d.count(func(r *row) bool { return moved(r) && r.Status == rowSucceeded })
 	all := d.count(moved)
-	if !d.fast() && all > 0 && well == 0 {
+	switch {
+	case d.fast() || well > 0:
+	case all > 0:
 		return g.noneHealthy(t, d)
+	case g.replaceLeft(d):
+		return true
 	}
 	bake := d.Waves[d.Wave].Bake
 	if bake > 0 && well > 0 && d.BakeBy == 0 {
@@ -365,6 +369,22 @@ func (g *group) wave(t *turn, d *deployment) bool {
 	}
 	g.conclude(t, d)
 	return true
+}
+
+// replaceLeft lets the next host take the place of those of a wave that left the
+// group, when no other is in it: what comes after is to be tried on one before. A
+// zone is passed without hosts.
+func (g *group) replaceLeft(d *deployment) bool {
+	if d.Waves[d.Wave].Zonal || d.count(func(r *row) bool { return r.Wave == d.Wave && r.Left }) == 0 {
+		return false
+	}
+	for _, r := range d.Rows {
+		if r.Status == rowPending {
+			r.Wave, d.BakeBy = d.Wave, 0
+			return true
+		}
+	}
+	return false
 }
 
 // noneHealthy: a wave passes only with a healthy host. When its hosts failed so

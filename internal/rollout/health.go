@@ -101,11 +101,11 @@ func (g *group) sweep(t *turn, d *deployment) {
 			gone := h == nil || h.Grant == nil // else it ends first what it is in the middle of, unless it is cut off
 			switch {
 			case r.Status == rowPending || (r.Status.inFlight() && gone):
-				r.Status, r.Out, r.Reason = rowBehind, true, "left the group"
+				r.leave("left the group")
 			case r.Status.inFlight() && g.cutOff(t, d, h):
-				r.Status, r.Out, r.Reason = rowBehind, true, leftInTheMiddle
-			case (gone || !r.Status.inFlight()) && r.Status != rowFailed:
-				r.Out = true
+				r.leave(leftInTheMiddle)
+			case (gone || !r.Status.inFlight()) && r.Status != rowFailed && !r.Out:
+				r.Out, r.Left = true, true
 			}
 			continue
 		}
@@ -132,6 +132,11 @@ func (g *group) sweep(t *turn, d *deployment) {
 	}
 	d.recount()
 	g.sweepRefusals(t, d)
+}
+
+// leave takes the row of a host that left the group out of the count.
+func (r *row) leave(reason string) {
+	r.Status, r.Out, r.Left, r.Reason = rowBehind, true, true, reason
 }
 
 // leftInTheMiddle is why a host that left is not waited for any more.

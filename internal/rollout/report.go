@@ -293,10 +293,9 @@ func (g *group) failRow(r *row, reason string) {
 	if r == nil {
 		return
 	}
-	_, member := g.member(r.Host)
-	r.Status, r.Out, r.Reason = rowFailed, false, reason
-	if !member {
-		r.Status, r.Out, r.Reason = rowBehind, true, sentence("left the group, and then %s", reason)
+	r.Status, r.Out, r.Left, r.Reason = rowFailed, false, false, reason
+	if _, member := g.member(r.Host); !member {
+		r.leave(sentence("left the group, and then %s", reason))
 	}
 }
 

@@ -186,6 +186,7 @@ type row struct {
 	ChecksOnly bool          `json:"checksOnly,omitempty"` // ... by its checks alone
 	Status     rowStatus     `json:"status"`
 	Out        bool          `json:"out,omitempty"`     // not counted in N
+	Left       bool          `json:"left,omitempty"`    // ... because it left the group
 	Unmoved    bool          `json:"unmoved,omitempty"` // succeeded without being touched, and is not watched
 	Stopped    bool          `json:"stopped,omitempty"` // it passed the point of no return
 	Spent      int           `json:"spent,omitempty"`   // grants that changed nothing
