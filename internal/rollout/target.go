@@ -79,7 +79,7 @@ func (g *group) take(t *turn, c Target) {
 	g.TargetVersion++
 	g.Orphaned = false
 	g.Application, g.Name, g.Folder = c.Application, c.Name, c.Folder
-	g.forgetReplaced(c.Members)
+	g.forgetReplaced(t, c.Members)
 	g.Suspended, g.SuspendReason, g.Members = c.Suspend, c.SuspendWhy, c.Members
 	moved := c.Spec.SpecHash != g.Desired.Spec.SpecHash || c.Attempt != g.Desired.Attempt
 	if moved {
@@ -114,15 +114,34 @@ func (g *group) take(t *turn, c Target) {
 }
 
 // forgetReplaced forgets what hosts ran whose names other machines have by now:
-// these say it themselves. One with a grant keeps it, for the new machine to
-// answer that it knows nothing of it.
-func (g *group) forgetReplaced(members []MemberInfo) {
-	replaced := map[string]bool{}
+// these say it themselves. One with a grant keeps nothing but it, for the new
+// machine to answer that it knows nothing of it. What the deployment under way had
+// brought to the machine before is to be brought to the new one.
+func (g *group) forgetReplaced(t *turn, members []MemberInfo) {
 	for _, mem := range members {
 		before, ok := g.member(mem.Host)
-		replaced[mem.Host] = ok && before.Storage != "" && mem.Storage != "" && before.Storage != mem.Storage
+		h := g.host(mem.Host)
+		if !ok || h == nil || before.Storage == "" || mem.Storage == "" || before.Storage == mem.Storage {
+			continue
+		}
+		*h = host{Name: h.Name, Joined: t.now, Grant: h.Grant}
+		if r := g.Active.row(h.Name); r != nil && h.Grant == nil {
+			g.Active.again(r)
+		}
 	}
-	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool { return replaced[h.Name] && h.Grant == nil })
+}
+
+// again gives a host's place in the plan to a machine to which nothing was brought
+// yet, in the wave under way. A watch over that begins anew once it is done. A
+// failure stays one, and who was left out stays out.
+func (d *deployment) again(r *row) {
+	if r.Out || !(r.Status.inFlight() || r.Status == rowSucceeded || r.Status == rowUnavailable) {
+		return
+	}
+	*r = row{Host: r.Host, Zone: r.Zone, Wave: max(r.Wave, d.Wave), Status: rowPending}
+	if r.Wave == d.Wave {
+		d.BakeBy = 0
+	}
 }
 
 func (g *group) forgetTries() {

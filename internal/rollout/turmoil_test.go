@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,9 +11,10 @@ import (
 
 // turmoil is what people do to a group while it rolls out: hosts leave and join,
 // the policy changes, the group is suspended, leaves git and comes back, and
-// hosts are restored from backups.
+// hosts are restored from backups or replaced by other machines.
 type turmoil struct {
 	*fleet
+	storage map[string]int // machines that had a host's name before
 	away    map[string]bool
 	suspend bool
 	backups map[string]backup
@@ -34,7 +36,7 @@ func (w *turmoil) target(name string, attempt int) {
 	t := Target{Group: "web", Folder: "shop/web", Spec: specOf(name), Attempt: attempt, Policy: w.policy, Suspend: w.suspend}
 	for i, h := range w.hosts {
 		if !w.away[h.name] {
-			t.Members = append(t.Members, MemberInfo{Host: h.name, Zone: fmt.Sprint("z", i%2), Tags: map[string]string{"odd": fmt.Sprint(i % 2)}})
+			t.Members = append(t.Members, MemberInfo{Host: h.name, Storage: fmt.Sprint("s", w.storage[h.name]), Zone: fmt.Sprint("z", i%2), Tags: map[string]string{"odd": fmt.Sprint(i % 2)}})
 		}
 	}
 	if t, needed := w.m.TargetNeeded(t); needed {
@@ -106,11 +108,28 @@ func (w *turmoil) happen() {
 		h.sick = !h.sick
 		h.poll()
 	case what < 13:
+		if leads && h.name != w.leader {
+			w.replace(h)
+		}
+	case what < 14:
 		w.ops++
 		w.commit(h.name, Operator{Group: "web", ID: fmt.Sprint("op", w.ops), Verb: rapid.SampledFrom([]Verb{VerbStop, VerbRetry}).Draw(t, "verb"), Actor: "anna"})
 	default:
 		w.fleet.happen()
 	}
+}
+
+// replace gives another machine the name of a host; what the one before still had to say nobody hears.
+func (w *turmoil) replace(h *simHost) {
+	w.storage[h.name]++
+	delete(w.backups, h.name)
+	delete(w.back, h.name)
+	w.net = slices.DeleteFunc(w.net, func(m message) bool { return m.from == h.name })
+	h.disk, h.running, h.whole, h.ended, h.apply, h.last = nil, Spec{}, false, nil, nil, Token{}
+	h.sick, h.unsure, h.up = false, false, true
+	clear(h.hooks)
+	h.crash(true)
+	w.target(w.spec, w.attempt)
 }
 
 // returns notes what a host that comes back to the group is in the middle of.
@@ -149,7 +168,7 @@ func TestFleetTurmoil(t *testing.T) {
 	reached := map[string]bool{}
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 5).Draw(rt, "hosts")
-		w := &turmoil{away: map[string]bool{}, backups: map[string]backup{}}
+		w := &turmoil{storage: map[string]int{}, away: map[string]bool{}, backups: map[string]backup{}}
 		w.fleet = newFleet(rt, n, min(n, rapid.SampledFrom([]int{1, 3}).Draw(rt, "voters")), Policy{})
 		w.drawPolicy()
 		w.retarget, w.gone, w.back = w.target, w.away, map[string]Token{}
