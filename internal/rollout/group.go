@@ -218,11 +218,45 @@ func (g *group) judge(t *turn) bool {
 		g.finish(t, d, StateStopped, "NO_INSTANCES", "every host of it left the group")
 		return true
 	}
+	if g.regrouped(d) && g.stuck(t, d) && d.count(func(r *row) bool { return r.Status == rowFailed }) == 0 {
+		g.anew(t, d)
+		return true
+	}
 	if code, why := g.broken(t, d); why != "" {
 		g.fail(t, d, code, why)
 		return true
 	}
 	return g.wave(t, d)
+}
+
+// regrouped says whether the group has other members than a deployment counts.
+func (g *group) regrouped(d *deployment) bool {
+	return slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Out && r.Reason != unreached }) ||
+		slices.ContainsFunc(g.Members, func(mem MemberInfo) bool { return d.row(mem.Host) == nil })
+}
+
+// anew begins a deployment again with the hosts that are there now: those that
+// left took the budget with them, which says nothing of the revision.
+func (g *group) anew(t *turn, d *deployment) {
+	g.finish(t, d, StateSuperseded, "", sentence("%s: hosts left the group, it begins anew with those that are there", d.numbers()))
+	if d.Kind != KindRollback {
+		return // begin does
+	}
+	if of := g.deploymentOf(d.RollbackOf); of != nil {
+		d = of
+	}
+	g.rollback(t, d)
+}
+
+// stuck says whether nothing will ever be granted again: only healthy hosts are
+// left, as those that are down already go first, and the budget is gone for good.
+func (g *group) stuck(t *turn, d *deployment) bool {
+	waits := d.count(func(r *row) bool { return r.Status == rowPending })
+	down := d.count(func(r *row) bool {
+		return r.Status.inFlight() || r.Status == rowPending && !g.healthy(t, g.host(r.Host))
+	})
+	gone := d.count(func(r *row) bool { return r.Status == rowFailed || g.hopeless(t, d, r) })
+	return waits > 0 && down == 0 && (gone >= d.B || g.zoneShut(d))
 }
 
 // broken says by which rule a deployment has failed, or "".
@@ -233,11 +267,8 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	failed := d.count(func(r *row) bool { return r.Status == rowFailed })
 	pending := d.count(func(r *row) bool { return r.Status == rowPending })
 	inFlight := d.count(func(r *row) bool { return r.Status.inFlight() })
-	// Hosts that are down already go first; when only healthy ones are left and the
-	// budget is gone for good, nothing will ever be granted again.
-	free := slices.ContainsFunc(d.Rows, func(r *row) bool { return r.Status == rowPending && !g.healthy(t, g.host(r.Host)) })
 	lost := g.named(d, func(r *row) bool { return g.hopeless(t, d, r) })
-	stuck := pending > 0 && inFlight == 0 && !free && (failed+len(lost) >= d.B || g.zoneShut(d))
+	stuck := g.stuck(t, d)
 	switch {
 	case g.overdue(t, d) && pending+inFlight > 0:
 		if d.Granted == 0 {

@@ -109,6 +109,9 @@ func (g *group) sweep(t *turn, d *deployment) {
 			}
 			continue
 		}
+		if r.Out {
+			continue // it left and came back, or was dead at the start: none of the deployment's
+		}
 		silent, dead := t.m.deadFor(h.Name)
 		switch {
 		case r.Status == rowSucceeded && !r.Unmoved && !d.fast() && h.Check == HealthUnhealthy && g.Desired.Policy.Checks > 0 && h.Running.SpecHash == d.Spec.SpecHash:
@@ -117,7 +120,7 @@ func (g *group) sweep(t *turn, d *deployment) {
 			r.Status, r.Reason = rowSucceeded, ""
 		case h.strays(r):
 			r.Status, r.Reason = rowBehind, strayed
-		case r.Status == rowBehind && !r.Out && r.Token != (Token{}) && h.Grant == nil && !dead && (!h.Whole || h.Check == HealthUnhealthy):
+		case r.Status == rowBehind && r.Token != (Token{}) && h.Grant == nil && !dead && (!h.Whole || h.Check == HealthUnhealthy):
 			r.Status, r.Reason = rowFailed, "was restarted in the middle, and what it went back to is not healthy"
 		case r.Status.inFlight() && dead && silent >= d.Policy.lostAfter():
 			r.Status, r.Reason = rowLost, sentence("silent for %s in the middle", silent.Round(time.Second))

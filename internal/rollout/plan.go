@@ -57,8 +57,11 @@ func (d *deployment) recount() {
 	}
 }
 
-// unchanged is why a rollback leaves a host alone.
-const unchanged = "not changed by what is rolled back"
+// Why a deployment leaves a host out, and why a rollback leaves it alone.
+const (
+	unreached = "unreachable when the deployment began"
+	unchanged = "not changed by what is rolled back"
+)
 
 func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	h := g.host(mem.Host)
@@ -72,9 +75,9 @@ func (g *group) planRow(t *turn, d *deployment, mem MemberInfo) *row {
 	r.ChecksOnly = r.Broken && g.onlyChecksRed(t, h)
 	switch {
 	case dead && silent >= d.Policy.deadAfter() && !carried && (d.fast() || d.Policy.unreachable() == UnreachableSkip):
-		r.Status, r.Out, r.Reason = rowBehind, true, "unreachable when the deployment began"
+		r.Status, r.Out, r.Reason = rowBehind, true, unreached
 	case dead && silent >= d.Policy.deadAfter() && !carried && d.Policy.unreachable() == UnreachableFail:
-		r.Status, r.Reason = rowFailed, "unreachable when the deployment began"
+		r.Status, r.Reason = rowFailed, unreached
 	case g.runs(h, d.Spec):
 		r.Status, r.Unmoved = rowSucceeded, !g.onTrial(h, d)
 	case d.Kind == KindRollback && !h.Touched && !carried:
