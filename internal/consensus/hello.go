@@ -137,6 +137,7 @@ func (s *Set) dial(ctx context.Context, to Voter, protocol string, h hello) (Str
 	defer cancel()
 	conn, err := s.c.opt.Streams.DialStream(ctx, to.Host, protocol)
 	if err != nil {
+		s.unheard(to.Host)
 		return nil, fmt.Errorf("cannot reach voter %s: %w", to.Host, err)
 	}
 	h.cluster, h.set, h.epoch, h.from, h.to, h.life = s.id, s.spec.Name, s.spec.Epoch, s.self, to, s.life()

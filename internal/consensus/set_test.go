@@ -148,6 +148,22 @@ func TestRefusalsStayWhileNoOtherVoterAnswers(t *testing.T) {
 	})
 }
 
+// One that cannot be reached any more says nothing, so what it said before goes, for who still looks too; what lasts, as that it lost its store, stays.
+func TestRefusalsOfVotersThatWentPass(t *testing.T) {
+	virtual(t, 3, 1, func(t *testing.T, f *fleet) {
+		f.run("o1")
+		v1, o := f.hosts["v1"], f.hosts["o1"].set
+		if err := v1.process(); err != nil {
+			t.Fatal(err)
+		}
+		defer v1.c.Close()
+		until(t, "v1 is asked", func() bool { return len(o.Status().Problems) > 0 })
+		o.note("v2", &refusal{peer: "v2", reason: "lost for good"})
+		f.net.stop("v1")
+		until(t, "v1's word is gone", func() bool { return slices.Equal(o.Status().Problems, []string{"v2 refused: lost for good"}) })
+	})
+}
+
 // A voter that has no more reason to ask another learns nothing of it any more, so what that one said goes by itself.
 func TestRefusalsOfVotersThatAreNotAskedAgainPass(t *testing.T) {
 	virtual(t, 3, 0, func(t *testing.T, f *fleet) {

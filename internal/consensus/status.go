@@ -156,6 +156,16 @@ func (s *Set) note(host string, err error) {
 	s.notes[host] = remark{text: text, at: time.Now(), passing: r != nil && r.passing}
 }
 
+// unheard notes that a voter cannot be reached, so that it refuses nothing at the
+// moment. What lasts it would say again.
+func (s *Set) unheard(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.notes[host].passing {
+		delete(s.notes, host)
+	}
+}
+
 // passingFor is how long a refusal that passes by itself is told after it was
 // last heard: longer than a voter that needs that one waits until it asks again.
 // An observer that looks for a voter takes as long as the others let it wait.
