@@ -218,7 +218,8 @@ func (g *group) judge(t *turn) bool {
 		g.finish(t, d, StateStopped, "NO_INSTANCES", "every host of it left the group")
 		return true
 	}
-	if g.regrouped(d) && g.stuck(t, d) && d.count(func(r *row) bool { return r.Status == rowFailed }) == 0 {
+	wanted := d.Kind == KindRollback || d.Spec.SpecHash == g.Desired.Spec.SpecHash // so that it is begun again
+	if wanted && g.regrouped(d) && g.stuck(t, d) && d.count(func(r *row) bool { return r.Status == rowFailed }) == 0 {
 		g.anew(t, d)
 		return true
 	}

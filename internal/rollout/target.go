@@ -115,7 +115,7 @@ func (g *group) take(t *turn, c Target) {
 
 // forgetReplaced forgets what hosts ran whose names other machines have by now:
 // these say it themselves. One with a grant keeps nothing but it, for the new
-// machine to answer that it knows nothing of it. What the deployment under way had
+// machine to answer that it knows nothing of it. What a deployment under way had
 // brought to the machine before is to be brought to the new one.
 func (g *group) forgetReplaced(t *turn, members []MemberInfo) {
 	for _, mem := range members {
@@ -125,8 +125,10 @@ func (g *group) forgetReplaced(t *turn, members []MemberInfo) {
 			continue
 		}
 		*h = host{Name: h.Name, Joined: t.now, Grant: h.Grant}
-		if r := g.Active.row(h.Name); r != nil && h.Grant == nil {
-			g.Active.again(r)
+		for _, d := range []*deployment{g.Active, g.CatchUp} {
+			if r := d.row(h.Name); r != nil && h.Grant == nil {
+				d.again(r)
+			}
 		}
 	}
 }
