@@ -218,8 +218,8 @@ func (g *group) judge(t *turn) bool {
 		g.finish(t, d, StateStopped, "NO_INSTANCES", "every host of it left the group")
 		return true
 	}
-	wanted := d.Kind == KindRollback || d.Spec.SpecHash == g.Desired.Spec.SpecHash // so that it is begun again
-	if wanted && g.regrouped(d) && g.stuck(t, d) && d.count(func(r *row) bool { return r.Status == rowFailed }) == 0 {
+	again := d.Kind == KindRollback || g.quarantined(g.Desired.Spec.SpecHash, g.Desired.Attempt) == nil // or what git wants by now
+	if again && g.regrouped(d) && g.stuck(t, d) && d.count(func(r *row) bool { return r.Status == rowFailed }) == 0 {
 		g.anew(t, d)
 		return true
 	}
@@ -239,7 +239,7 @@ func (g *group) regrouped(d *deployment) bool {
 // anew begins a deployment again with the hosts that are there now: those that
 // left took the budget with them, which says nothing of the revision.
 func (g *group) anew(t *turn, d *deployment) {
-	g.finish(t, d, StateSuperseded, "", sentence("%s: hosts left the group, it begins anew with those that are there", d.numbers()))
+	g.finish(t, d, StateSuperseded, "", sentence("%s: the group has other hosts by now, so it begins anew with these", d.numbers()))
 	if d.Kind != KindRollback {
 		return // begin does
 	}
