@@ -250,6 +250,39 @@ func TestFullDiskTakesWhatHasItsPlace(t *testing.T) {
 	}
 }
 
+// What a log reserved and did not use goes back, on file systems that make no holes beyond a file's end too.
+func TestTrimGivesBackWhatWasReserved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	l, _ := openLog(t, path)
+	taken := func() int64 {
+		t.Helper()
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	record := bytes.Repeat([]byte("x"), 1<<10)
+	if err := errors.Join(l.Append(record), l.Reserve(256<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if taken() < 256<<10 {
+		t.Skip("nothing can be reserved here")
+	}
+	if err := l.Append(record); err != nil {
+		t.Fatal(err)
+	}
+	if l.Trim(); taken() > 64<<10 {
+		t.Errorf("%d bytes are still taken", taken())
+	}
+	if err := l.Append(record); err != nil {
+		t.Fatal(err)
+	}
+	if _, records := openLog(t, path); len(records) != 3 {
+		t.Errorf("%d records", len(records))
+	}
+}
+
 func FuzzDecodeSlots(f *testing.F) {
 	data := make([]byte, slotsBlock+2*slotMin)
 	copy(data, slotsMagic+"\x01\x00\x00\x01\x00")
