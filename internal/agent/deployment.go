@@ -221,7 +221,7 @@ func readOverlay(g desired.Group) ([]apply.OverlayFile, error) {
 
 // installed says what is in place for a group, from the releases on this disk, and whether it runs: the deployment that put it there went well, and none since stopped
 // it and failed before Install.
-func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Spec, whole, ok bool) {
+func (d *deployer) installed(group string) (spec rollout.Spec, whole, ok bool) {
 	releases, err := d.applier.Releases(group)
 	if err != nil {
 		if !errors.Is(err, apply.ErrUnknown) {
@@ -231,7 +231,7 @@ func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Sp
 	}
 	spoilt := false
 	for _, r := range releases {
-		result, known := d.result(ctx, keyOf(r))
+		result, known := d.applier.Ended(keyOf(r))
 		if r.Installed {
 			return specOfRelease(r), !spoilt && (r.WasGood || known && result.Outcome == apply.OutcomeSucceeded), true
 		}
@@ -241,27 +241,18 @@ func (d *deployer) installed(ctx context.Context, group string) (spec rollout.Sp
 }
 
 // ended tells how the deployments of a group ended whose journals are still here.
-func (d *deployer) ended(ctx context.Context, group string) []rollout.EvApplied {
+func (d *deployer) ended(group string) []rollout.EvApplied {
 	releases, err := d.applier.Releases(group)
 	if err != nil {
 		return nil // installed says so
 	}
 	var all []rollout.EvApplied
 	for _, r := range releases {
-		if result, ok := d.result(ctx, keyOf(r)); ok && r.Deployed {
+		if result, ok := d.applier.Ended(keyOf(r)); ok && r.Deployed {
 			all = append(all, appliedOf(keyOf(r), result))
 		}
 	}
 	return all
-}
-
-// result reads the recorded result of a deployment that ended; false for any other.
-func (d *deployer) result(ctx context.Context, key apply.Key) (apply.Result, bool) {
-	if open, err := d.applier.Open(key); open || err != nil {
-		return apply.Result{}, false
-	}
-	result, err := d.applier.Resume(ctx, key, apply.Undo, nil) // of an ended deployment: its recorded result, and nothing happens
-	return result, err == nil
 }
 
 func keyOf(r apply.Release) apply.Key {

@@ -108,7 +108,7 @@ func (m *member) follow(ctx context.Context) error {
 	m.beside(func() { m.bundles.mend(ctx) })
 	for {
 		move := m.move()
-		for _, ev := range m.newlyInstalled(ctx) {
+		for _, ev := range m.newlyInstalled() {
 			if err := m.step(ctx, ev); err != nil {
 				return err
 			}
@@ -218,7 +218,7 @@ func (m *member) begin(ctx context.Context) error {
 		started.Journals = append(started.Journals, rollout.OpenJournal{Group: j.Key.GroupID, Deployment: j.Key.DeploymentID, Stopped: j.Began})
 		m.log.Info("a deployment was under way when the agent ended", "group", j.Key.GroupID, "deployment", j.Key.DeploymentID, "hookRunning", j.Running)
 	}
-	found := append([]rollout.MemberEvent{started}, m.onDisk(ctx)...) // read before anything is resumed, which holds locks
+	found := append([]rollout.MemberEvent{started}, m.onDisk()...) // as it is before anything is resumed
 	for _, ev := range found {
 		if err := m.step(ctx, ev); err != nil {
 			return err
@@ -242,10 +242,10 @@ func (m *member) unreadable(err error) error {
 }
 
 // onDisk lists what is installed, and how deployments ended whose word may have been lost with the process before. What the Member knows already it ignores.
-func (m *member) onDisk(ctx context.Context) []rollout.MemberEvent {
-	found := m.newlyInstalled(ctx)
+func (m *member) onDisk() []rollout.MemberEvent {
+	found := m.newlyInstalled()
 	for _, g := range m.world().State.Groups {
-		for _, ev := range m.deploy.ended(ctx, string(g.ID)) {
+		for _, ev := range m.deploy.ended(string(g.ID)) {
 			found = append(found, ev)
 		}
 	}
@@ -262,7 +262,7 @@ func bootID() string {
 }
 
 // newlyInstalled lists what is installed for groups the Member has not heard of yet.
-func (m *member) newlyInstalled(ctx context.Context) []rollout.MemberEvent {
+func (m *member) newlyInstalled() []rollout.MemberEvent {
 	var found []rollout.MemberEvent
 	for _, g := range m.world().State.Groups {
 		id := string(g.ID)
@@ -270,7 +270,7 @@ func (m *member) newlyInstalled(ctx context.Context) []rollout.MemberEvent {
 			continue
 		}
 		m.installed[id] = true
-		if spec, whole, ok := m.deploy.installed(ctx, id); ok {
+		if spec, whole, ok := m.deploy.installed(id); ok {
 			found = append(found, rollout.EvInstalled{Group: id, Running: spec, Whole: whole})
 		}
 	}

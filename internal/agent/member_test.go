@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +156,7 @@ type disk struct {
 	bundles *bundles
 	config  Config
 	kept    apply.Retention
+	state   string // the applier's directory
 }
 
 func newDisk(t *testing.T) *disk {
@@ -169,7 +171,8 @@ func newDisk(t *testing.T) *disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.applier, err = apply.New(apply.Options{StateDir: filepath.Join(t.TempDir(), "apply"), DestinationRoot: t.TempDir(), Supervisor: []string{program, "supervise"}, Retention: func() apply.Retention { return d.kept }}); err != nil {
+	d.state = filepath.Join(t.TempDir(), "apply")
+	if d.applier, err = apply.New(apply.Options{StateDir: d.state, DestinationRoot: t.TempDir(), Supervisor: []string{program, "supervise"}, Retention: func() apply.Retention { return d.kept }}); err != nil {
 		t.Fatal(err)
 	}
 	d.bundles = &bundles{store: d.store, applier: d.applier, config: func() *Config { return &d.config }, limit: func() int64 { return 0 }, changed: newWake(), log: slog.New(slog.DiscardHandler)}
@@ -350,11 +353,11 @@ func TestDeployerReadsWhatIsInPlace(t *testing.T) {
 	d := newDisk(t)
 	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
 	ctx := context.Background()
-	if _, _, ok := deploy.installed(ctx, "g1"); ok {
+	if _, _, ok := deploy.installed("g1"); ok {
 		t.Error("something is installed on an empty host")
 	}
 	one := d.deploy("d-1", "1")
-	spec, whole, ok := deploy.installed(ctx, "g1")
+	spec, whole, ok := deploy.installed("g1")
 	if want := (rollout.Spec{Commit: "commit-1", SpecHash: "hash-1", Digest: string(digestOf("1"))}); !ok || !whole || spec != want {
 		t.Errorf("after a success that nobody has called good yet: %+v %v %v", spec, whole, ok)
 	}
@@ -371,7 +374,7 @@ func TestDeployerReadsWhatIsInPlace(t *testing.T) {
 	if release, ok := deploy.lastGood("g1"); !ok || release.DeploymentID != "d-1" {
 		t.Errorf("good is %+v", release)
 	}
-	events := deploy.ended(ctx, "g1")
+	events := deploy.ended("g1")
 	if len(events) != 1 || events[0].Deployment != "d-1" || events[0].Outcome != rollout.OutcomeSucceeded {
 		t.Errorf("ended %+v", events)
 	}
@@ -381,7 +384,7 @@ func TestDeployerReadsWhatIsInPlace(t *testing.T) {
 	if result, err := d.applier.Apply(ctx, failing, nil); err != nil || result.Outcome != apply.OutcomeFailed {
 		t.Fatalf("%+v %v", result, err)
 	}
-	if spec, whole, ok := deploy.installed(ctx, "g1"); !ok || spec.SpecHash == "hash-2" && whole {
+	if spec, whole, ok := deploy.installed("g1"); !ok || spec.SpecHash == "hash-2" && whole {
 		t.Errorf("after a failure: %+v %v %v", spec, whole, ok)
 	}
 }
@@ -392,7 +395,7 @@ func TestDeploymentThatFailedBeforeInstallLeavesNothingWhole(t *testing.T) {
 	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
 	whole := func(want bool, when string) {
 		t.Helper()
-		if spec, whole, ok := deploy.installed(t.Context(), "g1"); !ok || spec.SpecHash != "hash-1" || whole != want {
+		if spec, whole, ok := deploy.installed("g1"); !ok || spec.SpecHash != "hash-1" || whole != want {
 			t.Errorf("%s: %+v %v %v", when, spec, whole, ok)
 		}
 	}
@@ -420,6 +423,47 @@ func TestDeploymentThatFailedBeforeInstallLeavesNothingWhole(t *testing.T) {
 	whole(false, "after a deployment that did not begin")
 	d.deploy("d-6", "1")
 	whole(true, "after it was deployed again")
+}
+
+// TestWhatIsInstalledIsKnownBesideADeploymentOfTheApplication: one of another group holds the application's lock while it lasts. Nor does reading the results of
+// deployments that ended take the space that their journals gave back.
+func TestWhatIsInstalledIsKnownBesideADeploymentOfTheApplication(t *testing.T) {
+	d := newDisk(t)
+	deploy := &deployer{releases: func() int { return 5 }, applier: d.applier, log: slog.New(slog.DiscardHandler), fence: func() FenceConfig { return FenceConfig{} }}
+	d.deploy("d-1", "1")
+	beside := func(id string, want bool) {
+		t.Helper()
+		other := d.plain(id, "9")
+		other.GroupID, other.GroupName, other.Source = "g2", "other", d.source("9", strings.Replace(plainSpec, "/srv/site", "/srv/other", 1))
+		asked := false
+		other.Begin = func(ctx context.Context) error {
+			asked = true
+			if spec, whole, ok := deploy.installed("g1"); !ok || spec.SpecHash != "hash-1" || whole != want {
+				t.Errorf("%s: %+v %v %v", id, spec, whole, ok)
+			}
+			if ended := deploy.ended("g1"); len(ended) == 0 {
+				t.Errorf("%s: nothing of g1 ended", id)
+			}
+			return nil
+		}
+		if _, err := d.applier.Apply(t.Context(), other, nil); err != nil || !asked {
+			t.Fatal(err)
+		}
+	}
+	beside("d-91", true) // nobody has called it good yet
+	d.deploy("d-2", "1")
+	if err := d.applier.MarkGood(apply.Key{GroupID: "g1", DeploymentID: "d-2", Attempt: 1}); err != nil {
+		t.Fatal(err)
+	}
+	failing := d.plain("d-3", "3")
+	failing.Source = d.source("3", plainSpec+"hooks:\n  BeforeInstall:\n    - {location: page}\n")
+	if result, err := d.applier.Apply(t.Context(), failing, nil); err != nil || result.Outcome != apply.OutcomeFailed || !result.Began {
+		t.Fatalf("%+v %v", result, err)
+	}
+	beside("d-92", false)
+	if info, err := os.Stat(filepath.Join(d.state, "groups", "g1", "deployments", "d-3.1", "journal")); err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 > 64<<10 {
+		t.Errorf("the journal takes %+v: %v", info, err)
+	}
 }
 
 func TestFence(t *testing.T) {

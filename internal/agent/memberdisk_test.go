@@ -236,7 +236,7 @@ func TestDamagedJournalIsANotice(t *testing.T) {
 	if err != nil || !open {
 		t.Fatalf("%v %v", open, err)
 	}
-	if spec, whole, ok := deploy.installed(context.Background(), "g1"); !ok || whole || spec.SpecHash != "hash-2" {
+	if spec, whole, ok := deploy.installed("g1"); !ok || whole || spec.SpecHash != "hash-2" {
 		t.Errorf("%+v %v %v", spec, whole, ok)
 	}
 	result, err := d.applier.Resume(context.Background(), key, apply.Undo, nil)

@@ -213,6 +213,24 @@ func (a *Applier) Open(k Key) (bool, error) {
 	return err == nil && s.result == nil, err
 }
 
+// Ended returns the recorded result of a deployment that ended; false for any
+// other. It waits for nobody who deploys the same application.
+func (a *Applier) Ended(k Key) (Result, bool) {
+	if !fileName(k.GroupID) || !fileName(k.DeploymentID) {
+		return Result{}, false
+	}
+	s, err := a.readStory(k)
+	if err != nil || s.result == nil {
+		return Result{}, false
+	}
+	d, err := a.readDeployment(k)
+	if err != nil {
+		return Result{}, false
+	}
+	s.result.ScriptsLog = a.scriptsLog(d)
+	return *s.result, true
+}
+
 // Find returns the key of a deployment of a group that has begun and not ended;
 // false if there is none. The error is for a journal of it that cannot be read.
 func (a *Applier) Find(groupID, deploymentID string) (Key, bool, error) {
