@@ -28,6 +28,7 @@ func noise(seed byte, n int) []byte {
 func sampleTree(seed byte) fstest.MapFS {
 	return fstest.MapFS{
 		"appspec.yml":  {Data: []byte("version: 0.0\nos: linux\n"), Mode: 0o644},
+		"bin":          {Mode: fs.ModeDir | 0o755}, // without it nobody but root could remove what is unpacked
 		"bin/app":      {Data: noise(seed, 1<<20), Mode: 0o755},
 		"bin/constant": {Data: noise(255, 1<<20), Mode: 0o755},
 		"link":         {Data: []byte("bin/app"), Mode: fs.ModeSymlink | 0o777},
