@@ -378,6 +378,19 @@ func TestDeadSupervisorFailsTheEvent(t *testing.T) {
 	}
 }
 
+// undoneInBeforeInstall interrupts a deployment in its first script, lets that end, and goes back.
+func undoneInBeforeInstall(t *testing.T, w *workbench, id string) (Result, error) {
+	t.Helper()
+	started, goOn := filepath.Join(w.dir, "started"), filepath.Join(w.dir, "go-on")
+	d := w.deployment(id, w.bundle(map[string]string{
+		"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  BeforeInstall: [{location: s.sh}]\n",
+		"s.sh":        "HOOK; touch " + started + "; while [ ! -e " + goOn + " ]; do sleep 0.02; done", "f": "new",
+	}))
+	interrupted(t, w, d, started)
+	os.WriteFile(goOn, nil, 0o600)
+	return w.applier().Resume(context.Background(), d.Key(), Undo, nil)
+}
+
 func TestUndoWaitsAndStartsThePreviousRelease(t *testing.T) {
 	t.Parallel()
 	w := newBench(t)
@@ -386,14 +399,7 @@ func TestUndoWaitsAndStartsThePreviousRelease(t *testing.T) {
 		"s.sh":        "echo old $LIFECYCLE_EVENT; HOOK", "f": "old",
 	})))
 	before := w.tree()
-	started, goOn := filepath.Join(w.dir, "started"), filepath.Join(w.dir, "go-on")
-	d := w.deployment("d-1", w.bundle(map[string]string{
-		"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  BeforeInstall: [{location: s.sh}]\n",
-		"s.sh":        "HOOK; touch " + started + "; while [ ! -e " + goOn + " ]; do sleep 0.02; done", "f": "new",
-	}))
-	interrupted(t, w, d, started)
-	os.WriteFile(goOn, nil, 0o600)
-	res, err := w.applier().Resume(context.Background(), d.Key(), Undo, nil)
+	res, err := undoneInBeforeInstall(t, w, "d-1")
 	if err != nil || !res.Undone || res.Outcome != OutcomeFailed || res.Error == nil {
 		t.Fatalf("%v %+v", err, res)
 	}
@@ -433,14 +439,7 @@ func TestUndoStartsWhatIsInPlace(t *testing.T) {
 			}
 			w.succeed(release(w, "d-1", "old"))
 			before := w.tree()
-			started, goOn := filepath.Join(w.dir, "started"), filepath.Join(w.dir, "go-on")
-			d := w.deployment("d-2", w.bundle(map[string]string{
-				"appspec.yml": "version: 0.0\nos: linux\nfiles: [{source: f, destination: /app}]\nhooks:\n  BeforeInstall: [{location: s.sh}]\n",
-				"s.sh":        "HOOK; touch " + started + "; while [ ! -e " + goOn + " ]; do sleep 0.02; done", "f": "new",
-			}))
-			interrupted(t, w, d, started)
-			os.WriteFile(goOn, nil, 0o600)
-			res, err := w.applier().Resume(context.Background(), d.Key(), Undo, nil)
+			res, err := undoneInBeforeInstall(t, w, "d-2")
 			if err != nil || !res.Undone || w.tree() != before {
 				t.Fatalf("%v %+v", err, res)
 			}

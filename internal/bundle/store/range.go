@@ -73,8 +73,8 @@ func awaitSync(file *os.File, off, size int64) error {
 	return errors.Join(err, result)
 }
 
-// beginSync lets the kernel begin to write bytes out that somebody will sync later, when more has come. It waits for nothing, and takes no error away from that sync. A size of 0
-// means to the file's end.
+// beginSync lets the kernel begin to write bytes out that somebody will sync later, when more has come; a size of 0 means to the file's end. It waits for nothing, and
+// takes no error away from that sync.
 func beginSync(file *os.File, off, size int64) {
 	if conn, err := file.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) { _ = unix.SyncFileRange(int(fd), off, size, unix.SYNC_FILE_RANGE_WRITE) })
