@@ -106,6 +106,7 @@ type want struct {
 // host is what a group knows of one host, across deployments.
 type host struct {
 	Name    string      `json:"name"`
+	Storage string      `json:"storage,omitempty"` // of the machine that last was a member under this name, if it is known
 	Boot    string      `json:"boot,omitempty"`
 	Known   bool        `json:"known,omitempty"`
 	Running Spec        `json:"running,omitzero"`
@@ -258,11 +259,12 @@ func (g *group) host(name string) *host {
 }
 
 // ensureHost makes the state of a host that is new now.
-func (g *group) ensureHost(name string, now time.Duration) {
+func (g *group) ensureHost(name string, now time.Duration) *host {
 	i, ok := slices.BinarySearchFunc(g.Hosts, name, func(h *host, n string) int { return strings.Compare(h.Name, n) })
 	if !ok {
 		g.Hosts = slices.Insert(g.Hosts, i, &host{Name: name, Joined: now})
 	}
+	return g.Hosts[i]
 }
 
 func (g *group) member(name string) (MemberInfo, bool) {

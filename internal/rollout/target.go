@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -99,7 +100,8 @@ func (g *group) take(t *turn, c Target) {
 	}
 	g.Desired = want{Spec: c.Spec, Attempt: c.Attempt, Policy: c.Policy, Signers: c.Signers, Subject: c.Subject}
 	for _, mem := range c.Members {
-		g.ensureHost(mem.Host, t.now)
+		h := g.ensureHost(mem.Host, t.now)
+		h.Storage = cmp.Or(mem.Storage, h.Storage)
 	}
 	g.Hosts = slices.DeleteFunc(g.Hosts, func(h *host) bool {
 		_, member := g.member(h.Name)
@@ -115,13 +117,17 @@ func (g *group) take(t *turn, c Target) {
 
 // forgetReplaced forgets what hosts ran whose names other machines have by now:
 // these say it themselves. One with a grant keeps nothing but it, for the new
-// machine to answer that it knows nothing of it. What a deployment under way had
-// brought to the machine before is to be brought to the new one.
+// machine to answer that it knows nothing of it; also where the one before left in
+// the middle and the new one comes later. What a deployment under way had brought
+// to the machine before is to be brought to the new one.
 func (g *group) forgetReplaced(t *turn, members []MemberInfo) {
 	for _, mem := range members {
-		before, ok := g.member(mem.Host)
 		h := g.host(mem.Host)
-		if !ok || h == nil || before.Storage == "" || mem.Storage == "" || before.Storage == mem.Storage {
+		if h == nil {
+			continue
+		}
+		was, _ := g.member(mem.Host) // a state of an earlier version knows it from there alone
+		if before := cmp.Or(h.Storage, was.Storage); before == "" || mem.Storage == "" || before == mem.Storage {
 			continue
 		}
 		*h = host{Name: h.Name, Joined: t.now, Grant: h.Grant}
