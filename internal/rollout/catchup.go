@@ -13,10 +13,11 @@ func (g *group) outdated(h *host) bool {
 }
 
 // catchUp brings hosts that are behind to the last good spec, one at a time,
-// while no deployment is under way, and within the group's budget. A rollback
-// that nothing more can be granted in waits for hosts that it leaves alone and
-// that are down: these are brought to what it goes back to. It says whether only
-// the leader's own host is left.
+// while no deployment is under way, and within the group's budget. Hosts that are
+// still in the middle of a deployment that ended use its window. A rollback that
+// nothing more can be granted in waits for hosts that it leaves alone and that are
+// down: these are brought to what it goes back to. It says whether only the
+// leader's own host is left.
 func (g *group) catchUp(t *turn) (leaderNext bool) {
 	if g.CatchUp != nil {
 		g.judgeCatchUp(t)
@@ -24,16 +25,19 @@ func (g *group) catchUp(t *turn) (leaderNext bool) {
 	if g.CatchUp != nil || g.still() != "" || g.Blocked || g.Running.SpecHash == "" || !g.rests(g.Active) {
 		return false
 	}
-	n, down := g.between(t)
+	n, flying, down := g.between(t)
+	probe := &deployment{Spec: g.Running, Policy: g.Desired.Policy}
+	if flying >= min(max(1, probe.Policy.Budget(n)), probe.most(n)) {
+		return false
+	}
 	for _, h := range g.Hosts {
-		if !g.outdated(h) || (g.healthy(t, h) && len(down) >= g.Desired.Policy.Budget(n)) || (g.Active != nil && !g.inTheWay(t, h)) {
+		if !g.outdated(h) || (g.healthy(t, h) && len(down) >= probe.Policy.Budget(n)) || (g.Active != nil && !g.inTheWay(t, h)) {
 			continue
 		}
 		creator := "autoscaling" // CodeDeploy's word for a host that joined
 		if h.Running.SpecHash != "" {
 			creator = "CodeDeployAutoUpdate"
 		}
-		probe := &deployment{Spec: g.Running, Policy: g.Desired.Policy}
 		switch g.may(t, probe, h) {
 		case no:
 			continue
@@ -55,25 +59,30 @@ func (g *group) catchUp(t *turn) (leaderNext bool) {
 }
 
 // between counts the members that are not dead, for the budget while no deployment
-// is under way, and names those of them that are down.
-func (g *group) between(t *turn) (n int, down []string) {
+// is under way, and those of them that are between a grant and a verdict, and names
+// those that are down.
+func (g *group) between(t *turn) (n, flying int, down []string) {
 	for _, mem := range g.Members {
 		if gone, dead := t.m.deadFor(mem.Host); dead && gone >= g.Desired.Policy.deadAfter() {
 			continue
 		}
 		n++
-		if !g.healthy(t, g.host(mem.Host)) {
+		h := g.host(mem.Host)
+		if h.Grant != nil || h.Settle {
+			flying++
+		}
+		if !g.healthy(t, h) {
 			down = append(down, mem.Host)
 		}
 	}
-	return n, down
+	return n, flying, down
 }
 
 // keptBehind says for which hosts healthy ones that are behind are not caught up:
 // they use the budget, as one does that failed and is not tried again by itself;
 // "" when nothing is kept so.
 func (g *group) keptBehind(t *turn) string {
-	n, down := g.between(t)
+	n, _, down := g.between(t)
 	p := g.Desired.Policy
 	if g.Active != nil || g.CatchUp != nil || g.still() != "" || g.Blocked || len(down) == 0 || len(down) < p.Budget(n) {
 		return ""
