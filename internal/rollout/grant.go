@@ -160,12 +160,13 @@ func (g *group) zoneBudget(w wave, d *deployment) (back, budget int) {
 	return back, size - d.Policy.Zonal.PerZone.Of(size)
 }
 
-// zoneShut says whether the minimum of the wave's zone lets no healthy host go
-// down, while one has its turn there.
+// zoneShut says whether the minimum of the wave's zone, with those that failed
+// there, lets no healthy host go down any more, while one has its turn there.
 func (g *group) zoneShut(d *deployment) bool {
 	w := d.Waves[d.Wave]
 	turn := d.count(func(r *row) bool { return r.Wave == d.Wave && r.Status == rowPending })
-	return w.Zonal && turn > 0 && w.ZoneM >= d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out })
+	left := d.count(func(r *row) bool { return r.Zone == w.Zone && !r.Out && r.Status != rowFailed })
+	return w.Zonal && turn > 0 && w.ZoneM >= left
 }
 
 // zoneBroken bounds how many broken hosts of a zone are tried at once.
