@@ -272,8 +272,11 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 	stuck := g.stuck(t, d)
 	switch {
 	case g.overdue(t, d) && pending+inFlight > 0:
-		if d.Granted == 0 {
+		switch {
+		case d.Granted == 0:
 			return "TIMEOUT", sentence("no host could be taken down within %s: %s", d.Policy.limit(), d.Reason)
+		case failed == 0:
+			return "TIMEOUT", sentence("not done within %s: %s", d.Policy.limit(), d.Reason)
 		}
 		return "TIMEOUT", sentence("%s: not done within %s: %s", d.numbers(), d.Policy.limit(), d.culprits(4))
 	case stuck && len(lost) > 0:
