@@ -189,13 +189,10 @@ const (
 // may says whether a host could be granted now, the budget aside.
 func (g *group) may(t *turn, d *deployment, h *host) may {
 	s := &t.m.s
-	if h == nil || !h.Known || h.Grant != nil || h.Settle || t.busy[h.Name] || h.NotUntil > t.now || t.m.isDead(h.Name) {
+	if t.full() || h == nil || !h.Known || h.Grant != nil || h.Settle || t.busy[h.Name] || h.NotUntil > t.now || t.m.isDead(h.Name) {
 		return no
 	}
 	if r, ok := h.readyFor(d.Spec.SpecHash); !ok || r.Refused != "" {
-		return no
-	}
-	if s.SetInFlight > 0 && t.inFlight >= s.SetInFlight {
 		return no
 	}
 	if slices.Contains(s.Voters, h.Name) && t.voters >= max(1, (len(s.Voters)-1)/2) {

@@ -150,8 +150,14 @@ const leftInTheMiddle = "left the group in the middle, and did not say how that 
 // nothing, and nobody looks whether it lives.
 func (g *group) cutOff(t *turn, d *deployment, h *host) bool {
 	_, member := g.member(h.Name)
+	return !member && h.lost(t, d.Policy.lostAfter())
+}
+
+// lost says whether nothing was heard for so long of a host that died, or left the
+// group in the middle, that it counts as lost.
+func (h *host) lost(t *turn, after time.Duration) bool {
 	silent, dead := t.m.deadFor(h.Name)
-	return !member && (h.Left > 0 && t.now-h.Left >= d.Policy.lostAfter() || dead && silent >= d.Policy.lostAfter())
+	return h.Left > 0 && t.now-h.Left >= after || dead && silent >= after
 }
 
 // strayed is why a host's row ends that nothing more will be heard of.

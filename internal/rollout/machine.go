@@ -31,9 +31,12 @@ type turn struct {
 	now  time.Duration
 	at   string // wall time of the command, RFC 3339; data only
 	busy map[string]bool
-	// hosts and voters of the set between grant and Done, and deployments past their gate
+	// hosts of the set between grant and Done that are not lost, voters between them, and deployments past their gate
 	inFlight, voters, active int
 }
+
+// full says whether as many hosts are in flight as the set allows.
+func (t *turn) full() bool { return t.m.s.SetInFlight > 0 && t.inFlight >= t.m.s.SetInFlight }
 
 // turn is for readers of the state, outside Apply.
 func (m *Machine) turn() *turn { return &turn{m: m, now: m.s.Now} }
@@ -259,7 +262,9 @@ func (m *Machine) advance(t *turn) {
 				continue
 			}
 			t.busy[h.Name] = true
-			t.inFlight++
+			if !h.lost(t, g.Desired.Policy.lostAfter()) {
+				t.inFlight++
+			}
 			if slices.Contains(m.s.Voters, h.Name) {
 				t.voters++
 			}

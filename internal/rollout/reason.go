@@ -95,6 +95,8 @@ func (g *group) hold(t *turn, d *deployment, at string) (status, why string) {
 			too = ", and " + d.culprits(2)
 		}
 		return StateHeld, sentence("%s: %s%s not known to be healthy%s, so no other host may be taken down", d.numbers(), list(down), isOrAre(len(down)), too)
+	case len(next) > 0 && t.full():
+		return StateQueued, sentence("%s, the set has %d of at most %d hosts in flight", at, t.inFlight, t.m.s.SetInFlight)
 	case len(unready) > 0:
 		return StateQueued, sentence("%s, %s not Ready%s", at, list(unready), reason)
 	case len(silent) > 0:
