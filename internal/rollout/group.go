@@ -286,7 +286,7 @@ func (g *group) broken(t *turn, d *deployment) (code, why string) {
 		}
 		return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down", d.numbers(), why)
 	case stuck && failed == 0:
-		return "HEALTH_CONSTRAINTS", sentence("%s: the minimum leaves no healthy host that may be taken down", d.numbers())
+		return "HEALTH_CONSTRAINTS_INVALID", sentence("%s: the minimum leaves no healthy host that may be taken down", d.numbers())
 	case d.fast():
 		if stuck {
 			return "HEALTH_CONSTRAINTS", sentence("%s: %s, so no other host may be taken down to go back", d.numbers(), d.culprits(4))
