@@ -44,7 +44,7 @@ var layers = map[string]layer{
 	"apply/plan":    {ours: []string{"appspec"}, pure: true},
 	"health":        {ours: []string{"desired", "timerslack"}},
 	"configrepo":    {ours: []string{"durable"}, theirs: []string{"github.com/go-git", "github.com/hiddeco/sshsig", "github.com/ProtonMail/go-crypto", "golang.org/x/crypto", "golang.org/x/sys", "go.yaml.in/yaml"}},
-	"status":        {ours: []string{"desired", "rollout", "durable"}, theirs: []string{"github.com/prometheus/client_golang"}},
+	"status":        {ours: []string{"desired", "desired/strict", "rollout", "durable"}, theirs: []string{"github.com/prometheus/client_golang"}},
 	"agent":         {ours: []string{anything}, theirs: []string{"github.com/coreos/go-systemd", "golang.org/x/sync", "golang.org/x/sys", "github.com/prometheus/client_golang"}},
 	"demo":          {ours: []string{anything}, theirs: []string{"github.com/johannesboyne/gofakes3", "golang.org/x/term", "golang.org/x/sys", "golang.org/x/crypto"}},
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/gitopsd/gitopsd/internal/desired/strict"
 )
 
 // APIVersion names the shape of every JSON document of this package.
@@ -258,30 +260,14 @@ func unknownGroup(name, near string) error {
 	return &UnknownGroupError{fmt.Sprintf("cannot find group %q: did you mean %q?", name, near)}
 }
 
-// near finds the group whose folder or name shares the longest beginning or end with name.
+// near finds the group whose folder or name is as near as a typing mistake.
 func (r Report) near(name string) string {
-	best, bestScore := "", 2
+	var names []string
 	for _, g := range r.Groups {
-		for _, candidate := range []string{g.Group, g.Name} {
-			if score := shared(candidate, name); score > bestScore {
-				best, bestScore = candidate, score
-			}
-		}
+		names = append(names, g.Group, g.Name)
 	}
-	return best
-}
-
-// shared counts the equal characters at both ends of two words.
-func shared(a, b string) int {
-	n := 0
-	for n < len(a) && n < len(b) && a[n] == b[n] {
-		n++
-	}
-	m := 0
-	for m < len(a)-n && m < len(b)-n && a[len(a)-1-m] == b[len(b)-1-m] {
-		m++
-	}
-	return n + m
+	slices.Sort(names)
+	return strict.Nearest(name, slices.Compact(names))
 }
 
 // Stamp renders a time the way every document here does; the zero time is empty.

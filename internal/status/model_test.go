@@ -39,7 +39,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("the last part of two folders: %v", err)
 	}
 	for name, want := range map[string]string{
-		"website": "2 groups are named", "shop/prodction/website": `did you mean "shop/production/website"?`, "api-prodution": `did you mean "api-production"?`, "zzz": "`gitopsd status` lists the groups", "": "lists the groups",
+		"website": "2 groups are named", "shop/prodction/website": `did you mean "shop/production/website"?`, "api-prodution": `did you mean "api-production"?`, "zzz": "`gitopsd status` lists the groups", "shop/production/billing": "lists the groups", "": "lists the groups",
 	} {
 		_, err := r.Find(name)
 		var unknown *UnknownGroupError
