@@ -207,6 +207,9 @@ func (f *fleet) watchGrants(g *group) {
 			continue
 		}
 		f.granted[h.Name] = h.Grant.Token
+		if flying := f.flying(g); f.m.s.SetInFlight > 0 && flying > f.m.s.SetInFlight {
+			f.fatalf("%s was granted as one of %d hosts in flight, %d may be", h.Name, flying, f.m.s.SetInFlight)
+		}
 		d := g.deploymentOf(h.Grant.Deployment)
 		before := *h
 		before.Grant = nil
@@ -285,6 +288,17 @@ func (f *fleet) inFlight() int {
 	n := 0
 	for _, h := range f.hosts {
 		if h.apply != nil && h.apply.stopped && !f.gone[h.name] && f.back[h.name] != h.apply.grant.Token {
+			n++
+		}
+	}
+	return n
+}
+
+// flying counts the hosts with a grant that nobody could think lost.
+func (f *fleet) flying(g *group) int {
+	n := 0
+	for _, h := range g.Hosts {
+		if h.Grant != nil && h.Left == 0 && !f.m.isDead(h.Name) {
 			n++
 		}
 	}

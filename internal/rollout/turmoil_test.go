@@ -10,8 +10,8 @@ import (
 )
 
 // turmoil is what people do to a group while it rolls out: hosts leave and join,
-// the policy changes, the group is suspended, leaves git and comes back, and
-// hosts are restored from backups or replaced by other machines.
+// the policy and the set's limit change, the group is suspended, leaves git and
+// comes back, and hosts are restored from backups or replaced by other machines.
 type turmoil struct {
 	*fleet
 	storage map[string]int // machines that had a host's name before
@@ -20,6 +20,7 @@ type turmoil struct {
 	backups map[string]backup
 	spec    string
 	attempt int
+	places  int // of hosts in flight in the set; 0 = no limit
 }
 
 // backup is a host as it was.
@@ -33,7 +34,7 @@ type backup struct {
 
 func (w *turmoil) target(name string, attempt int) {
 	w.specs[name], w.spec, w.attempt = true, name, attempt
-	t := Target{Group: "web", Folder: "shop/web", Spec: specOf(name), Attempt: attempt, Policy: w.policy, Suspend: w.suspend}
+	t := Target{Group: "web", Folder: "shop/web", Spec: specOf(name), Attempt: attempt, Policy: w.policy, Suspend: w.suspend, SetInFlight: w.places}
 	for i, h := range w.hosts {
 		if !w.away[h.name] {
 			t.Members = append(t.Members, MemberInfo{Host: h.name, Storage: fmt.Sprint("s", w.storage[h.name]), Zone: fmt.Sprint("z", i%2), Tags: map[string]string{"odd": fmt.Sprint(i % 2)}})
@@ -56,7 +57,7 @@ func (w *turmoil) drawPolicy() {
 	case 2:
 		p.MaxUnavailable = Limit{Set: true, Value: 1}
 	}
-	w.policy = p
+	w.policy, w.places = p, rapid.SampledFrom([]int{0, 0, 0, 1, 2}).Draw(t, "places")
 	w.most = max(w.most, 1, p.Budget(n))
 	if p.OneAtATime {
 		w.most = max(w.most, 1)
