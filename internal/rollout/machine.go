@@ -31,7 +31,7 @@ type turn struct {
 	now  time.Duration
 	at   string // wall time of the command, RFC 3339; data only
 	busy map[string]bool
-	// hosts of the set between grant and Done that are not lost, voters between them, and deployments past their gate
+	// hosts of the set between grant and Done: those not lost, the voters; and deployments past their gate
 	inFlight, voters, active int
 }
 
