@@ -152,27 +152,40 @@ const (
 	headerBytes  = 14 + 20 + 32
 )
 
-// sentAgain counts the segments that a host's TCP sent again.
+// sentAgain counts the segments that left a host once more: what its TCP sent again, but for what its own link dropped then. Those are counted by packets, which may have
+// several segments each.
 func (b *bed) sentAgain(ctx context.Context, name string) (int64, error) {
-	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", b.ns(name), "cat", "/proc/net/snmp").Output()
+	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", b.ns(name), "cat", "/proc/net/snmp", "/proc/net/netstat").Output()
 	if err != nil {
 		return 0, fmt.Errorf("cannot count what %s sent again: %w", name, err)
 	}
+	again, err := counted(string(out), "Tcp:", "RetransSegs")
+	if err != nil {
+		return 0, fmt.Errorf("cannot count what %s sent again: %w", name, err)
+	}
+	dropped, err := counted(string(out), "TcpExt:", "TCPRetransFail")
+	if err != nil {
+		return 0, fmt.Errorf("cannot count what %s sent again: %w", name, err)
+	}
+	return again - dropped, nil
+}
+
+// counted finds one of the kernel's counters: a line of names begins as that of the numbers after it does.
+func counted(text, group, counter string) (int64, error) {
 	var names []string
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
-		if len(fields) == 0 || fields[0] != "Tcp:" {
-			continue
-		}
-		if names == nil {
+		switch {
+		case len(fields) == 0 || fields[0] != group:
+		case names == nil:
 			names = fields
-			continue
-		}
-		if at := slices.Index(names, "RetransSegs"); at > 0 && at < len(fields) {
-			return strconv.ParseInt(fields[at], 10, 64)
+		default:
+			if at := slices.Index(names, counter); at > 0 && at < len(fields) {
+				return strconv.ParseInt(fields[at], 10, 64)
+			}
 		}
 	}
-	return 0, fmt.Errorf("cannot count what %s sent again: /proc/net/snmp says %q", name, out)
+	return 0, fmt.Errorf("the kernel has no counter %s of %s", counter, strings.TrimSuffix(group, ":"))
 }
 
 // sent counts the bytes that left a host as TCP's payload: HTTP's headers included, acknowledgements and what TCP sent again not.
@@ -282,7 +295,7 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 
 // await polls until ok or ctx ends.
 func await(ctx context.Context, what string, ok func() bool) error {
-	tick := time.NewTicker(100 * time.Millisecond) // times are those of the logs; reading these takes the processors from the hosts
+	tick := time.NewTicker(250 * time.Millisecond) // times are those of the logs; reading these takes the processors from the hosts
 	defer tick.Stop()
 	for !ok() {
 		select {
