@@ -73,7 +73,7 @@ func runAgent(ctx context.Context, file string, out io.Writer) error {
 
 // How the agent keeps its share of a host small, whose services have the right of way.
 const (
-	wakeSlack     = 2 * time.Millisecond // it may be woken so late
+	wakeSlack     = 8 * time.Millisecond // it may be woken so late
 	collectGrowth = 300                  // percent by which its few MiB of memory grow before the garbage is collected; GOGC overrides it
 )
 
