@@ -27,6 +27,7 @@ type exchange struct {
 	lot     uint64 // the bundle's: by it neighbours are drawn, alike on all hosts
 	started time.Time
 	changed broadcast      // anything below
+	gained  broadcast      // of it, what this host tells others
 	work    sync.WaitGroup // listeners
 	pulls   sync.WaitGroup // requests for pieces, and the origin's reader
 	cancel  context.CancelFunc
@@ -146,7 +147,7 @@ func (x *exchange) reuse(ctx context.Context) {
 		x.mu.Unlock()
 		if untold >= reuseTold {
 			untold = 0
-			x.changed.notify()
+			x.tell()
 		}
 	})
 	x.mu.Lock()
@@ -156,7 +157,7 @@ func (x *exchange) reuse(ctx context.Context) {
 	x.reusing = nil
 	x.mu.Unlock()
 	x.recount()
-	x.changed.notify()
+	x.tell()
 }
 
 // whole says whether every piece is written.
@@ -182,7 +183,7 @@ func (x *exchange) recount() {
 	}
 	x.mu.Unlock()
 	if lost {
-		x.changed.notify()
+		x.tell()
 	}
 }
 
@@ -293,6 +294,7 @@ func (x *exchange) restart() error {
 		p.placed = false
 	}
 	x.mu.Unlock()
+	x.tell()
 	return partial.Discard()
 }
 
@@ -325,8 +327,14 @@ func (x *exchange) keep(i int, data []byte) error {
 		x.fatal = err
 	}
 	x.mu.Unlock()
-	x.changed.notify()
+	x.tell()
 	return err
+}
+
+// tell wakes those that tell others what this host has, and everyone who waits for a change.
+func (x *exchange) tell() {
+	x.gained.notify()
+	x.changed.notify()
 }
 
 // since is the exchange's own time, as package plan counts it.
@@ -337,7 +345,7 @@ func (x *exchange) moved() {
 	x.mu.Lock()
 	x.lastMove = time.Now()
 	x.mu.Unlock()
-	x.changed.notify()
+	x.tell()
 }
 
 // because notes what the exchange waits for.
@@ -347,7 +355,7 @@ func (x *exchange) because(why string) {
 	x.why = why
 	x.mu.Unlock()
 	if news {
-		x.changed.notify()
+		x.tell()
 	}
 }
 

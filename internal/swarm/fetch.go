@@ -90,6 +90,7 @@ func (s *Swarm) leave(x *exchange) {
 
 // join adds a caller, unless the exchange follows another index or ends anyway.
 func (x *exchange) join(job *Job) bool {
+	defer x.tell()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if len(x.jobs) == 0 || x.pin != "" && job.IndexDigest != "" && x.pin != job.IndexDigest {
@@ -110,6 +111,7 @@ func (x *exchange) await(ctx context.Context, job *Job, mine bool) error {
 	x.jobs = slices.DeleteFunc(x.jobs, func(j *Job) bool { return j == job })
 	last := len(x.jobs) == 0
 	x.mu.Unlock()
+	x.tell()
 	if mine && last {
 		x.cancel()
 		<-x.done

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -45,6 +46,10 @@ type state struct {
 	Says    string `json:"says,omitempty"`    // what it waits for
 }
 
+func (s state) equal(o state) bool {
+	return s.Origin == o.Origin && s.Says == o.Says && slices.Equal(s.Reading, o.Reading)
+}
+
 // view is what one host knows of another.
 type view struct {
 	index bundle.Digest // "" while it has none
@@ -56,7 +61,7 @@ type view struct {
 type newsWriter struct {
 	w    *bufio.Writer
 	sent view
-	said string // the last state, encoded
+	said bool // sent.state was
 }
 
 // frame writes one frame.
@@ -97,18 +102,32 @@ func (n *newsWriter) tell(v view) (bool, error) {
 		}
 	}
 	n.sent.have = append(n.sent.have[:0], v.have...)
-	text, err := json.Marshal(v.state)
-	if err == nil && string(text) != n.said {
-		told, n.said = true, string(text)
-		err = n.frame(newsState, text)
+	if n.said && v.state.equal(n.sent.state) {
+		return told, nil
 	}
-	return told, err
+	n.said, n.sent.state = true, v.state
+	text, err := json.Marshal(v.state)
+	if err != nil {
+		return true, err
+	}
+	return true, n.frame(newsState, text)
 }
 
 // differs says whether there is anything to tell.
-func (n *newsWriter) differs(v view) bool {
-	text, err := json.Marshal(v.state)
-	return v.index != n.sent.index || !bytes.Equal(v.have, n.sent.have) || err != nil || string(text) != n.said
+func (n *newsWriter) differs(v view) bool { return !bytes.Equal(v.have, n.sent.have) || n.restates(v) }
+
+// restates says whether there is anything to tell but pieces.
+func (n *newsWriter) restates(v view) bool {
+	return v.index != n.sent.index || !n.said || !v.state.equal(n.sent.state)
+}
+
+// presses says whether there is anything to tell that the asker should know at once.
+func (n *newsWriter) presses(h holding, asker string) bool {
+	v := h.view()
+	if h.theirs == nil {
+		return n.differs(v)
+	}
+	return !bytes.Equal(v.have, n.sent.have) && plan.Presses(n.sent.have, v.have, h.theirs(asker), h.members) || n.restates(v)
 }
 
 // gained encodes the pieces that are new, or says that the whole bitmap is shorter or has lost some.

@@ -326,7 +326,7 @@ func (x *exchange) hold(pieces []int) {
 	x.holding = append(x.holding, pieces)
 	x.picker.Hold(pieces, x.since())
 	x.mu.Unlock()
-	x.changed.notify()
+	x.tell()
 }
 
 // readLease reads a run of pieces with one request, for as long as the lease lasts.
@@ -352,7 +352,7 @@ func (x *exchange) readLease(ctx context.Context, origin Origin, where string, l
 		x.astray++
 	}
 	x.mu.Unlock()
-	x.changed.notify()
+	x.tell()
 }
 
 // named puts before an error what could not be done, unless the origin has said that itself.

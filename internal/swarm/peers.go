@@ -28,6 +28,7 @@ type peer struct {
 	patience plan.Patience
 	far      bool       // it is in another site
 	share    plan.Share // of what comes from there
+	spoke    time.Time  // when it told news last, or began to
 	cancel   context.CancelFunc
 }
 
@@ -183,14 +184,12 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		return false, err
 	}
 	limit := rate.NewLimiter(newsRate, newsRate)
-	spoke := make(chan struct{}, 1)
-	defer x.minding(ctx, host, p, spoke)()
+	x.mu.Lock()
+	p.spoke = time.Now()
+	x.mu.Unlock()
+	defer x.minding(ctx, host, p)()
 	for {
 		w.again()
-		select {
-		case spoke <- struct{}{}:
-		default:
-		}
 		kind, payload, err := news.read()
 		if err == nil {
 			err = take(ctx, limit, max(len(payload), newsLeast))
@@ -199,10 +198,14 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 			return heard, err
 		}
 		x.mu.Lock()
+		p.spoke = time.Now()
 		gained, err := news.take(kind, payload)
+		matters := kind != newsAlive
 		if err == nil && ctx.Err() == nil {
 			if kind != newsPieces || !p.live {
 				gained = nil
+			} else if p.placed {
+				matters = slices.ContainsFunc(gained, x.picker.Missing)
 			}
 			heard, p.live, p.view = true, true, news.view
 			p.heard = p.heard || p.view.index == "" || p.view.have != nil // the pieces come in the frame after the index
@@ -212,41 +215,56 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		if err != nil {
 			return heard, err
 		}
-		if kind != newsAlive {
+		if matters {
 			x.changed.notify()
 		}
 	}
 }
 
 // minding lets a peer without news count for nothing until it tells some. After a pause of this host it gives the news time that came meanwhile.
-func (x *exchange) minding(ctx context.Context, host string, p *peer, heard <-chan struct{}) (stop func()) {
+func (x *exchange) minding(ctx context.Context, host string, p *peer) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for patience := newsQuiet; ctx.Err() == nil; {
+		graced := false
+		for pause := newsQuiet; ; {
 			select {
 			case <-ctx.Done():
 				return
-			case <-heard:
-				patience = newsQuiet
-				continue
-			case <-time.After(patience):
+			case <-time.After(pause):
 			}
-			if patience == newsQuiet {
-				patience = newsGrace
-				continue
-			}
-			patience = newsSilence
 			x.mu.Lock()
-			if x.peers[host] == p {
-				x.mute(host, p)
+			quiet, muted := time.Since(p.spoke), false
+			switch {
+			case quiet < newsQuiet:
+				graced, pause = false, newsQuiet-quiet
+			case !graced:
+				graced, pause = true, newsGrace
+			default:
+				graced, muted, pause = false, true, newsQuiet
+				if x.peers[host] == p {
+					x.mute(host, p)
+				}
 			}
 			x.mu.Unlock()
-			x.changed.notify()
+			if muted {
+				x.changed.notify()
+			}
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// theirs is what a host told that it has of the bundle; nil where it did not tell, or not of this index.
+func (x *exchange) theirs(host string) plan.Bits {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.peers[host]
+	if p == nil || !p.live || x.index == nil || p.view.index != x.index.Digest() {
+		return nil
+	}
+	return slices.Clone(p.view.have)
 }
 
 // mute notes that a peer tells no news. What was asked of it can be had from others, or from the origin. The lock is held.

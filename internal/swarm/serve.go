@@ -59,7 +59,8 @@ type holding struct {
 	state   state
 	done    bool
 	members int
-	changed <-chan struct{} // nil where nothing changes
+	theirs  func(host string) plan.Bits // what a host told that it has; nil where that is not known
+	changed <-chan struct{}             // nil where nothing changes
 }
 
 // holdingOf finds what this host has.
@@ -77,7 +78,7 @@ func (s *Swarm) holdingOf(digest bundle.Digest) holding {
 	if x == nil {
 		return s.leftover(digest)
 	}
-	h := holding{changed: x.changed.wait()}
+	h := holding{changed: x.gained.wait(), theirs: x.theirs}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	h.state, h.members = x.state(), len(x.peers)
@@ -127,10 +128,17 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 	if _, err := news.w.WriteString(newsMagic); err != nil {
 		return
 	}
+	pause := newsPause{alive: time.NewTimer(newsAliveAt), gap: time.NewTimer(0), asker: requester(r, "")}
+	defer pause.alive.Stop()
+	defer pause.gap.Stop()
+	var patience time.Time
 	for {
 		appeared := s.appeared.wait()
 		h := s.holdingOf(digest)
-		_ = control.SetWriteDeadline(time.Now().Add(newsSilence))
+		if now := time.Now(); patience.Sub(now) < newsSilence-newsAliveAt {
+			patience = now.Add(newsSilence)
+			_ = control.SetWriteDeadline(patience)
+		}
 		told, err := news.tell(h.view())
 		if err == nil && !told {
 			err = news.frame(newsAlive, nil)
@@ -141,26 +149,30 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			err = control.Flush()
 		}
-		if err != nil || !s.awaitNews(r.Context(), digest, news, h, appeared) {
+		if err != nil || !s.awaitNews(r.Context(), digest, pause, news, h, appeared) {
 			return
 		}
 	}
 }
 
-// awaitNews waits until there is something to tell, or it is time for a sign of life; false when the asker is gone.
-func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsWriter, h holding, appeared <-chan struct{}) bool {
-	alive := time.NewTimer(newsAliveAt)
-	defer alive.Stop()
-	gap := time.NewTimer(plan.NewsGap(h.members))
-	defer gap.Stop()
+// newsPause is what the pause between two news of a stream needs.
+type newsPause struct {
+	alive, gap *time.Timer
+	asker      string
+}
+
+// awaitNews waits until there is something to tell that presses, or it is time for a sign of life, which takes along what does not; false when the asker is gone.
+func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, pause newsPause, news *newsWriter, h holding, appeared <-chan struct{}) bool {
+	pause.alive.Reset(newsAliveAt)
+	pause.gap.Reset(plan.NewsGap(h.members))
 	var changed <-chan struct{} // of no interest before the gap is over: in a busy exchange that would be most of what this host does
 	for open := false; ; {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-gap.C:
+		case <-pause.gap.C:
 			open = true
-		case <-alive.C:
+		case <-pause.alive.C:
 			return true
 		case <-appeared:
 			appeared = s.appeared.wait()
@@ -170,7 +182,7 @@ func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, news *newsW
 		if open {
 			changed = h.changed
 		}
-		if (open || h.done) && news.differs(h.view()) {
+		if (open || h.done) && news.presses(h, pause.asker) {
 			return true
 		}
 	}
