@@ -48,6 +48,27 @@ func TestTheRestTakesWhatItsRateSays(t *testing.T) {
 }
 
 // A limit holds also where bytes come that a deadline leaves no time for: they have come, and those after them wait the longer.
+// TestAHighLimitIsReachedByWhoIsWokenLate has senders whose every wait ends 8 ms late, as the agent's timers may.
+func TestAHighLimitIsReachedByWhoIsWokenLate(t *testing.T) {
+	for _, mib := range []int64{1, 100, 400, 2000} {
+		bubble(t, func(t *testing.T) {
+			limit, begin, passed := limiter(mib<<20), time.Now(), int64(0)
+			for time.Since(begin) < time.Second {
+				asked := time.Now()
+				if err := take(t.Context(), limit, throttled); err != nil {
+					t.Fatal(err)
+				}
+				if passed += throttled; time.Now().After(asked) {
+					time.Sleep(8 * time.Millisecond) // of the bubble's clock
+				}
+			}
+			if least, most := mib<<20*95/100, mib<<20*102/100+int64(burst(mib<<20)); passed < least || passed > most {
+				t.Errorf("of %d MiB a second %d came through", mib, passed>>20)
+			}
+		})
+	}
+}
+
 func TestALimitHoldsBeyondADeadline(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const piece, perSecond = 256 << 10, 32 << 10

@@ -114,20 +114,8 @@ func (n *newsWriter) tell(v view) (bool, error) {
 }
 
 // differs says whether there is anything to tell.
-func (n *newsWriter) differs(v view) bool { return !bytes.Equal(v.have, n.sent.have) || n.restates(v) }
-
-// restates says whether there is anything to tell but pieces.
-func (n *newsWriter) restates(v view) bool {
-	return v.index != n.sent.index || !n.said || !v.state.equal(n.sent.state)
-}
-
-// presses says whether there is anything to tell that the asker should know at once.
-func (n *newsWriter) presses(h holding, asker string) bool {
-	v := h.view()
-	if h.theirs == nil {
-		return n.differs(v)
-	}
-	return !bytes.Equal(v.have, n.sent.have) && plan.Presses(n.sent.have, v.have, h.theirs(asker), h.members) || n.restates(v)
+func (n *newsWriter) differs(v view) bool {
+	return v.index != n.sent.index || !bytes.Equal(v.have, n.sent.have) || !n.said || !v.state.equal(n.sent.state)
 }
 
 // gained encodes the pieces that are new, or says that the whole bitmap is shorter or has lost some.

@@ -3,16 +3,11 @@ package swarm
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"io"
-	"net/http"
 	"reflect"
-	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -62,72 +57,6 @@ func TestNewsArriveAsTheyWereTold(t *testing.T) {
 			if r.view.index != v.index || !bytes.Equal(r.view.have, v.have) || !reflect.DeepEqual(r.view.state, v.state) {
 				t.Fatalf("told %v, heard %v", v, r.view)
 			}
-		}
-	})
-}
-
-// TestWhatAListenerHasIsToldWithTheSignOfLife has a host that gets two pieces from one peer and hears two: that peer, which has them, and one that never said what it has.
-func TestWhatAListenerHasIsToldWithTheSignOfLife(t *testing.T) {
-	a := foreign(t, 1<<20, 3)
-	bubble(t, func(t *testing.T) {
-		f := newFleet(t, "web-1")
-		defer f.close()
-		told, have, served := view{index: a.index.Digest()}, plan.NewBits(a.index.Len()), make(chan struct{})
-		have.Set(0)
-		have.Set(1)
-		told.have = have
-		f.impostor("web-2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			switch parts := strings.Split(r.URL.Path, "/"); parts[4] {
-			case "news":
-				n := &newsWriter{w: bufio.NewWriter(w)}
-				_, _ = n.w.WriteString(newsMagic)
-				for r.Context().Err() == nil {
-					if now, _ := n.tell(told); !now {
-						_ = n.frame(newsAlive, nil)
-					}
-					_ = n.w.Flush()
-					_ = http.NewResponseController(w).Flush()
-					select {
-					case <-r.Context().Done():
-					case <-time.After(newsAliveAt):
-					}
-				}
-			case "index":
-				_, _ = w.Write(a.index.Encode())
-			case "pieces":
-				<-served
-				from, _ := strconv.Atoi(parts[5])
-				piece := a.index.Piece(from)
-				_, _ = w.Write(a.data[piece.Offset : piece.Offset+int64(piece.Size)])
-			}
-		}))
-		h := f.start("web-1")
-		ctx, stop := context.WithCancel(t.Context())
-		fetching := h.fetch(ctx, h.job(a, nil))
-		defer func() { stop(); <-fetching.done }()
-		synctest.Wait()
-		begin, after := time.Now(), map[string]chan time.Duration{"web-2": make(chan time.Duration, 1), "web-3": make(chan time.Duration, 1)}
-		for asker, took := range after {
-			news := &newsWriter{w: bufio.NewWriter(io.Discard)}
-			now := h.swarm.holdingOf(a.ref.Digest)
-			if _, err := news.tell(now.view()); err != nil || now.index == nil || now.have.Count() > 0 {
-				t.Fatalf("%+v is told in the beginning: %v", now.view(), err)
-			}
-			go func() {
-				pause := newsPause{alive: time.NewTimer(newsAliveAt), gap: time.NewTimer(0), asker: asker}
-				h.swarm.awaitNews(ctx, a.ref.Digest, pause, news, now, h.swarm.appeared.wait())
-				took <- time.Since(begin)
-			}()
-		}
-		close(served)
-		if took := <-after["web-3"]; took >= newsAliveAt/2 { // of the bubble's clock
-			t.Errorf("a host that may lack the pieces is told after %v", took)
-		}
-		if took := <-after["web-2"]; took != newsAliveAt {
-			t.Errorf("a host that has the pieces is told after %v", took)
-		}
-		if now := h.swarm.holdingOf(a.ref.Digest); now.have.Count() != 2 {
-			t.Errorf("%d pieces came", now.have.Count())
 		}
 	})
 }

@@ -200,12 +200,9 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		x.mu.Lock()
 		p.spoke = time.Now()
 		gained, err := news.take(kind, payload)
-		matters := kind != newsAlive
 		if err == nil && ctx.Err() == nil {
 			if kind != newsPieces || !p.live {
 				gained = nil
-			} else if p.placed {
-				matters = slices.ContainsFunc(gained, x.picker.Missing)
 			}
 			heard, p.live, p.view = true, true, news.view
 			p.heard = p.heard || p.view.index == "" || p.view.have != nil // the pieces come in the frame after the index
@@ -215,7 +212,7 @@ func (x *exchange) hear(ctx context.Context, host string, p *peer) (heard bool, 
 		if err != nil {
 			return heard, err
 		}
-		if matters {
+		if kind != newsAlive {
 			x.changed.notify()
 		}
 	}
@@ -254,17 +251,6 @@ func (x *exchange) minding(ctx context.Context, host string, p *peer) (stop func
 		}
 	}()
 	return func() { cancel(); <-done }
-}
-
-// theirs is what a host told that it has of the bundle; nil where it did not tell, or not of this index.
-func (x *exchange) theirs(host string) plan.Bits {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	p := x.peers[host]
-	if p == nil || !p.live || x.index == nil || p.view.index != x.index.Digest() {
-		return nil
-	}
-	return slices.Clone(p.view.have)
 }
 
 // mute notes that a peer tells no news. What was asked of it can be had from others, or from the origin. The lock is held.

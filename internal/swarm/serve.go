@@ -59,8 +59,7 @@ type holding struct {
 	state   state
 	done    bool
 	members int
-	theirs  func(host string) plan.Bits // what a host told that it has; nil where that is not known
-	changed <-chan struct{}             // nil where nothing changes
+	changed <-chan struct{} // nil where nothing changes
 }
 
 // holdingOf finds what this host has.
@@ -78,7 +77,7 @@ func (s *Swarm) holdingOf(digest bundle.Digest) holding {
 	if x == nil {
 		return s.leftover(digest)
 	}
-	h := holding{changed: x.gained.wait(), theirs: x.theirs}
+	h := holding{changed: x.gained.wait()}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	h.state, h.members = x.state(), len(x.peers)
@@ -128,7 +127,7 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 	if _, err := news.w.WriteString(newsMagic); err != nil {
 		return
 	}
-	pause := newsPause{alive: time.NewTimer(newsAliveAt), gap: time.NewTimer(0), asker: requester(r, "")}
+	pause := newsPause{alive: time.NewTimer(newsAliveAt), gap: time.NewTimer(0)}
 	defer pause.alive.Stop()
 	defer pause.gap.Stop()
 	var patience time.Time
@@ -155,13 +154,10 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newsPause is what the pause between two news of a stream needs.
-type newsPause struct {
-	alive, gap *time.Timer
-	asker      string
-}
+// newsPause is the timers of the pause between two news of a stream.
+type newsPause struct{ alive, gap *time.Timer }
 
-// awaitNews waits until there is something to tell that presses, or it is time for a sign of life, which takes along what does not; false when the asker is gone.
+// awaitNews waits until there is something to tell, or it is time for a sign of life; false when the asker is gone.
 func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, pause newsPause, news *newsWriter, h holding, appeared <-chan struct{}) bool {
 	pause.alive.Reset(newsAliveAt)
 	pause.gap.Reset(plan.NewsGap(h.members))
@@ -182,7 +178,7 @@ func (s *Swarm) awaitNews(ctx context.Context, digest bundle.Digest, pause newsP
 		if open {
 			changed = h.changed
 		}
-		if (open || h.done) && news.presses(h, pause.asker) {
+		if (open || h.done) && news.differs(h.view()) {
 			return true
 		}
 	}

@@ -137,7 +137,7 @@ func (l *links) enter(digest bundle.Digest, from Site, to string) (limit *rate.L
 	}
 	if share := max(1, max(bytes/l.on(to, now), LinkMin)/int64(n)); way.limit.Limit() != rate.Limit(share) {
 		way.limit.SetLimit(rate.Limit(share))
-		way.limit.SetBurst(int(min(max(share/2, throttled), rateBurst)))
+		way.limit.SetBurst(int(min(max(share/2, throttled), int64(burst(share)))))
 	}
 	if way.busy >= linkUploads {
 		return nil, nil, false

@@ -58,8 +58,9 @@ const (
 	newsSilence  = 5 * time.Second        // and is gone
 	restMin      = 50 * time.Millisecond  // a peer that tells no news is tried again after so long, twice as long each time
 	restMax      = 5 * time.Second
-	liesMax      = 3       // pieces a peer said it had and had not, before it is named
-	rateBurst    = 1 << 20 // bytes
+	liesMax      = 3                     // pieces a peer said it had and had not, before it is named
+	rateBurst    = 1 << 20               // bytes that pass at once under a limit, or, if that is more, what passes in
+	rateLate     = 32 * time.Millisecond // which is several times as late as the agent may be woken: what could have passed meanwhile is not lost
 	throttled    = 16 << 10
 	suspectsKept = 24 * time.Hour  // a host is named for what it did in a fetch that ended so long ago
 	doubtsKept   = 2 * time.Minute // or for what may not be its fault: as long as between two attempts
@@ -177,8 +178,11 @@ func limiter(bytes int64) *rate.Limiter {
 	if bytes <= 0 {
 		return rate.NewLimiter(rate.Inf, 0)
 	}
-	return rate.NewLimiter(rate.Limit(bytes), rateBurst)
+	return rate.NewLimiter(rate.Limit(bytes), burst(bytes))
 }
+
+// burst is how many bytes pass at once under a limit of so many a second.
+func burst(bytes int64) int { return max(rateBurst, int(rateLate.Seconds()*float64(bytes))) }
 
 // take waits until n bytes may pass that have come, or are at hand. Where ctx ends the wait they count all the same: those after them wait the longer.
 func take(ctx context.Context, l *rate.Limiter, n int) error {

@@ -19,24 +19,6 @@ func NewsGap(peers int) time.Duration {
 	return min(newsGap*time.Duration(max(peers, 1)), newsGapMax)
 }
 
-// Presses says whether a change of what this host has is to be told to a listener now, and not only with the next sign of life, at the latest: whether it lacks any of it, as far as
-// is known, or something is lost. Where there are so many peers that nobody hears all, everything presses: who read a piece waits there until others have it, and so does the dealer.
-func Presses(told, have, theirs Bits, peers int) bool {
-	if peers >= MeshMax || len(told) != len(have) {
-		return true
-	}
-	for k := range have {
-		lacks := ^byte(0)
-		if k < len(theirs) {
-			lacks = ^theirs[k]
-		}
-		if told[k]&^have[k] != 0 || have[k]&^told[k]&lacks != 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // Patience is how a peer answered lately. The zero value trusts it.
 type Patience struct {
 	strikes int // requests in a row that failed

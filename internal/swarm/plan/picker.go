@@ -105,9 +105,6 @@ func NewPicker(sizes []int64, have Bits, seed uint64) *Picker {
 // SetSwarm notes this host's name, and how many other hosts are in the exchange, whether this one listens to them or not.
 func (p *Picker) SetSwarm(self string, others int) { p.self, p.swarm = draw(self), others }
 
-// Missing says whether a piece is not here.
-func (p *Picker) Missing(i int) bool { return i >= 0 && i < len(p.sizes) && p.missing.has(i) }
-
 // Orphans is how many missing pieces are neither on their way nor at any peer: what must come from the origin.
 func (p *Picker) Orphans() int { return p.orphans }
 

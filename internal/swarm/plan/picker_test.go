@@ -627,28 +627,6 @@ func TestRequestsThatAreOverdueMakeRoom(t *testing.T) {
 	}
 }
 
-func TestWhatAListenerHasDoesNotPress(t *testing.T) {
-	for name, c := range map[string]struct {
-		told, have, theirs Bits
-		peers              int
-		want               bool
-	}{
-		"nothing new":                        {Bits{2, 2}, Bits{2, 2}, nil, 3, false},
-		"it has what is new":                 {Bits{2, 0}, Bits{2, 2}, Bits{0, 2}, 3, false},
-		"it lacks one of them":               {Bits{2, 0}, Bits{2, 3}, Bits{0, 2}, 3, true},
-		"what it has is not known":           {Bits{2, 0}, Bits{2, 2}, nil, 3, true},
-		"less is known than there is":        {Bits{2, 0}, Bits{2, 2}, Bits{0}, 3, true},
-		"something is lost":                  {Bits{2, 2}, Bits{2, 0}, Bits{2, 2}, 3, true},
-		"nothing was told":                   {nil, Bits{2}, Bits{2}, 3, true},
-		"the most who all hear each other":   {Bits{2, 0}, Bits{2, 2}, Bits{0, 2}, MeshMax - 1, false},
-		"so many that nobody hears them all": {Bits{2, 0}, Bits{2, 2}, Bits{0, 2}, MeshMax, true},
-	} {
-		if got := Presses(c.told, c.have, c.theirs, c.peers); got != c.want {
-			t.Errorf("%s: presses %v", name, got)
-		}
-	}
-}
-
 func TestPatience(t *testing.T) {
 	var p Patience
 	if p.Asks(0) != PeerAsks || !p.Counts(0) {
