@@ -47,7 +47,6 @@ func TestTheRestTakesWhatItsRateSays(t *testing.T) {
 	}
 }
 
-// A limit holds also where bytes come that a deadline leaves no time for: they have come, and those after them wait the longer.
 // TestAHighLimitIsReachedByWhoIsWokenLate has senders whose every wait ends 8 ms late, as the agent's timers may.
 func TestAHighLimitIsReachedByWhoIsWokenLate(t *testing.T) {
 	for _, mib := range []int64{1, 100, 400, 2000} {
@@ -69,6 +68,7 @@ func TestAHighLimitIsReachedByWhoIsWokenLate(t *testing.T) {
 	}
 }
 
+// A limit holds also where bytes come that a deadline leaves no time for: they have come, and those after them wait the longer.
 func TestALimitHoldsBeyondADeadline(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const piece, perSecond = 256 << 10, 32 << 10

@@ -130,13 +130,13 @@ func (s *Swarm) serveNews(w http.ResponseWriter, r *http.Request) {
 	pause := newsPause{alive: time.NewTimer(newsAliveAt), gap: time.NewTimer(0)}
 	defer pause.alive.Stop()
 	defer pause.gap.Stop()
-	var patience time.Time
+	var deadline time.Time
 	for {
 		appeared := s.appeared.wait()
 		h := s.holdingOf(digest)
-		if now := time.Now(); patience.Sub(now) < newsSilence-newsAliveAt {
-			patience = now.Add(newsSilence)
-			_ = control.SetWriteDeadline(patience)
+		if now := time.Now(); deadline.Sub(now) < newsSilence-newsAliveAt { // once a second is enough
+			deadline = now.Add(newsSilence)
+			_ = control.SetWriteDeadline(deadline)
 		}
 		told, err := news.tell(h.view())
 		if err == nil && !told {
